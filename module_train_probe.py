@@ -1,0 +1,646 @@
+"""Trains and probes GPTFactor on boards (arXiv 2312.05361): the one training loop, the one evaluation, the one recorder.
+
+Axis letters: n boards, h x w cells of a board, B boards in a batch, T = h * w tokens.
+
+A run is a function of its parameters and its seed: the boards and masks of an epoch, its dropout and its test draw from
+streams of their own, named by (seed, what, epoch), so that nothing depends on what was evaluated in between.
+"""
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from module_dataset import AbstractionDataset, Boards
+from module_transformer_factor import GPTFactor, make_optimizer
+from utils import (
+    MAX_SEED,
+    Params,
+    RunLog,
+    atomic_write,
+    dist,
+    dist_cosine,
+    dist_unit,
+    draw_board,
+    fresh_seed,
+    keywords_of,
+    new_figure,
+    numpy_rng,
+    param,
+    pick_device,
+    plot_curves,
+    progress_bar,
+    ramp,
+    read_json,
+    save_figure,
+    show_figure,
+    token_colors,
+    torch_entropy,
+    write_json,
+)
+
+__all__ = ["TrainTransformer", "TrainParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
+
+FAMILIES = ("single", "double", "composition")
+EVAL_BATCH = 512  # boards in a forward pass without gradient
+CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
+STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
+# parameters of the authors' files that have no effect
+IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances", "epoch2scan",
+           "bool_wandb")
+
+
+@dataclass(kw_only=True)
+class TrainParams(Params):
+    """Network, masking, curriculum, optimiser and bookkeeping of a run."""
+
+    transformer_type: str = param("factor", "type of network: factor", choices=("factor",), flag="type")
+    vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
+    block_size: int | None = param(None, "cells of a board T; none: the data set's", low=1)
+    masking_token: int | None = param(None, "index of the UNK token; none: the data set's", low=0)
+    n_layer: int = param(3, "blocks", low=1)
+    n_head: int = param(2, "attention heads", low=1)
+    n_embd: int = param(64, "width of the residual stream D", low=1)
+    n_embd_pos: int = param(32, "width of the position code P", low=1)
+    embd_pdrop: float = param(0, "dropout after the token embedding", low=0, high=1)
+    resid_pdrop: float = param(0, "dropout after each sub-layer", low=0, high=1)
+    attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1)
+    masking_p: float = param(0.25, "final probability that a cell is hidden", low=0, high=1)
+    masking_patch_epoch: int | None = param(
+        750, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0
+    )
+    masking_patch_p: float = param(0.5, "share of boards that also lose a patch of a root's size", low=0, high=1)
+    board_curriculum: bool = param(True, "whether board-type probabilities move over epochs")
+    board_proba_epoch_start: int = param(250, "epoch at which they start to move", low=0)
+    board_proba_epoch_end: int = param(1000, "epoch at which they have moved", low=0)
+    board_proba_start: list[float] = param(
+        (0.8, 0.1, 0.1), "probabilities of single, double, composition before", low=0, length=3
+    )
+    board_proba_end: list[float] = param(
+        (1 / 3, 1 / 3, 1 / 3), "probabilities of single, double, composition after", low=0, length=3
+    )
+    learning_rate: float = param(1e-3, "of AdamW", low=0)
+    batch_size: int = param(64, "boards in a step", low=1, flag="batch")
+    epochs: int = param(1, "epochs to train", low=1, flag="epoch")
+    epoch2print: int = param(25, "epochs between reports", low=1)
+    epoch2test: int = param(250, "epochs between tests", low=1)
+    epoch2save: int = param(250, "epochs between checkpoints", low=1)
+    save_model: bool = param(False, "whether to save checkpoints, 1 or 0", flag="save")
+    run_name: str = param("", "name of the run folder; empty: the script makes one, train() writes nothing")
+    device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu)")
+    plot_dpi: int = param(150, "dots per inch of figures", low=1, high=2400)
+    dtype: str = param("float32", "arithmetic; float64 is the official program's", choices=("float32", "float64"))
+    seed: int | None = param(None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED)
+    runs: str = param("./runs", "folder that holds the run folders")
+
+    def check(self):
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd = {self.n_embd} must be divisible by n_head = {self.n_head}.")
+        if self.board_proba_epoch_end < self.board_proba_epoch_start:
+            raise ValueError(
+                f"board_proba_epoch_end = {self.board_proba_epoch_end} must not come before "
+                f"board_proba_epoch_start = {self.board_proba_epoch_start}."
+            )
+        if self.run_name != Path(self.run_name).name or self.run_name == "..":
+            raise ValueError(f"run_name must be the name of a folder without a path, not {self.run_name!r}.")
+        pick_device(self.device)
+
+
+class Accuracy(tuple):
+    """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); acc_hidden is the accuracy on hidden
+    tokens alone. Shares 0 ... 1; the breakdown is by board type, NaN for a type without boards."""
+
+    acc_hidden: float
+
+
+def score(boards: np.ndarray, recons: np.ndarray, masks: np.ndarray, types: np.ndarray) -> dict:
+    """acc_tokens, acc_hidden (NaN where nothing is hidden), acc_boards and acc_boards_breakdown (3,), shares 0 ... 1,
+    of reconstructions (n, h, w); types (n,): 0 single, 1 double, 2 composition."""
+    right = boards == recons
+    whole = right.reshape(len(right), -1).all(1)
+    hidden = masks.astype(bool)
+    mean = lambda x: float(x.mean()) if x.size else float("nan")  # noqa: E731
+    return {
+        "acc_tokens": mean(right),
+        "acc_hidden": mean(right[hidden]),
+        "acc_boards": mean(whole),
+        "acc_boards_breakdown": np.array([mean(whole[types == t]) for t in range(3)]),
+    }
+
+
+@contextlib.contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside; every module's own mode restored after, also after an exception."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@keywords_of(TrainParams, first=["dataset"])
+class TrainTransformer:
+    """A data set, a network and its optimiser: train, test, record, edit.
+
+    Keywords are those of TrainParams, each also an attribute of the object. Other attributes: dataset, transformer (the
+    network), optim, step (optimiser steps taken), epoch (epochs trained), device, log (RunLog of the run, or None).
+    TypeError for an unknown keyword or a wrong type, ValueError for a wrong value.
+
+    >>> trainer = TrainTransformer(AbstractionDataset(seed=0), epochs=2, seed=0)
+    >>> losses = trainer.train()
+    """
+
+    params_class = TrainParams
+    run_suffix = {"factor": "_factor"}
+    outputs = ("",)  # prefixes of a network's reconstructions
+    loss_columns = ("loss", "error")
+    test_columns = tuple(
+        f"{split}_{name}"
+        for split in ("train", "test")
+        for name in ("acc_tokens", "acc_boards", "breakdown_0", "breakdown_1", "breakdown_2", "acc_hidden")
+    )
+    count_columns = ("nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot", "nb_boards_composite")
+    curves = (
+        ("loss of an epoch", True, {"": "loss"}),
+        ("share of right tokens", False, {
+            f"{split}, {name}": f"{split}_acc_{key}"
+            for split in ("train", "test") for name, key in (("all", "tokens"), ("hidden", "hidden"))
+        }),
+        ("share of right boards, test", False,
+         {name: f"test_breakdown_{t}" for t, name in enumerate(("single", "double", "composition"))}),
+    )
+
+    def __init__(self, dataset: AbstractionDataset, **params):
+        if not isinstance(dataset, AbstractionDataset):
+            raise TypeError(f"dataset must be an AbstractionDataset, not {type(dataset).__name__}.")
+        self.dataset = dataset
+        checked = self.params_class.from_dict(params, ignored=IGNORED)
+        own = {"vocab_size": dataset.vocab_size, "block_size": dataset.board_dim**2,
+               "masking_token": dataset.masking_token}
+        for name, value in own.items():
+            if getattr(checked, name) not in (None, value):
+                raise ValueError(f"{name} = {getattr(checked, name)} must be the data set's, {value}.")
+            setattr(checked, name, value)
+        checked.seed = fresh_seed() if checked.seed is None else checked.seed
+        self._device_name = checked.device
+        for name, value in checked.as_dict().items():
+            setattr(self, name, value)
+        self.device = pick_device(checked.device)
+        self._board_proba(0), self._board_proba(self.board_proba_epoch_end)
+        self.transformer = self._network().to(self.device, self._dtype)
+        self.optim = make_optimizer(self.transformer, self.learning_rate)
+        self.step = self.epoch = 0
+        self.log: RunLog | None = None
+        self._user_rng = numpy_rng(self.seed, STREAM_USER)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def params(self) -> dict:
+        """Every parameter as it stands, checked: what params_training.json holds and the constructor takes."""
+        values = {name: getattr(self, name) for name in self.params_class.__dataclass_fields__}
+        return self.params_class.from_dict(values | {"device": self._device_name}).as_dict()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.run_name
+
+    # what a subclass with another network supplies
+
+    def _network(self) -> torch.nn.Module:
+        return GPTFactor(
+            self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd, self.n_embd_pos,
+            self.embd_pdrop, self.resid_pdrop, self.attn_pdrop, seed=self.seed,
+        )
+
+    def _loss(self, masked: torch.Tensor, boards: torch.Tensor, epoch: int) -> tuple[torch.Tensor, dict]:
+        """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device."""
+        logits = self.transformer(masked)
+        loss = F.cross_entropy(logits.flatten(0, 1), boards.flatten())
+        return loss, {"loss": loss.detach(), "error": (logits.argmax(-1) != boards).sum()}
+
+    def _loss_row(self, totals: dict[str, np.ndarray], epoch: int) -> dict[str, float]:
+        """Log columns of an epoch from the sums over its steps."""
+        return {"loss": totals["loss"], "error": totals["error"] / (self.dataset_len * self.block_size)}
+
+    def _predict(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits (B, T, V) for masked boards (B, T), one for each of `outputs`."""
+        return (self.transformer(tokens),)
+
+    def _test_masking(self, epoch: int) -> tuple[float, float]:
+        """(hiding probability, share of boards with a patch) of a test during training."""
+        return self._masking(epoch)
+
+    def _test_row(self, scores: dict[str, dict], counts: Sequence[int]) -> dict[str, float]:
+        """Log columns of a test. scores: {'train' or 'test': the score of each output}; counts: boards by type."""
+        row = {"nb_boards": 2 * sum(counts)} | dict(zip(self.count_columns[1:], counts, strict=True))
+        row |= dict.fromkeys(self.test_columns, -1.0)
+        for split, by_output in scores.items():
+            s = by_output[""]
+            row |= {f"{split}_{name}": s[name] for name in ("acc_tokens", "acc_boards", "acc_hidden")}
+            row |= {f"{split}_breakdown_{t}": s["acc_boards_breakdown"][t] for t in range(3)}
+        return row
+
+    # schedule
+
+    def _masking(self, epoch: int) -> tuple[float, float]:
+        """(hiding probability, share of boards with a patch) of an epoch."""
+        last = self.epochs if self.masking_patch_epoch is None else self.masking_patch_epoch
+        hidden = max(ramp(epoch, 0, self.masking_p, 0, last), min(0.01, self.masking_p))
+        return float(hidden), self.masking_patch_p if epoch >= last else 0.0
+
+    def _board_proba(self, epoch: int) -> np.ndarray:
+        """Probabilities of the data set's board types at an epoch."""
+        if not self.board_curriculum:
+            return np.asarray(self.dataset.board_types_proba)
+        start, end = np.asarray(self.board_proba_start), np.asarray(self.board_proba_end)
+        now = ramp(epoch, 0.0, 1.0, self.board_proba_epoch_start, self.board_proba_epoch_end)
+        proba = (start + now * (end - start))[[FAMILIES.index(t) for t in self.dataset.board_types]]
+        if proba.sum() <= 0:
+            name = "board_proba_start" if now < 1 else "board_proba_end"
+            raise ValueError(
+                f"{name} = {getattr(self, name)} must give a positive probability to one of the data set's board types, "
+                f"{', '.join(self.dataset.board_types)}."
+            )
+        return proba / proba.sum()
+
+    # training
+
+    @property
+    def dataset_len(self) -> int:
+        return len(self.dataset)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Masked boards and boards (B, T) of an epoch on the device, drawn as one array as far as memory allows."""
+        rng = numpy_rng(self.seed, STREAM_TRAIN, epoch)
+        p, patch_p = self._masking(epoch)
+        proba = self._board_proba(epoch)
+        at_once = max(1, CELLS_AT_ONCE // (self.batch_size * self.block_size)) * self.batch_size
+        for start in range(0, self.dataset_len, at_once):
+            drawn = self.dataset.sample(min(at_once, self.dataset_len - start), "train", proba, rng)
+            mask, _ = self.dataset.mask(drawn.boards, p, patch_p, drawn.types, drawn.corners, rng)
+            boards = self._tokens(drawn.boards)
+            masked = boards.masked_fill(self._tokens(mask), self.masking_token)
+            yield from zip(masked.split(self.batch_size), boards.split(self.batch_size), strict=True)
+
+    def _tokens(self, boards: np.ndarray) -> torch.Tensor:
+        """(n, h, w) -> (n, T) on the device."""
+        return torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1)).to(self.device, non_blocking=True)
+
+    def _train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
+        """One epoch of steps; sums over them, read from the device once."""
+        self.transformer.train()
+        self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch)
+        totals: dict[str, torch.Tensor] = {}
+        for masked, boards in self._batches(epoch):
+            loss, parts = self._loss(masked, boards, epoch)
+            self.optim.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optim.step()
+            self.step += 1
+            totals = {name: totals[name] + part if totals else part for name, part in parts.items()}
+        return {name: total.cpu().numpy() for name, total in totals.items()}
+
+    def train(self, bool_wandb: bool = False) -> np.ndarray:
+        """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its steps.
+
+        With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run: ValueError), else it
+        writes nothing. bool_wandb: also log to wandb's active run.
+        """
+        if self.masking_patch_epoch is None:
+            self.masking_patch_epoch = self.epochs
+        self._start_log()
+        losses = []
+        bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep")
+        for epoch in bar:
+            row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
+            row["written"] = int(self._due(epoch, self.epoch2test))
+            if row["written"]:
+                row |= self._test(epoch)
+            losses.append(row[self.loss_columns[0]])
+            self.epoch = epoch + 1
+            self.log.add(row)
+            bar.set_postfix_str(f"loss {losses[-1]:.3f}")
+            if epoch % self.epoch2print == 0 or row["written"]:
+                bar.write(self._report(row))
+            self._keep(epoch, row, bool_wandb)
+        return np.array(losses)
+
+    def _due(self, epoch: int, period: int) -> bool:
+        return epoch % period == 0 or epoch == self.epochs - 1
+
+    def _start_log(self) -> None:
+        if self.log is not None:
+            self.log.extend(self.epochs)
+            return
+        columns = ["written", "epoch", *self.loss_columns, *self.count_columns, *self.test_columns]
+        if not self.run_name:
+            self.log = RunLog(columns, self.epochs)
+            return
+        params = self.params
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.log = RunLog(columns, self.epochs, self.folder)
+        except FileExistsError:
+            raise ValueError(f"run_name = {self.run_name!r} must be new: {self.folder} already holds a run.") from None
+        for name in ("checkpoints", "figures", "analysis"):
+            (self.folder / name).mkdir(exist_ok=True)
+        write_json(self.folder / "params_training.json", params)
+        write_json(self.folder / "params_dataset.json", self.dataset.params.as_dict())
+        self.dataset.export(str(self.folder / "datasets" / "dataset"))
+
+    def _keep(self, epoch: int, row: dict, bool_wandb: bool) -> None:
+        """Checkpoint, arrays, figures and wandb's record of an epoch, as far as they are due."""
+        if self.save_model and self.run_name and self._due(epoch, self.epoch2save):
+            self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
+        figures = {}
+        if row["written"] and (self.run_name or bool_wandb):
+            figures = self._figures(epoch)
+        if row["written"] and self.run_name:
+            self.log.save_arrays()
+            for name, figure in figures.items():
+                save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
+        if bool_wandb:
+            import wandb
+
+            pictures = {name: wandb.Image(figure) for name, figure in figures.items()}
+            wandb.log(row | pictures, step=self.step)
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Writes the network's state dict, a file that both programs load."""
+        with atomic_write(path) as file:
+            torch.save({name: value.cpu() for name, value in self.transformer.state_dict().items()}, file)
+
+    def load_transformer(self, path: str | Path) -> None:
+        """Loads a state dict of either program onto the current device and dtype; ValueError names a file that does not
+        fit. Only tensors are read, no code."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.transformer.load_state_dict(state)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+        except Exception as error:  # torch.load raises many kinds on damaged bytes
+            reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+            raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
+
+    @classmethod
+    def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
+        """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
+        (e.g. 'model_250.pth'). Training on from there does not restore the optimiser. ValueError names what is missing."""
+        folder = Path(folder)
+        params = read_json(folder / "params_training.json")
+        dataset = AbstractionDataset(dataset_len=1)
+        dataset.load(str(folder / "datasets" / "dataset"))
+        trainer = cls(dataset, **params | {"device": device, "run_name": folder.name, "runs": str(folder.parent)})
+        found = sorted((folder / "checkpoints").glob("model_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+        if checkpoint is None and not found:
+            raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
+        path = folder / "checkpoints" / checkpoint if checkpoint else found[-1]
+        trainer.load_transformer(path)
+        trainer.epoch = int(path.stem.split("_")[1]) + 1
+        return trainer
+
+    # testing
+
+    def _mask(self, boards: np.ndarray, p: float, patch_p: float, rng, types=None, corners=None):
+        for name, value in (("masking_p", p), ("patch_masking_p", patch_p)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}.")
+        return self.dataset.mask(boards, p, patch_p, types, corners, rng)
+
+    def _mask_input(
+        self, board, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        bool_report: bool = False,
+    ):
+        """Boards (n, h, w) or (n, T), tensor or array, with cells hidden as in training; the same kind and shape.
+
+        With bool_report also {'boardType': (n,): 0 no patch, 1 root board, 3 composite}.
+        """
+        array = board.cpu().numpy() if isinstance(board, torch.Tensor) else np.asarray(board)
+        side = self.dataset.board_dim
+        boards = array.reshape(-1, side, side)
+        mask, kinds = self._mask(boards, masking_p, patch_masking_p if patch_masking else 0.0, self._user_rng)
+        masked = np.where(mask, self.masking_token, boards).reshape(array.shape)
+        if isinstance(board, torch.Tensor):
+            masked = torch.from_numpy(masked).to(board.device)
+        return (masked, {"boardType": kinds}) if bool_report else masked
+
+    def _reconstruct(self, boards: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
+        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`."""
+        made = []
+        with evaluating(self.transformer):
+            for part, mask in zip(*(np.array_split(x, range(EVAL_BATCH, len(x), EVAL_BATCH)) for x in (boards, masks)),
+                                  strict=True):
+                tokens = self._tokens(part).masked_fill(self._tokens(mask.astype(bool)), self.masking_token)
+                made.append([logits.argmax(-1).cpu().numpy() for logits in self._predict(tokens)])
+        return {name: np.concatenate(parts).reshape(boards.shape)
+                for name, parts in zip(self.outputs, zip(*made, strict=True), strict=True)}
+
+    def _evaluate(self, drawn: Boards, p: float, patch_p: float, rounds: int, rng) -> tuple[dict, dict]:
+        """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times afresh."""
+        drawn = Boards.join([drawn] * rounds)
+        masks, _ = self._mask(drawn.boards, p, patch_p, rng, drawn.types, drawn.corners)
+        recons = self._reconstruct(drawn.boards, masks)
+        scores = {name: score(drawn.boards, recon, masks, drawn.types) for name, recon in recons.items()}
+        return scores, {"boards": drawn.boards, "recons": recons, "masks": masks.astype(np.int64), "types": drawn.types}
+
+    def _test_boards(self, rng, count_max: int = 100) -> tuple[dict[str, Boards], list[int]]:
+        """Boards of 'test', where there are some, and as many of 'train' by type; how many of each type."""
+        dataset = self.dataset
+        drawn = {}
+        if dataset.sets is not None and any(len(dataset.sets[f"{name}_test"]) for name in dataset.families):
+            drawn["test"] = dataset.all_boards("test", count_max, rng)
+            counts = np.bincount(drawn["test"].types, minlength=3).tolist()
+        else:
+            counts = [count_max * (name in dataset.board_types) for name in FAMILIES]
+        one_type = dict(zip(dataset.board_types, np.eye(len(dataset.board_types)), strict=True))
+        drawn["train"] = Boards.join([
+            dataset.sample(count, "train", one_type[name], rng)
+            for name, count in zip(FAMILIES, counts, strict=True) if count
+        ])
+        return drawn, counts
+
+    def _test(self, epoch: int) -> dict[str, float]:
+        """Log columns of the test after an epoch, from a random stream of its own."""
+        rng = numpy_rng(self.seed, STREAM_TEST, epoch)
+        drawn, counts = self._test_boards(rng)
+        scores = {split: self._evaluate(boards, *self._test_masking(epoch), 2, rng)[0] for split, boards in drawn.items()}
+        return self._test_row(scores, counts)
+
+    def test_model_accuracy(
+        self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        verbose: bool = False, display_erroneous_boards: bool = False,
+    ) -> Accuracy:
+        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in training."""
+        if not isinstance(nb_instances, (int, np.integer)) or nb_instances < 1:
+            raise ValueError(f"nb_instances must be a whole number of at least 1, not {nb_instances!r}.")
+        drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
+        return self._accuracy(drawn, masking_p, patch_masking_p if patch_masking else 0.0, 1, verbose,
+                              display_erroneous_boards)
+
+    def test_model_accuracy_set(
+        self, target_set: str, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        masking_rounds: int = 1, verbose: bool = False, display_erroneous_boards: bool = False,
+        count_max: int | None = 100,
+    ) -> Accuracy:
+        """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked masking_rounds times."""
+        if not isinstance(masking_rounds, (int, np.integer)) or masking_rounds < 1:
+            raise ValueError(f"masking_rounds must be a whole number of at least 1, not {masking_rounds!r}.")
+        drawn = self.dataset.all_boards(target_set, count_max, self._user_rng)
+        return self._accuracy(drawn, masking_p, patch_masking_p if patch_masking else 0.0, masking_rounds, verbose,
+                              display_erroneous_boards)
+
+    def _accuracy(self, drawn, p, patch_p, rounds, verbose, display):
+        scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng)
+        if verbose:
+            print(score_table(scores))
+        if display:
+            self._show_erroneous(made)
+        return self._accuracy_result(scores, made)
+
+    def _accuracy_result(self, scores: dict, made: dict):
+        """What the test methods return."""
+        s = scores[""]
+        result = Accuracy((s["acc_tokens"], s["acc_boards"], made["boards"], made["recons"][""], made["masks"],
+                           s["acc_boards_breakdown"]))
+        result.acc_hidden = s["acc_hidden"]
+        return result
+
+    def test_model_accuracy_subset(self, boards, masks, bool_show_erroneous_boards: bool = False) -> dict:
+        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden.
+
+        Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares of wrong
+        tokens, hidden tokens and boards; erroneous_boards: indices of the boards with a mistake.
+        """
+        boards, masks = self._given(boards, masks)
+        recons = self._reconstruct(boards, masks)
+        scores = {name: score(boards, recon, masks, np.zeros(len(boards))) for name, recon in recons.items()}
+        if bool_show_erroneous_boards:
+            self._show_erroneous({"boards": boards, "recons": recons, "masks": masks})
+        return self._subset_result(scores, {"boards": boards, "recons": recons, "masks": masks})
+
+    def _subset_result(self, scores: dict, made: dict) -> dict:
+        s, recons = scores[""], made["recons"][""]
+        return {
+            "boards_recons": recons, "boards": made["boards"], "masks": made["masks"],
+            "error_token": 1 - s["acc_tokens"], "error_masked_token": 1 - s["acc_hidden"],
+            "error_board": 1 - s["acc_boards"],
+            "erroneous_boards": np.flatnonzero((recons != made["boards"]).any((1, 2))),
+        }
+
+    def _given(self, boards, *others) -> tuple[np.ndarray, ...]:
+        """Boards and arrays of their shape as int64 (n, h, w), from (n, h, w) or (h, w); ValueError where they differ or
+        hold tokens that the network does not know."""
+        side, arrays = self.dataset.board_dim, []
+        for name, array in zip(("boards", "masks", "boards_abs"), (boards, *others), strict=False):
+            array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            if array.ndim not in (2, 3) or array.shape[-2:] != (side, side):
+                raise ValueError(f"{name} must have shape (n, {side}, {side}) or ({side}, {side}), not {array.shape}.")
+            arrays.append(array.reshape(-1, side, side).astype(np.int64))
+            if len(arrays[-1]) != len(arrays[0]):
+                raise ValueError(f"{name} must be as many as boards, {len(arrays[0])}, not {len(arrays[-1])}.")
+        if arrays[0].size and not 0 <= arrays[0].min() <= arrays[0].max() < self.vocab_size:
+            raise ValueError(f"boards must hold tokens from 0 to {self.vocab_size - 1}.")
+        return tuple(arrays)
+
+    # reports
+
+    def _report(self, row: dict[str, float]) -> str:
+        """One line, and at a test a table, of an epoch's log row."""
+        line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, wrong tokens {100 * row['error']:.2f}%"
+        if not row["written"]:
+            return line
+        scores = {
+            split: {"acc_tokens": row[f"{split}_acc_tokens"], "acc_hidden": row[f"{split}_acc_hidden"],
+                    "acc_boards": row[f"{split}_acc_boards"],
+                    "acc_boards_breakdown": [row[f"{split}_breakdown_{t}"] for t in range(3)]}
+            for split in ("train", "test") if row[f"{split}_acc_tokens"] >= 0
+        }
+        return line + "\n" + score_table(scores)
+
+    def _figures(self, epoch: int) -> dict:
+        """The pictures of a run: learning curves and sample reconstructions."""
+        rng = numpy_rng(self.seed, STREAM_TEST, epoch, 1)
+        drawn, _ = self._test_boards(rng, 2)
+        _, made = self._evaluate(drawn.get("test", drawn["train"]), *self._test_masking(epoch), 1, rng)
+        return {"learning_curves": plot_curves(self.log.arrays, self.curves),
+                "reconstructions": self._plot_reconstructions(**made)}
+
+    def _plot_reconstructions(self, boards, recons, masks, types=None):
+        """Masked board, reconstructions and truth, a board a row; hidden cells hatched, mistakes crossed out."""
+        titles = {"": "reconstruction", "l0_": "from the board", "l1_": "from its sentence"}
+        figure, axes = new_figure(len(boards), len(recons) + 2, (2.2 * (len(recons) + 2), 2.2 * len(boards)))
+        colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
+        for i, row in enumerate(axes):
+            objects = (boards[i] >= self.dataset.vocab_bck)
+            masked = np.where(masks[i], self.masking_token, boards[i])
+            draw_board(row[0], masked, colors, objects & (masks[i] == 0), masks[i], font=6)
+            for ax, recon in zip(row[1:], recons.values(), strict=False):
+                draw_board(ax, recon[i], colors, recon[i] >= self.dataset.vocab_bck, None, recon[i] != boards[i], 6)
+            draw_board(row[-1], boards[i], colors, objects, font=6)
+        for ax, title in zip(axes[0], ["masked board", *(titles[name] for name in recons), "truth"], strict=True):
+            ax.set_title(title, fontsize=9)
+        return figure
+
+    def _show_erroneous(self, made: dict, most: int = 10) -> None:
+        """Shows up to `most` boards with mistakes in a notebook; with a run_name also in analysis/erroneous_boards.png."""
+        wrong = np.flatnonzero(np.any([(r != made["boards"]).any((1, 2)) for r in made["recons"].values()], axis=0))[:most]
+        if not len(wrong):
+            return
+        figure = self._plot_reconstructions(made["boards"][wrong], {k: r[wrong] for k, r in made["recons"].items()},
+                                            made["masks"][wrong])
+        if self.run_name:
+            save_figure(figure, self.folder / "analysis" / "erroneous_boards.png", self.plot_dpi)
+        show_figure(figure)
+
+    # recording
+
+    @contextlib.contextmanager
+    def record(self, names: str | Sequence[str] | None = None) -> Iterator[dict[str, torch.Tensor]]:
+        """Named activations of the forward passes inside the `with`, as a dict {name: detached tensor, batch first}.
+
+        names: exact names or patterns ('b0_*'), all where None; ValueError for one that matches nothing. Several passes
+        are joined along the batch. The network is as before afterwards, also after an exception.
+
+        >>> with trainer.record("b*_z_attn_mlp") as acts:
+        ...     logits = trainer.transformer(tokens)
+        """
+        sites = self.transformer.sites
+        patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
+        wanted = {name for pattern in patterns for name in fnmatch.filter(sites, pattern)}
+        for pattern in patterns:
+            if not fnmatch.filter(sites, pattern):
+                raise ValueError(f"names: {pattern!r} matches no activation; there are {', '.join(sorted(sites))}.")
+        acts: dict[str, torch.Tensor] = {}
+
+        def keep(site, args, out):
+            out = out.detach()
+            acts[site.name] = torch.cat((acts[site.name], out)) if site.name in acts else out
+
+        handles = [sites[name].register_forward_hook(keep) for name in sites if name in wanted]
+        try:
+            yield acts
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def score_table(scores: dict[str, dict]) -> str:
+    """Accuracies in percent as text, a line for each key of scores."""
+    heads = ("tokens", "hidden", "boards", *FAMILIES)
+    lines = [" " * 8 + "".join(f"{head:>12}" for head in heads)]
+    for name, s in scores.items():
+        values = (s["acc_tokens"], s["acc_hidden"], s["acc_boards"], *s["acc_boards_breakdown"])
+        lines.append(f"{name:>8}" + "".join(f"{'-':>12}" if np.isnan(v) else f"{100 * v:>11.1f}%" for v in values))
+    return "\n".join(lines)

@@ -1,0 +1,322 @@
+"""GPTFactor: a transformer whose token and position codes stay apart (arXiv 2312.05361), and the pieces LEA shares.
+
+Axis letters: B boards, T tokens of a board, D = n_embd, P = n_embd_pos, H = n_head, V = vocab_size.
+
+Networks only: tensors in, tensors out. Nothing here reads or changes torch's global random state; weights and dropout
+come from generators made of the network's `seed`.
+
+Named activations of block i (all (B, T, D) unless noted); a hook on `network.sites[name]` sees what is used downstream:
+
+    b{i}_z              LayerNorm1 output                   b{i}_z_attn       residual stream after attention
+    b{i}_a              attention weights (B, H, T, T)      b{i}_mlp_in       LayerNorm2 output
+    b{i}_v              values, heads side by side          b{i}_mlp_update   the MLP's addition to the residual stream
+    b{i}_attn_v         heads' outputs, before projection   b{i}_z_attn_mlp   block output
+    b{i}_attn_update    attention's addition                z_out, logit      final LayerNorm output; logits (B, T, V)
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from utils import fresh_seed, torch_rng
+
+EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
+INIT_STD = 0.02
+
+
+class Site(nn.Module):
+    """A named place in a network. Passes its activation on, edited if asked; forward hooks on it record."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor, edit=None) -> torch.Tensor:
+        return x if edit is None else edited(x, edit, self.name)
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
+
+def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
+    """x (B, T, D) after an edit: an array or tensor (B, T, D) or (T, D) in its place, a function of it, or a pair
+    (array, tensor or function; mask (T,) or (B, T), true at the tokens to change). ValueError for another shape."""
+    mask = None
+    if isinstance(edit, tuple):
+        edit, mask = edit
+        mask = torch.as_tensor(mask, dtype=torch.bool, device=x.device)
+        if mask.shape not in (x.shape[:2], x.shape[1:2]):
+            raise ValueError(
+                f"the mask of edit {name} must have shape {tuple(x.shape[:2])} or {tuple(x.shape[1:2])}, "
+                f"not {tuple(mask.shape)}."
+            )
+    new = edit(x) if callable(edit) else torch.as_tensor(edit, dtype=x.dtype, device=x.device)
+    if new.shape not in (x.shape, x.shape[1:]):
+        raise ValueError(
+            f"edit {name} must have shape {tuple(x.shape)} or {tuple(x.shape[1:])}, not {tuple(new.shape)}."
+        )
+    return new.expand_as(x) if mask is None else torch.where(mask[..., None], new, x)
+
+
+class Noise:
+    """The random stream of a network's dropout layers, a generator of its own on whatever device they run."""
+
+    def __init__(self, seed: int):
+        self.reseed(seed)
+
+    def reseed(self, *key: int) -> None:
+        """Starts the stream named by the whole numbers of key."""
+        self._key, self._generator = key, None
+
+    def keep(self, like: torch.Tensor, p: float) -> torch.Tensor:
+        """Like `like`: 1 / (1 - p) with probability 1 - p, else 0."""
+        if self._generator is None or self._generator.device != like.device:
+            self._generator = torch_rng(*self._key, device=like.device)
+        return torch.empty_like(like).bernoulli_(1 - p, generator=self._generator).div_(max(1 - p, 1e-30))
+
+
+class Dropout(nn.Module):
+    """Dropout from a Noise stream; nothing in eval mode."""
+
+    def __init__(self, p: float, noise: Noise):
+        super().__init__()
+        self.p, self.noise = p, noise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.noise.keep(x, self.p) if self.training and self.p > 0 else x
+
+
+def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """A Linear layer whose weights are still to be drawn (`init_weights`)."""
+    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+
+
+def embedding(n: int, dim: int) -> nn.Embedding:
+    """An Embedding whose weights are still to be drawn (`init_weights`)."""
+    return nn.utils.skip_init(nn.Embedding, n, dim)
+
+
+def init_weights(network: nn.Module, seed: int) -> None:
+    """Linear and Embedding weights N(0, 0.02²), Linear biases 0."""
+    generator = torch_rng(seed)
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def check_sizes(**sizes: int) -> None:
+    """ValueError unless every size is a whole number of at least 1 and n_embd divides by n_head."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {size!r}.")
+    if sizes["n_embd"] % sizes["n_head"]:
+        raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
+
+
+def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
+    """All layers in one product, outputs side by side, of x (B, T, n) or of [x, p] with p (T, P) alike on every board.
+
+    The share of p is computed for T positions rather than for B * T tokens.
+    """
+    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
+    bias = torch.cat([layer.bias for layer in layers]) if len(layers) > 1 else layers[0].bias
+    if p is None:
+        return F.linear(x, weight, bias)
+    n = x.shape[-1]
+    return F.linear(x, weight[:, :n]) + F.linear(p, weight[:, n:], bias)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries from one stream, keys and values from another or, in self-attention, the same.
+
+    width: what queries, keys and values are read from, n_embd with or without a position code. mask: None or a buffer
+    (1, 1, T, T), 1 where attention is allowed. Fused, unless dropout or somebody's hook asks for the weights.
+    """
+
+    def __init__(
+        self, width: int, n_embd: int, n_head: int, attn_pdrop: float, resid_pdrop: float, noise: Noise,
+        name: str = "", mask: torch.Tensor | None = None,
+    ):
+        super().__init__()
+        self.key, self.query, self.value = (linear(width, n_embd) for _ in range(3))
+        self.proj = linear(n_embd, n_embd)
+        self.n_head = n_head
+        self.attn_drop, self.resid_drop = Dropout(attn_pdrop, noise), Dropout(resid_pdrop, noise)
+        self.sites = nn.ModuleDict({site: Site(name + site) for site in ("a", "v", "attn_v")})
+        self.register_buffer("mask", mask)
+        self.all_allowed = mask is None or bool(mask.all())
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if self.mask is not None:
+            state_dict.setdefault(prefix + "mask", self.mask)  # a state dict without masks loads too
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.all_allowed = self.mask is None or self.mask.is_meta or bool(self.mask.all())
+
+    def forward(self, x: torch.Tensor, p: torch.Tensor | None = None, read: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, T, n) with its position code p (T, P) if kept apart; read (B or 1, S, n): what keys and values see,
+        x where None. Returns (B, T, D), to be added to the residual stream."""
+        if read is None:
+            q, k, v = project([self.query, self.key, self.value], x, p).chunk(3, dim=-1)
+        else:
+            q = project([self.query], x, p)
+            k, v = project([self.key, self.value], read).expand(len(x), -1, -1).chunk(2, dim=-1)
+        v = self.sites["v"](v)
+        q, k, v = (rearrange(y, "B T (H d) -> B H T d", H=self.n_head) for y in (q, k, v))
+        out = self.sites["attn_v"](rearrange(self._attend(q, k, v), "B H T d -> B T (H d)"))
+        return self.resid_drop(self.proj(out))
+
+    def _attend(self, q, k, v):
+        """Heads' outputs (B, H, T, d)."""
+        allowed = None if self.all_allowed else self.mask.bool()
+        drops = self.training and self.attn_drop.p > 0
+        if drops or self.sites["a"].watched:
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, float("-inf"))
+            made = scores.softmax(dim=-1)
+            version = made._version
+            weights = self.sites["a"](made)
+            # a hook that only looks leaves the fused result to the bit; one that changes the weights is obeyed
+            if drops or weights is not made or made._version != version:
+                return self.attn_drop(weights) @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+
+class MLP(nn.Sequential):
+    """Linear(width -> 4D), exact GELU, Linear(4D -> D), dropout; width is D with or without a position code."""
+
+    def __init__(self, width: int, n_embd: int, resid_pdrop: float, noise: Noise):
+        super().__init__(linear(width, 4 * n_embd), nn.GELU(), linear(4 * n_embd, n_embd), Dropout(resid_pdrop, noise))
+
+    def forward(self, x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, T, n), with p (T, P) if kept apart -> (B, T, D)."""
+        h = project([self[0]], x, p)
+        for layer in list(self)[1:]:
+            h = layer(h)
+        return h
+
+
+class Block(nn.Module):
+    """Attention and MLP, each pre-normalised, reading [normalised stream, position code], and residual."""
+
+    def __init__(self, n_embd, n_embd_pos, n_head, attn_pdrop, resid_pdrop, noise, name, mask):
+        super().__init__()
+        width = n_embd + n_embd_pos
+        self.ln1, self.ln2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
+        self.attn = Attention(width, n_embd, n_head, attn_pdrop, resid_pdrop, noise, name, mask)
+        self.mlp = MLP(width, n_embd, resid_pdrop, noise)
+        self.sites = nn.ModuleDict({site: Site(name + site) for site in (*EDITABLE, "z_attn")})
+
+    def forward(self, x: torch.Tensor, p: torch.Tensor, edits: dict) -> torch.Tensor:
+        """x (B, T, D), p (T, P) -> (B, T, D)."""
+
+        def at(site, value):
+            return self.sites[site](value, edits.get(site))
+
+        x = at("z_attn", x + at("attn_update", self.attn(at("z", self.ln1(x)), p)))
+        return at("z_attn_mlp", x + at("mlp_update", self.mlp(at("mlp_in", self.ln2(x)), p)))
+
+
+class GPTFactor(nn.Module):
+    """Transformer with a learnt position code that every block reads but that is never added to the residual stream.
+
+    vocab_size V; block_size T; n_layer, n_head, n_embd D, n_embd_pos P: sizes. embd_pdrop, resid_pdrop, attn_pdrop:
+    dropout after the token embedding, after each sub-layer, on attention weights. n_unmasked: the first n_unmasked
+    tokens see each other, later ones are causal; None: all do. seed: of weights and dropout; None draws one.
+    State dicts have the layout of the authors' program. ValueError for sizes that do not fit.
+    """
+
+    def __init__(
+        self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
+        n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
+        n_unmasked: int | None = None, seed: int | None = None,
+    ):
+        super().__init__()
+        check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+                    n_embd_pos=n_embd_pos)
+        seed = fresh_seed() if seed is None else seed
+        self.block_size, self.noise = block_size, Noise(seed)
+        self.tok_emb = embedding(vocab_size, n_embd)
+        self.pos_emb = nn.Parameter(torch.zeros(1, block_size, n_embd_pos))
+        self.drop = Dropout(embd_pdrop, self.noise)
+        mask = attention_mask(block_size, n_unmasked)
+        self.blocks = nn.ModuleList(
+            Block(n_embd, n_embd_pos, n_head, attn_pdrop, resid_pdrop, self.noise, f"b{i}_", mask.clone())
+            for i in range(n_layer)
+        )
+        self.ln_f = nn.LayerNorm(n_embd)
+        self.head = linear(n_embd, vocab_size, bias=False)
+        self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit")})
+        init_weights(self, seed)
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The named places, in no particular order."""
+        return {module.name: module for module in self.modules() if isinstance(module, Site)}
+
+    def forward(
+        self, idx: torch.Tensor, embeddings: torch.Tensor | None = None, activations: dict | None = None,
+        verbose: bool = False,
+    ) -> torch.Tensor:
+        """Logits (B, T, V) for tokens idx (B, T).
+
+        embeddings (B, L, D): put before the tokens' own, L + number of tokens = T. activations: edits made during the
+        pass, {'b1': {'z': ..., 'attn_update': ..., 'mlp_in': ..., 'mlp_update': ..., 'z_attn_mlp': ...}, 'z_out': ...},
+        each as `edited` takes it; everything downstream uses them. verbose: print each block's shape. ValueError for a
+        wrong length, an unknown place or a wrong shape.
+        """
+        edits = self._checked_edits(activations or {})
+        x = self.tok_emb(idx)
+        if embeddings is not None:
+            x = torch.cat((embeddings, x), dim=1)
+        if x.shape[1] != self.block_size:
+            raise ValueError(f"idx and embeddings must make {self.block_size} tokens together, not {x.shape[1]}.")
+        x, p = self.drop(x), self.pos_emb[0]
+        for i, block in enumerate(self.blocks):
+            x = block(x, p, edits.get(f"b{i}", {}))
+            if verbose:
+                print(f"block {i}: residual stream {tuple(x.shape)}, position code {tuple(p.shape)}")
+        return self.out_sites["logit"](self.head(self.out_sites["z_out"](self.ln_f(x), edits.get("z_out"))))
+
+    def _checked_edits(self, activations: dict) -> dict:
+        places = [f"b{i}" for i in range(len(self.blocks))]
+        for place, edit in activations.items():
+            if place not in (*places, "z_out"):
+                raise ValueError(f"there is no place {place!r} to edit; places are {', '.join(places)} and z_out.")
+            if place == "z_out":
+                continue
+            if not isinstance(edit, dict):
+                raise ValueError(f"the edits of {place!r} must be a dict with keys among {', '.join(EDITABLE)}.")
+            for site in edit:
+                if site not in EDITABLE:
+                    raise ValueError(f"there is no place {site!r} to edit in {place!r}; they are {', '.join(EDITABLE)}.")
+        return activations
+
+
+def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
+    """(1, 1, T, T), 1 where attention is allowed: all, or among the first n_unmasked tokens and causally after them."""
+    if n_unmasked is None:
+        return torch.ones(1, 1, block_size, block_size)
+    if not isinstance(n_unmasked, int) or n_unmasked < 0:
+        raise ValueError(f"n_unmasked must be None or a whole number of at least 0, not {n_unmasked!r}.")
+    mask = torch.ones(block_size, block_size).tril()
+    mask[:n_unmasked, :n_unmasked] = 1
+    return mask[None, None]
+
+
+def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only."""
+    weights = {id(m.weight) for m in network.modules() if isinstance(m, nn.Linear)}
+    groups = [
+        {"params": [p for p in network.parameters() if id(p) in weights], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if id(p) not in weights], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)

@@ -1,0 +1,106 @@
+"""Trains GPTFactor on synthetic boards (arXiv 2312.05361).
+
+    python train_model.py --device cuda                    # a trial run of one epoch
+    python train_model.py --epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/
+
+Every parameter of data set and training is a flag: see --help.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from module_dataset import AbstractionDataset, DatasetParams
+from module_train_probe import TrainTransformer
+from utils import FlagParser, fresh_seed, params_from_flags, unused_run_name
+
+# what this script sets otherwise than DatasetParams and TrainParams do
+DATASET = {}
+TRAINING = {}
+FULL_RECIPE = "--epoch 1500 --save 1"
+
+
+def main(
+    argv: Sequence[str] | None = None, trainer_class: type = TrainTransformer, description: str = __doc__,
+    dataset_defaults: dict = DATASET, training_defaults: dict = TRAINING, full_recipe: str = FULL_RECIPE,
+) -> list[TrainTransformer]:
+    """Reads the flags, makes data set and trainer, trains. A wrong flag ends in one line on stderr and exit code 2."""
+    parser = FlagParser(description)
+    parser.add_params("training", trainer_class.params_class, training_defaults)
+    parser.add_params("data set", DatasetParams, dataset_defaults, skip=("seed", "run_name"))
+    group = parser.add_argument_group("runs")
+    group.add_argument("--data_seed", metavar="N", help="seed of the data set alone (default: that of --seed)")
+    group.add_argument("--repeat", default="1", metavar="N", help="independent runs, seeds counted up (default: 1)")
+    group.add_argument("--resume", metavar="RUN_FOLDER", help="not available yet")
+    group.add_argument("--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)")
+    flags = parser.parse_args(argv)
+    try:
+        return run(flags, trainer_class, dataset_defaults, training_defaults, full_recipe)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename or 'file'}: {error.strerror}.")
+
+
+def run(flags, trainer_class, dataset_defaults, training_defaults, full_recipe) -> list[TrainTransformer]:
+    """Trains as often as --repeat says, one seed after the other; ValueError or TypeError before anything is written."""
+    if flags.resume is not None:
+        raise ValueError("--resume is not available yet; start a run afresh.")
+    if flags.wandb not in ("disabled", "offline", "online"):
+        raise ValueError(f"--wandb must be disabled, offline or online, not {flags.wandb!r}.")
+    repeat = whole_number("--repeat", flags.repeat, 1)
+    training = training_defaults | params_from_flags(trainer_class.params_class, flags)
+    boards = dataset_defaults | params_from_flags(DatasetParams, flags)
+    seed = fresh_seed() if training.get("seed") is None else training["seed"]
+    data_seed = None if flags.data_seed is None else whole_number("--data_seed", flags.data_seed, 0)
+    trainers = []
+    for i in range(repeat):
+        name = training.get("run_name", "") + (f"_{i + 1}" if training.get("run_name") and repeat > 1 else "")
+        dataset = AbstractionDataset(**boards, run_name=name, seed=seed + i if data_seed is None else data_seed)
+        trainer = trainer_class(dataset, **training | {"seed": seed + i, "run_name": name})
+        trainer.run_name = name or unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
+        print(f"run {trainer.folder}, seed {trainer.seed}, {trainer.epochs} epochs on {trainer.device}", flush=True)
+        if trainer.epochs == 1:
+            print(f"One epoch is a trial run; the full recipe is {full_recipe}.", flush=True)
+        train(trainer, flags.wandb)
+        print(f"trained: {trainer.folder}", flush=True)
+        trainers.append(trainer)
+    if repeat > 1:
+        print(spread(trainers))
+    return trainers
+
+
+def train(trainer: TrainTransformer, wandb_mode: str) -> None:
+    """Trains, with a wandb run around it unless that is disabled."""
+    if wandb_mode == "disabled":
+        trainer.train()
+        return
+    import wandb
+
+    config = {"training": trainer.params, "data set": trainer.dataset.params.as_dict()}
+    with wandb.init(project="abstract-representations", name=trainer.run_name, dir=str(trainer.folder), config=config,
+                    mode=wandb_mode):
+        trainer.train(bool_wandb=True)
+
+
+def whole_number(flag: str, text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise ValueError(f"{flag} must be a whole number of at least {low}, not {text!r}.")
+    return int(text)
+
+
+def spread(trainers: Sequence[TrainTransformer]) -> str:
+    """Mean and standard deviation over runs of the last epoch's test."""
+    lines = [f"{len(trainers)} runs, seeds {', '.join(str(t.seed) for t in trainers)}: mean ± standard deviation"]
+    for name in trainers[0].log.columns:
+        values = np.array([t.log.arrays[name][t.epoch - 1] for t in trainers])
+        if name.startswith(("loss", "test_")) and np.isfinite(values).all() and (values >= 0).all():
+            lines.append(f"  {name:32} {values.mean():.4f} ± {values.std(ddof=1):.4f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

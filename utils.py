@@ -1,0 +1,601 @@
+"""Helpers that every module shares: numbers, parameters, seeds, files and run folders, small drawing pieces.
+
+Imports none of the project's other modules.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import difflib
+import functools
+import inspect
+import json
+import math
+import numbers
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+MAX_SEED = 2**63 - 1
+
+
+# Numbers
+
+
+def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) -> (...)."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    return -(log_p.exp() * log_p).sum(-1) / math.log(max(logits.shape[-1], 2))
+
+
+def _upper(X, distance):
+    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out."""
+    out = torch.triu(distance(torch.as_tensor(X)))
+    return out if isinstance(X, torch.Tensor) else out.numpy()
+
+
+def _euclidean(X: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist")  # exact, where the mm form cancels
+
+
+def _unit(X: torch.Tensor) -> torch.Tensor:
+    return X / torch.linalg.vector_norm(X, dim=-1, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+
+
+def dist(X):
+    """Euclidean distances between the rows of X (..., n, d): (..., n, n), upper triangle with diagonal, zero below."""
+    return _upper(X, _euclidean)
+
+
+def dist_unit(X):
+    """Euclidean distances between the rows of X (..., n, d) scaled to length 1; shape as `dist`."""
+    return _upper(X, lambda X: _euclidean(_unit(X)))
+
+
+def dist_cosine(X):
+    """Cosines between the rows of X (..., n, d); shape as `dist`."""
+    return _upper(X, lambda X: _unit(X) @ _unit(X).mT)
+
+
+def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
+    """Line from val_s at step_s to val_e at step_e, constant outside; with step_s == step_e a jump there."""
+    if step_s == step_e:
+        return np.where(np.asarray(x) >= step_e, val_e, val_s)[()]
+    share = np.clip((np.asarray(x) - step_s) / (step_e - step_s), 0, 1)
+    return (val_s + share * (val_e - val_s))[()]
+
+
+def find_best_plot_dim(n: int) -> tuple[int, int]:
+    """The most square (r, c) with r * c == n and r <= c."""
+    r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
+    return r, n // r
+
+
+def get_ij(x, q) -> tuple[int, int]:
+    """(row, column) of the first element of the 2-d array x, in reading order, that equals q; ValueError if none does."""
+    x = np.asarray(x)
+    hits = np.flatnonzero(x == q)
+    if not len(hits):
+        raise ValueError(f"q = {q!r} does not occur in x.")
+    return tuple(int(i) for i in np.unravel_index(hits[0], x.shape))
+
+
+def divide_into_batches(lst: Sequence, n: int) -> list[list]:
+    """lst in order as n lists of near-equal length, longer ones first."""
+    size, longer = divmod(len(lst), n)
+    ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
+    return [list(lst[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+# Seeds: one whole number names a run; each use draws from a stream of its own, (seed, what, which one)
+
+
+def fresh_seed() -> int:
+    """A seed from the operating system, small enough to read aloud."""
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def numpy_rng(*key: int) -> np.random.Generator:
+    """A numpy generator for the stream named by the whole numbers of key."""
+    return np.random.default_rng(list(key))
+
+
+def torch_rng(*key: int, device="cpu") -> torch.Generator:
+    """A torch generator for the stream named by the whole numbers of key."""
+    state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> 1))
+
+
+# Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and checks follow
+
+
+def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None):
+    """A dataclass field for a parameter.
+
+    help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed values.
+    length: of a list. flag: the command-line name, where it is not the field's.
+    """
+    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag)
+    if isinstance(default, (list, tuple)):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@functools.cache
+def _kinds(cls) -> dict[str, tuple[type, bool, bool]]:
+    """For each field of a parameter class: (type of value or item, is a list, may be None)."""
+    kinds = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        none = isinstance(hint, types.UnionType)
+        hint = typing.get_args(hint)[0] if none else hint
+        is_list = typing.get_origin(hint) is list
+        kinds[name] = (typing.get_args(hint)[0] if is_list else hint, is_list, none)
+    return kinds
+
+
+def _fits(value, kind: type):
+    """value as kind, or TypeError."""
+    if kind is bool and isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
+        return bool(value)
+    if kind is str and isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    if kind is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError
+
+
+def _expected(kind, is_list, none, meta) -> str:
+    """What a parameter should be, in words."""
+    words = {int: "a whole number", float: "a number", bool: "True or False (1 or 0)", str: "a string"}[kind]
+    if meta["choices"]:
+        words = "one of " + ", ".join(map(str, meta["choices"]))
+    low, high = meta["low"], meta["high"]
+    if low is not None and high is not None:
+        words += f" from {low} to {high}"
+    elif low is not None:
+        words += f" of at least {low}"
+    if is_list:
+        words = f"a list of {meta['length'] or 'values'}, each {words}" if meta["length"] else f"a list, each {words}"
+    return words + (" or None" if none else "")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Params:
+    """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an unknown
+    name, ValueError for a wrong value, each one sentence that names the parameter. `check` looks at their fit."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, self.checked(field.name, getattr(self, field.name)))
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError where parameters do not fit each other."""
+
+    @classmethod
+    def checked(cls, name: str, value):
+        """value as parameter `name` holds it, or TypeError or ValueError."""
+        meta = cls.__dataclass_fields__[name].metadata
+        kind, is_list, none = _kinds(cls)[name]
+        wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {value!r}."
+        if value is None and none:
+            return None
+        try:
+            if is_list and not isinstance(value, (list, tuple, np.ndarray)):
+                raise TypeError
+            items = [_fits(v, kind) for v in (value if is_list else [value])]
+        except TypeError:
+            raise TypeError(wrong) from None
+        for v in items:
+            if (
+                (kind is float and not math.isfinite(v))
+                or (meta["low"] is not None and v < meta["low"])
+                or (meta["high"] is not None and v > meta["high"])
+                or (meta["choices"] and v not in meta["choices"])
+            ):
+                raise ValueError(wrong)
+        if meta["length"] and len(items) != meta["length"]:
+            raise ValueError(wrong)
+        return items if is_list else items[0]
+
+    @classmethod
+    def from_dict(cls, values: dict, ignored: Iterable[str] = ()):
+        """Parameters from keywords; names in `ignored` are dropped, other unknown ones are a TypeError."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names and name not in ignored:
+                near = difflib.get_close_matches(str(name), names, 1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                raise TypeError(f"{name!r} is not a parameter{hint}")
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def keywords_of(params_class, first: Sequence[str] = ()):
+    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and notebooks."""
+
+    def decorate(cls):
+        P = inspect.Parameter
+        keywords = inspect.signature(params_class).parameters.values()
+        cls.__signature__ = inspect.Signature([P(name, P.POSITIONAL_OR_KEYWORD) for name in first] + list(keywords))
+        return cls
+
+    return decorate
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Command line whose flags come from parameter classes; a mistake is one line on stderr and exit code 2."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def add_params(self, title: str, params_class, defaults: dict, skip: Sequence[str] = ()) -> None:
+        """One flag for each field of params_class; `defaults` are this script's own."""
+        group = self.add_argument_group(title)
+        for field in dataclasses.fields(params_class):
+            if field.name in skip:
+                continue
+            kind, is_list, none = _kinds(params_class)[field.name]
+            default = defaults.get(field.name, field_default(field))
+            shown = " ".join(map(str, default)) if is_list and default is not None else _as_text(default)
+            group.add_argument(
+                "--" + (field.metadata["flag"] or field.name),
+                dest=field.name,
+                default=argparse.SUPPRESS,
+                nargs="+" if is_list else None,
+                metavar={bool: "0|1", str: "NAME", int: "N", float: "X"}[kind],
+                help=f"{field.metadata['help']} (default: {shown})".replace("%", "%%"),
+            )
+
+
+def field_default(field: dataclasses.Field):
+    return field.default_factory() if field.default is dataclasses.MISSING else field.default
+
+
+def _as_text(value) -> str:
+    return "none" if value is None else str(int(value)) if isinstance(value, bool) else repr(value)
+
+
+def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
+    """The parameters of params_class that were given on the command line; text that is no number is left to `checked`."""
+
+    def convert(text: str, kind: type):
+        if kind is str:
+            return text
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return number(text)
+        return text
+
+    values = {}
+    for name, (kind, is_list, none) in _kinds(params_class).items():
+        if not hasattr(flags, name):
+            continue
+        text = getattr(flags, name)
+        words = text if is_list else [text]
+        if none and words == ["none"]:
+            values[name] = None
+        else:
+            converted = [convert(word, kind) for word in words]
+            values[name] = params_class.checked(name, converted if is_list else converted[0])
+    return values
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu); ValueError if absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    present = {"cpu": True, "meta": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
+    if device is None or not present.get(device.type) or (device.index or 0) >= count:
+        raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {name!r}.")
+    return device
+
+
+# Files
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
+    """Opens a file beside path for writing and moves it to path once it is written and flushed, or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(handle, 0o666 & ~_umask())
+        with os.fdopen(handle, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    with atomic_write(path, "w") as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file; ValueError that names the file where it is missing, cut off or something else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: is cut off or is not JSON.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold a JSON object.")
+    return values
+
+
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def load_array(path: str | Path) -> np.ndarray:
+    """The numeric array in a .npy file, never unpickled and never larger than the file; ValueError names the file."""
+    try:
+        with open(path, "rb") as file:
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+            if dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize != os.fstat(file.fileno()).st_size - file.tell():
+                raise ValueError
+            return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C").copy()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+    except Exception:  # numpy's header parser raises many kinds on damaged bytes
+        raise ValueError(f"{path}: is cut off or is not a numeric .npy array.") from None
+
+
+def clear_folder_extension(folder: str | Path, extension: str) -> None:
+    """Deletes the files in folder whose names end in extension."""
+    for path in Path(folder).iterdir():
+        if path.is_file() and path.name.endswith(extension):
+            path.unlink()
+
+
+def clear_folder(folder: str | Path) -> None:
+    """Deletes everything inside folder, which stays."""
+    for path in Path(folder).iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def unused_run_name(runs: str | Path, suffix: str) -> str:
+    """Makes a folder run_YYYYMMDD_xxx<suffix> in runs, xxx the first free number of the day, and returns its name."""
+    day = datetime.date.today().strftime("%Y%m%d")
+    Path(runs).mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        name = f"run_{day}_{number:03d}{suffix}"
+        try:
+            (Path(runs) / name).mkdir()
+            return name
+        except FileExistsError:
+            number += 1
+
+
+# Text
+
+
+def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
+    """iterable, with a progress bar of bar_length characters on stderr while it is walked through."""
+    return tqdm(iterable, bar_format="{desc}{percentage:3.0f}%|{bar:%d}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+                % bar_length, file=sys.stderr, **kwargs)
+
+
+def print_dict(d: dict, indent: int = 0) -> None:
+    """Prints a nested dict, a key a line, deeper levels further in."""
+    for key, value in d.items():
+        if isinstance(value, dict):
+            print(" " * indent + f"{key}:")
+            print_dict(value, indent + 2)
+        else:
+            print(" " * indent + f"{key}: {value}")
+
+
+# Pictures
+
+
+def get_concat_h(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
+    """PIL images side by side on white, margin pixels apart, tops aligned."""
+    return _concat(images, margin, 0)
+
+
+def get_concat_v(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
+    """PIL images one below the other on white, margin pixels apart, left sides aligned."""
+    return _concat(images, margin, 1)
+
+
+def _concat(images, margin, axis):
+    size = [max(im.size[a] for im in images) for a in (0, 1)]
+    size[axis] = sum(im.size[axis] for im in images) + margin * (len(images) - 1)
+    out = Image.new("RGB", tuple(size), "white")
+    at = [0, 0]
+    for im in images:
+        out.paste(im, tuple(at))
+        at[axis] += im.size[axis] + margin
+    return out
+
+
+def merge_attn_plots(path: str, heads: Iterable[int], blocks: Iterable[int], prefix: str = "attn") -> Image.Image:
+    """Joins {path}{prefix}_b{block}_h{head}.jpg, heads downwards and blocks across, into {path}{prefix}_merge.jpg."""
+    heads = list(heads)
+    columns = []
+    for block in blocks:
+        columns.append(get_concat_v([Image.open(f"{path}{prefix}_b{block}_h{head}.jpg") for head in heads], 10))
+    merged = get_concat_h(columns, 10)
+    merged.save(f"{path}{prefix}_merge.jpg")
+    return merged
+
+
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4), **kwargs):
+    """(Figure, axes (rows, columns)) that needs no display and is on nobody's list of open figures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def save_figure(figure, path: str | Path, dpi: int = 150):
+    """Writes a figure to path, making missing folders, and returns it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    return figure
+
+
+def show_figure(figure) -> None:
+    """Shows a figure in a notebook; nothing elsewhere."""
+    if "ipykernel" in sys.modules:
+        from IPython.display import display
+
+        display(figure)
+
+
+def token_colors(n_background: int, n_token: int) -> np.ndarray:
+    """RGBA (V, 4): backgrounds in pale greys, object tokens in strong colours, UNK black."""
+    from matplotlib import colormaps
+
+    greys = np.tile(np.linspace(0.95, 0.72, n_background)[:, None], (1, 3))
+    greys[:, 2] += 0.04  # a cool tint keeps backgrounds apart from white paper
+    strong = colormaps["turbo"](np.linspace(0.06, 0.94, n_token))[:, :3]
+    rgb = np.concatenate([greys, strong, [[0.1, 0.1, 0.1]]])
+    return np.clip(np.concatenate([rgb, np.ones((len(rgb), 1))], axis=1), 0, 1)
+
+
+def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
+    """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched where `mask`
+    is 1, a cross where `wrong` is true."""
+    from matplotlib.patches import Rectangle
+
+    board = np.asarray(board)
+    h, w = board.shape
+    ax.imshow(np.asarray(colors)[board], interpolation="nearest")
+    ax.set_xticks(np.arange(w + 1) - 0.5, labels=[])
+    ax.set_yticks(np.arange(h + 1) - 0.5, labels=[])
+    ax.grid(color="white", linewidth=0.6)
+    ax.tick_params(length=0)
+    for i, j in np.argwhere(np.zeros((h, w)) if numbers is None else np.asarray(numbers)):
+        light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
+        ax.text(j, i, str(board[i, j]), ha="center", va="center", fontsize=font, color="black" if light else "white")
+    for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
+                               edgecolor=(1, 1, 1, 0.6), linewidth=0))
+    for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
+        ax.plot([j - 0.4, j + 0.4], [i - 0.4, i + 0.4], color="crimson", linewidth=1.5)
+        ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
+
+
+def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, dict[str, str]]]):
+    """Curves over epochs, a panel each: (y label, logarithmic scale, {curve label: column of log}). Values that were not
+    measured (NaN, or -1 without test boards) are left out."""
+    figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 3.6))
+    for ax, (label, logarithmic, curves) in zip(axes[0], panels, strict=True):
+        for name, column in curves.items():
+            y = np.asarray(log[column], float)
+            shown = np.isfinite(y) & (y >= 0)
+            ax.plot(np.asarray(log["epoch"])[shown], y[shown], label=name, linewidth=1.3,
+                    marker="o" if shown.sum() < 30 else None, markersize=3)
+        ax.set(xlabel="epoch", ylabel=label, yscale="log" if logarithmic else "linear")
+        ax.grid(alpha=0.3)
+        if len(curves) > 1:
+            ax.legend(fontsize=7)
+    return figure
+
+
+# Logs
+
+
+class RunLog:
+    """The numbers of a run, a row an epoch: run_log.csv grows as epochs end, run_log.pkl holds arrays of length epochs.
+
+    columns: names. folder: None keeps the log in memory. Values that were not measured are NaN, and empty in the CSV.
+    """
+
+    def __init__(self, columns: Sequence[str], epochs: int, folder: Path | None = None):
+        self.columns, self.folder = list(columns), folder
+        self.arrays = {name: np.empty(0) for name in columns}
+        self.extend(epochs)
+        if folder is not None:
+            with open(folder / "run_log.csv", "x", encoding="utf-8") as file:
+                file.write(",".join(self.columns) + "\n")
+
+    def extend(self, epochs: int) -> None:
+        """Makes room for that many epochs, where there is less."""
+        for name, values in self.arrays.items():
+            more = np.full(max(0, epochs - len(values)), 0 if name == "written" else np.nan)
+            self.arrays[name] = np.concatenate([values, more])
+
+    def add(self, row: dict[str, float]) -> None:
+        """Files the row of epoch row['epoch']."""
+        for name, value in row.items():
+            self.arrays[name][int(row["epoch"])] = value
+        if self.folder is not None:
+            cells = ["" if math.isnan(v := row.get(name, math.nan)) else f"{v:.9g}" for name in self.columns]
+            with open(self.folder / "run_log.csv", "a", encoding="utf-8") as file:
+                file.write(",".join(cells) + "\n")
+
+    def save_arrays(self) -> None:
+        """Writes run_log.pkl."""
+        if self.folder is not None:
+            with atomic_write(self.folder / "run_log.pkl") as file:
+                pickle.dump(self.arrays, file)
+
+
+def read_run_log(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; ValueError that names a damaged file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = file.readline().rstrip("\n").split(",")
+            rows = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in file]
+        if any(len(row) != len(names) for row in rows):
+            raise ValueError
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:
+        raise ValueError(f"{path}: is cut off or is not a run log.") from None
+    return dict(zip(names, np.array(rows, float).reshape(-1, len(names)).T, strict=True))
