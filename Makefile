@@ -24,6 +24,7 @@ test: $(VENV)/.dev
 bench: $(VENV)/.runtime
 	$(RUN) benchmarks/bench_data.py
 	$(RUN) benchmarks/bench_train.py
+	$(RUN) benchmarks/bench_train.py --lea
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from module_dataset import AbstractionDataset, Boards
+from module_dataset import TYPES, AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor, make_optimizer
 from utils import (
     MAX_SEED,
@@ -47,7 +47,6 @@ from utils import (
 
 __all__ = ["TrainTransformer", "TrainParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
-FAMILIES = ("single", "double", "composition")
 EVAL_BATCH = 512  # boards in a forward pass without gradient
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
@@ -160,14 +159,9 @@ class TrainTransformer:
     """
 
     params_class = TrainParams
-    run_suffix = {"factor": "_factor"}
-    outputs = ("",)  # prefixes of a network's reconstructions
+    run_suffix = {"factor": "_factor"}  # of run_name, by transformer_type
+    outputs = {"": "reconstruction"}  # of the network, with a title each
     loss_columns = ("loss", "error")
-    test_columns = tuple(
-        f"{split}_{name}"
-        for split in ("train", "test")
-        for name in ("acc_tokens", "acc_boards", "breakdown_0", "breakdown_1", "breakdown_2", "acc_hidden")
-    )
     count_columns = ("nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot", "nb_boards_composite")
     curves = (
         ("loss of an epoch", True, {"": "loss"}),
@@ -242,15 +236,18 @@ class TrainTransformer:
         """(hiding probability, share of boards with a patch) of a test during training."""
         return self._masking(epoch)
 
-    def _test_row(self, scores: dict[str, dict], counts: Sequence[int]) -> dict[str, float]:
-        """Log columns of a test. scores: {'train' or 'test': the score of each output}; counts: boards by type."""
-        row = {"nb_boards": 2 * sum(counts)} | dict(zip(self.count_columns[1:], counts, strict=True))
-        row |= dict.fromkeys(self.test_columns, -1.0)
-        for split, by_output in scores.items():
-            s = by_output[""]
-            row |= {f"{split}_{name}": s[name] for name in ("acc_tokens", "acc_boards", "acc_hidden")}
-            row |= {f"{split}_breakdown_{t}": s["acc_boards_breakdown"][t] for t in range(3)}
-        return row
+    @staticmethod
+    def _test_columns(split: str, output: str) -> list[str]:
+        """Log columns of a test: accuracy on tokens, hidden tokens, boards, and boards by type."""
+        return [*(f"{split}_acc_{name}" for name in ("tokens", "hidden", "boards")),
+                *(f"{split}_breakdown_{t}" for t in range(3))]
+
+    def _count_row(self, counts: Sequence[int], tested: bool) -> dict[str, float]:
+        """Log columns of how many boards a test took; counts: boards by type, each masked twice."""
+        return dict(zip(self.count_columns, [2 * sum(counts), *counts], strict=True))
+
+    def _report_line(self, row: dict[str, float]) -> str:
+        return f"epoch {row['epoch']}: loss {row['loss']:.4f}, wrong tokens {100 * row['error']:.2f}%"
 
     # schedule
 
@@ -266,7 +263,7 @@ class TrainTransformer:
             return np.asarray(self.dataset.board_types_proba)
         start, end = np.asarray(self.board_proba_start), np.asarray(self.board_proba_end)
         now = ramp(epoch, 0.0, 1.0, self.board_proba_epoch_start, self.board_proba_epoch_end)
-        proba = (start + now * (end - start))[[FAMILIES.index(t) for t in self.dataset.board_types]]
+        proba = (start + now * (end - start))[[TYPES.index(t) for t in self.dataset.board_types]]
         if proba.sum() <= 0:
             name = "board_proba_start" if now < 1 else "board_proba_end"
             raise ValueError(
@@ -318,9 +315,7 @@ class TrainTransformer:
         With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run: ValueError), else it
         writes nothing. bool_wandb: also log to wandb's active run.
         """
-        if self.masking_patch_epoch is None:
-            self.masking_patch_epoch = self.epochs
-        self._start_log()
+        self.start_run()
         losses = []
         bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep")
         for epoch in bar:
@@ -331,7 +326,7 @@ class TrainTransformer:
             losses.append(row[self.loss_columns[0]])
             self.epoch = epoch + 1
             self.log.add(row)
-            bar.set_postfix_str(f"loss {losses[-1]:.3f}")
+            bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
             if epoch % self.epoch2print == 0 or row["written"]:
                 bar.write(self._report(row))
             self._keep(epoch, row, bool_wandb)
@@ -340,11 +335,16 @@ class TrainTransformer:
     def _due(self, epoch: int, period: int) -> bool:
         return epoch % period == 0 or epoch == self.epochs - 1
 
-    def _start_log(self) -> None:
+    def start_run(self) -> None:
+        """Makes the run folder, where there is a run_name, and the log; train() does it too. ValueError where the folder
+        holds a run already."""
         if self.log is not None:
             self.log.extend(self.epochs)
             return
-        columns = ["written", "epoch", *self.loss_columns, *self.count_columns, *self.test_columns]
+        if self.masking_patch_epoch is None:
+            self.masking_patch_epoch = self.epochs
+        tested = (self._test_columns(split, output) for split in ("train", "test") for output in self.outputs)
+        columns = ["written", "epoch", *self.loss_columns, *self.count_columns, *(name for names in tested for name in names)]
         if not self.run_name:
             self.log = RunLog(columns, self.epochs)
             return
@@ -438,14 +438,17 @@ class TrainTransformer:
 
     def _reconstruct(self, boards: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
         """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`."""
-        made = []
         with evaluating(self.transformer):
-            for part, mask in zip(*(np.array_split(x, range(EVAL_BATCH, len(x), EVAL_BATCH)) for x in (boards, masks)),
-                                  strict=True):
-                tokens = self._tokens(part).masked_fill(self._tokens(mask.astype(bool)), self.masking_token)
-                made.append([logits.argmax(-1).cpu().numpy() for logits in self._predict(tokens)])
+            made = [[logits.argmax(-1).cpu().numpy() for logits in self._predict(tokens)]
+                    for tokens in self._masked_batches(boards, masks)]
         return {name: np.concatenate(parts).reshape(boards.shape)
                 for name, parts in zip(self.outputs, zip(*made, strict=True), strict=True)}
+
+    def _masked_batches(self, boards: np.ndarray, masks: np.ndarray) -> Iterator[torch.Tensor]:
+        """Masked boards (n, h, w) as tokens (B, T) on the device, EVAL_BATCH boards at a time."""
+        for start in range(0, len(boards), EVAL_BATCH):
+            part = slice(start, start + EVAL_BATCH)
+            yield self._tokens(boards[part]).masked_fill(self._tokens(masks[part].astype(bool)), self.masking_token)
 
     def _evaluate(self, drawn: Boards, p: float, patch_p: float, rounds: int, rng) -> tuple[dict, dict]:
         """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times afresh."""
@@ -459,15 +462,15 @@ class TrainTransformer:
         """Boards of 'test', where there are some, and as many of 'train' by type; how many of each type."""
         dataset = self.dataset
         drawn = {}
-        if dataset.sets is not None and any(len(dataset.sets[f"{name}_test"]) for name in dataset.families):
+        if dataset.sets is not None and any(len(table) for name, table in dataset.sets.items() if name.endswith("_test")):
             drawn["test"] = dataset.all_boards("test", count_max, rng)
             counts = np.bincount(drawn["test"].types, minlength=3).tolist()
         else:
-            counts = [count_max * (name in dataset.board_types) for name in FAMILIES]
+            counts = [count_max * (name in dataset.board_types) for name in TYPES]
         one_type = dict(zip(dataset.board_types, np.eye(len(dataset.board_types)), strict=True))
         drawn["train"] = Boards.join([
             dataset.sample(count, "train", one_type[name], rng)
-            for name, count in zip(FAMILIES, counts, strict=True) if count
+            for name, count in zip(TYPES, counts, strict=True) if count
         ])
         return drawn, counts
 
@@ -475,8 +478,13 @@ class TrainTransformer:
         """Log columns of the test after an epoch, from a random stream of its own."""
         rng = numpy_rng(self.seed, STREAM_TEST, epoch)
         drawn, counts = self._test_boards(rng)
-        scores = {split: self._evaluate(boards, *self._test_masking(epoch), 2, rng)[0] for split, boards in drawn.items()}
-        return self._test_row(scores, counts)
+        row = self._count_row(counts, "test" in drawn)
+        for split in ("train", "test"):
+            scores = self._evaluate(drawn[split], *self._test_masking(epoch), 2, rng)[0] if split in drawn else {}
+            for output in self.outputs:
+                values = score_values(scores[output]) if scores else [-1.0] * 6
+                row |= zip(self._test_columns(split, output), values, strict=True)
+        return row
 
     def test_model_accuracy(
         self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
@@ -504,7 +512,7 @@ class TrainTransformer:
     def _accuracy(self, drawn, p, patch_p, rounds, verbose, display):
         scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng)
         if verbose:
-            print(score_table(scores))
+            print(accuracy_table({self.outputs[name]: score_values(s) for name, s in scores.items()}))
         if display:
             self._show_erroneous(made)
         return self._accuracy_result(scores, made)
@@ -558,16 +566,16 @@ class TrainTransformer:
 
     def _report(self, row: dict[str, float]) -> str:
         """One line, and at a test a table, of an epoch's log row."""
-        line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, wrong tokens {100 * row['error']:.2f}%"
+        line = self._report_line(row)
         if not row["written"]:
             return line
-        scores = {
-            split: {"acc_tokens": row[f"{split}_acc_tokens"], "acc_hidden": row[f"{split}_acc_hidden"],
-                    "acc_boards": row[f"{split}_acc_boards"],
-                    "acc_boards_breakdown": [row[f"{split}_breakdown_{t}"] for t in range(3)]}
-            for split in ("train", "test") if row[f"{split}_acc_tokens"] >= 0
-        }
-        return line + "\n" + score_table(scores)
+        table = {}
+        for split in ("train", "test"):
+            for output, title in self.outputs.items():
+                values = [row[name] for name in self._test_columns(split, output)]
+                if values[0] >= 0:
+                    table[f"{split} {title}" if output else split] = values
+        return line + "\n" + accuracy_table(table)
 
     def _figures(self, epoch: int) -> dict:
         """The pictures of a run: learning curves and sample reconstructions."""
@@ -579,7 +587,6 @@ class TrainTransformer:
 
     def _plot_reconstructions(self, boards, recons, masks, types=None):
         """Masked board, reconstructions and truth, a board a row; hidden cells hatched, mistakes crossed out."""
-        titles = {"": "reconstruction", "l0_": "from the board", "l1_": "from its sentence"}
         figure, axes = new_figure(len(boards), len(recons) + 2, (2.2 * (len(recons) + 2), 2.2 * len(boards)))
         colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
         for i, row in enumerate(axes):
@@ -589,7 +596,7 @@ class TrainTransformer:
             for ax, recon in zip(row[1:], recons.values(), strict=False):
                 draw_board(ax, recon[i], colors, recon[i] >= self.dataset.vocab_bck, None, recon[i] != boards[i], 6)
             draw_board(row[-1], boards[i], colors, objects, font=6)
-        for ax, title in zip(axes[0], ["masked board", *(titles[name] for name in recons), "truth"], strict=True):
+        for ax, title in zip(axes[0], ["masked board", *(self.outputs[name] for name in recons), "truth"], strict=True):
             ax.set_title(title, fontsize=9)
         return figure
 
@@ -636,11 +643,15 @@ class TrainTransformer:
                 handle.remove()
 
 
-def score_table(scores: dict[str, dict]) -> str:
-    """Accuracies in percent as text, a line for each key of scores."""
-    heads = ("tokens", "hidden", "boards", *FAMILIES)
-    lines = [" " * 8 + "".join(f"{head:>12}" for head in heads)]
-    for name, s in scores.items():
-        values = (s["acc_tokens"], s["acc_hidden"], s["acc_boards"], *s["acc_boards_breakdown"])
-        lines.append(f"{name:>8}" + "".join(f"{'-':>12}" if np.isnan(v) else f"{100 * v:>11.1f}%" for v in values))
+def score_values(s: dict) -> list[float]:
+    """A score's accuracies in the order of a test's log columns."""
+    return [s["acc_tokens"], s["acc_hidden"], s["acc_boards"], *s["acc_boards_breakdown"]]
+
+
+def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
+    """Accuracies in percent as text, a line for each of rows, values in the order of a test's log columns."""
+    width = max([8, *(len(name) + 2 for name in rows)])
+    lines = [" " * width + "".join(f"{head:>12}" for head in ("tokens", "hidden", "boards", *TYPES))]
+    for name, values in rows.items():
+        lines.append(f"{name:>{width}}" + "".join(f"{'-':>12}" if np.isnan(v) else f"{100 * v:>11.1f}%" for v in values))
     return "\n".join(lines)

@@ -65,7 +65,7 @@ def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
 
 
 class Noise:
-    """The random stream of a network's dropout layers, a generator of its own on whatever device they run."""
+    """The random stream of a network in training, a generator of its own on whatever device it runs."""
 
     def __init__(self, seed: int):
         self.reseed(seed)
@@ -76,9 +76,16 @@ class Noise:
 
     def keep(self, like: torch.Tensor, p: float) -> torch.Tensor:
         """Like `like`: 1 / (1 - p) with probability 1 - p, else 0."""
-        if self._generator is None or self._generator.device != like.device:
-            self._generator = torch_rng(*self._key, device=like.device)
-        return torch.empty_like(like).bernoulli_(1 - p, generator=self._generator).div_(max(1 - p, 1e-30))
+        return torch.empty_like(like).bernoulli_(1 - p, generator=self._on(like.device)).div_(max(1 - p, 1e-30))
+
+    def integers(self, high: int, size: int, device: torch.device) -> torch.Tensor:
+        """(size,) whole numbers from 0 to high - 1."""
+        return torch.randint(high, (size,), generator=self._on(device), device=device)
+
+    def _on(self, device: torch.device) -> torch.Generator:
+        if self._generator is None or self._generator.device != device:
+            self._generator = torch_rng(*self._key, device=device)
+        return self._generator
 
 
 class Dropout(nn.Module):
@@ -113,11 +120,11 @@ def init_weights(network: nn.Module, seed: int) -> None:
 
 
 def check_sizes(**sizes: int) -> None:
-    """ValueError unless every size is a whole number of at least 1 and n_embd divides by n_head."""
+    """ValueError unless every size is a whole number of at least 1 and n_embd, if among them, divides by n_head."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {size!r}.")
-    if sizes["n_embd"] % sizes["n_head"]:
+    if "n_head" in sizes and sizes["n_embd"] % sizes["n_head"]:
         raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
 
 
@@ -161,13 +168,15 @@ class Attention(nn.Module):
         self.all_allowed = self.mask is None or self.mask.is_meta or bool(self.mask.all())
 
     def forward(self, x: torch.Tensor, p: torch.Tensor | None = None, read: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, T, n) with its position code p (T, P) if kept apart; read (B or 1, S, n): what keys and values see,
-        x where None. Returns (B, T, D), to be added to the residual stream."""
+        """x (B, T, n) with its position code p (T, P) if kept apart; read (B, S, n): what keys and values see, x where
+        None; one of x and read may be alike for the whole batch, with length 1. Returns (B, T, D), to be added to the
+        residual stream."""
         if read is None:
             q, k, v = project([self.query, self.key, self.value], x, p).chunk(3, dim=-1)
         else:
-            q = project([self.query], x, p)
-            k, v = project([self.key, self.value], read).expand(len(x), -1, -1).chunk(2, dim=-1)
+            n = max(len(x), len(read))
+            q = project([self.query], x, p).expand(n, -1, -1)
+            k, v = project([self.key, self.value], read).expand(n, -1, -1).chunk(2, dim=-1)
         v = self.sites["v"](v)
         q, k, v = (rearrange(y, "B T (H d) -> B H T d", H=self.n_head) for y in (q, k, v))
         out = self.sites["attn_v"](rearrange(self._attend(q, k, v), "B H T d -> B T (H d)"))

@@ -37,15 +37,27 @@ def main(
     group.add_argument("--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)")
     flags = parser.parse_args(argv)
     try:
-        return run(flags, trainer_class, dataset_defaults, training_defaults, full_recipe)
+        trainers = prepare(flags, trainer_class, dataset_defaults, training_defaults)
+        for trainer in trainers:
+            trainer.run_name = trainer.run_name or unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
+            trainer.start_run()
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except OSError as error:
-        parser.error(f"{error.filename or 'file'}: {error.strerror}.")
+        parser.error(f"runs: {error.filename} cannot be written ({error.strerror}).")
+    for trainer in trainers:
+        print(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epochs}, device {trainer.device}", flush=True)
+        if trainer.epochs == 1:
+            print(f"One epoch is a trial run; the full recipe is {full_recipe}.", flush=True)
+        train(trainer, flags.wandb)
+        print(f"trained: {trainer.folder}", flush=True)
+    if len(trainers) > 1:
+        print(spread(trainers))
+    return trainers
 
 
-def run(flags, trainer_class, dataset_defaults, training_defaults, full_recipe) -> list[TrainTransformer]:
-    """Trains as often as --repeat says, one seed after the other; ValueError or TypeError before anything is written."""
+def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[TrainTransformer]:
+    """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for a wrong flag."""
     if flags.resume is not None:
         raise ValueError("--resume is not available yet; start a run afresh.")
     if flags.wandb not in ("disabled", "offline", "online"):
@@ -58,17 +70,8 @@ def run(flags, trainer_class, dataset_defaults, training_defaults, full_recipe) 
     trainers = []
     for i in range(repeat):
         name = training.get("run_name", "") + (f"_{i + 1}" if training.get("run_name") and repeat > 1 else "")
-        dataset = AbstractionDataset(**boards, run_name=name, seed=seed + i if data_seed is None else data_seed)
-        trainer = trainer_class(dataset, **training | {"seed": seed + i, "run_name": name})
-        trainer.run_name = name or unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
-        print(f"run {trainer.folder}, seed {trainer.seed}, {trainer.epochs} epochs on {trainer.device}", flush=True)
-        if trainer.epochs == 1:
-            print(f"One epoch is a trial run; the full recipe is {full_recipe}.", flush=True)
-        train(trainer, flags.wandb)
-        print(f"trained: {trainer.folder}", flush=True)
-        trainers.append(trainer)
-    if repeat > 1:
-        print(spread(trainers))
+        own = {"run_name": name, "seed": seed + i if data_seed is None else data_seed}
+        trainers.append(trainer_class(AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}))
     return trainers
 
 

@@ -207,7 +207,7 @@ class Params:
             raise TypeError(wrong) from None
         for v in items:
             if (
-                (kind is float and not math.isfinite(v))
+                (kind is float and not abs(v) < math.inf)
                 or (meta["low"] is not None and v < meta["low"])
                 or (meta["high"] is not None and v > meta["high"])
                 or (meta["choices"] and v not in meta["choices"])
@@ -424,8 +424,9 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
 
 def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
     """iterable, with a progress bar of bar_length characters on stderr while it is walked through."""
-    return tqdm(iterable, bar_format="{desc}{percentage:3.0f}%|{bar:%d}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-                % bar_length, file=sys.stderr, **kwargs)
+    form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    every = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file does not want every frame
+    return tqdm(iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=sys.stderr, mininterval=every, **kwargs)
 
 
 def print_dict(d: dict, indent: int = 0) -> None:

@@ -1,0 +1,301 @@
+"""Trains and probes LEA on boards (arXiv 2312.05361): the factor wrapper with another network, loss and sentences.
+
+Axis letters: n boards, h x w cells, B boards in a batch, T = h * w tokens, S words of a sentence, K words of the codebook.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import module_train_probe
+from module_dataset import TYPES
+from module_train_probe import TrainParams, evaluating
+from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
+from utils import (
+    dist,
+    dist_cosine,
+    dist_unit,
+    draw_board,
+    keywords_of,
+    new_figure,
+    numpy_rng,
+    param,
+    ramp,
+    token_colors,
+    torch_entropy,
+)
+
+__all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
+
+STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from sentence
+
+
+@dataclass(kw_only=True)
+class LEAParams(TrainParams):
+    """TrainParams with LEA's defaults, and the sentences' parameters."""
+
+    transformer_type: str = param("factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type")
+    n_embd: int = param(32, "width of the residual streams D", low=1)
+    n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1)
+    masking_patch_epoch: int | None = param(
+        None, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0
+    )
+    masking_patch_p: float = param(0, "share of boards that also lose a patch of a root's size", low=0, high=1)
+    board_proba_epoch_start: int = param(1000, "epoch at which board-type probabilities start to move", low=0)
+    board_proba_epoch_end: int = param(2000, "epoch at which they have moved", low=0)
+    board_proba_start: list[float] = param(
+        (0.95, 0.05, 0), "probabilities of single, double, composition before", low=0, length=3
+    )
+    board_proba_end: list[float] = param(
+        (0.6, 0.4, 0), "probabilities of single, double, composition after", low=0, length=3
+    )
+    epoch2save: int = param(500, "epochs between checkpoints", low=1)
+    vocab_speech_size: int = param(128, "words in the codebook K", low=2)
+    block_speech_size: int = param(16, "words in a sentence S", low=1)
+    bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
+    vq_type: str = param("EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla"))
+    vq_expire: float = param(
+        VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0, high=0.99
+    )
+    loss_rfs_epoch_start: int = param(250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0)
+    loss_rfs_epoch_end: int = param(1000, "epoch at which it has moved", low=0)
+    loss_rfs_val_start: float = param(0, "that weight before", low=0)
+    loss_rfs_val_end: float = param(1, "that weight after", low=0)
+    loss_speech_epoch_start: int = param(1000, "epoch at which the weight of the sparsity loss starts to move", low=0)
+    loss_speech_epoch_end: int = param(3000, "epoch at which it has moved", low=0)
+    loss_speech_val_start: float = param(0, "that weight before", low=0)
+    loss_speech_val_end: float = param(0, "that weight after", low=0)
+
+    def check(self):
+        super().check()
+        for name in ("loss_rfs", "loss_speech"):
+            start, end = getattr(self, f"{name}_epoch_start"), getattr(self, f"{name}_epoch_end")
+            if end < start:
+                raise ValueError(f"{name}_epoch_end = {end} must not come before {name}_epoch_start = {start}.")
+
+
+@keywords_of(LEAParams, first=["dataset"])
+class TrainTransformer(module_train_probe.TrainTransformer):
+    """The factor wrapper for LEA. Keywords are those of LEAParams; attributes, run folder and tests are the factor
+    wrapper's, with accuracies from the board (l0_, in logs rfb) and from its sentence (l1_, in logs rfs).
+
+    Loss: board to board + α·(vq loss + sentence to board) + β·(1 - share of the last word), the last without gradient.
+    """
+
+    params_class = LEAParams
+    run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
+    outputs = {"l0_": "from the board", "l1_": "from its sentence"}
+    loss_columns = ("loss_total", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb", "avg_error_rfs",
+                    "vq_usage_entropy", "vq_perplexity", "words_used")
+    count_columns = ("nb_boards_test",)
+    curves = (
+        ("loss of an epoch", True, {name: f"loss_{name}" for name in ("total", "rfb", "rfs", "vq")}),
+        ("share of right tokens, test", False,
+         {f"from {source}, {name}": f"test_acc_{stream}_{key}" for source, stream in (("board", "rfb"), ("sentence", "rfs"))
+          for name, key in (("all", "token"), ("hidden", "hidden"))}),
+        ("share of right boards, test", False,
+         {f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
+          for source, stream in (("board", "rfb"), ("sentence", "rfs")) for name in ("single", "double")}),
+        ("words", False, {"in use": "words_used", "perplexity": "vq_perplexity"}),
+    )
+
+    # network, loss and reports
+
+    def _network(self) -> torch.nn.Module:
+        sizes = dict(
+            vocab_size=self.vocab_size, block_size=self.block_size, n_layer=self.n_layer, n_head=self.n_head,
+            n_embd=self.n_embd, embd_pdrop=self.embd_pdrop, resid_pdrop=self.resid_pdrop, attn_pdrop=self.attn_pdrop,
+            vocab_speech_size=self.vocab_speech_size, block_speech_size=self.block_speech_size, vq_type=self.vq_type,
+            bool_blank_speech=self.bool_blank_speech, vq_expire=self.vq_expire, seed=self.seed,
+        )
+        return LEA(**sizes) if self.transformer_type == "vanilla" else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
+
+    def _weights(self, epoch: int) -> tuple[float, float]:
+        """α of the sentence losses and β of the sparsity loss at an epoch."""
+        return tuple(
+            float(ramp(epoch, *(getattr(self, f"{name}_{key}") for key in ("val_start", "val_end", "epoch_start", "epoch_end"))))
+            for name in ("loss_rfs", "loss_speech")
+        )
+
+    def _loss(self, masked, boards, epoch):
+        alpha, beta = self._weights(epoch)
+        board_logits, speech_logits, vq, words = self.transformer(masked)
+        rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten()) for logits in (board_logits, speech_logits))
+        used = words.sum((0, 1))  # (K,)
+        speech = 1 - used[-1] / words[..., 0].numel()
+        loss = rfb + alpha * (vq + rfs) + beta * speech
+        return loss, {
+            "loss_total": loss.detach(), "loss_rfb": rfb.detach(), "loss_rfs": rfs.detach(), "loss_vq": vq.detach(),
+            "loss_speech": speech, "avg_error_rfb": (board_logits.argmax(-1) != boards).sum(),
+            "avg_error_rfs": (speech_logits.argmax(-1) != boards).sum(), "words": used,
+        }
+
+    def _loss_row(self, totals, epoch):
+        used = totals.pop("words")
+        bits = entropy_bits(used)
+        cells = self.dataset_len * self.block_size
+        row = {name: value / cells if name.startswith("avg_error") else value for name, value in totals.items()}
+        return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
+                      "words_used": np.count_nonzero(used)}
+
+    def _predict(self, tokens):
+        return self.transformer(tokens)[:2]
+
+    def _test_masking(self, epoch):
+        return 0.2, 0.0
+
+    @staticmethod
+    def _test_columns(split, output):
+        names = ("token", "hidden", "board", "breakdown_single", "breakdown_double", "breakdown_composite")
+        return [f"{split}_acc_{STREAMS[output]}_{name}" for name in names]
+
+    def _count_row(self, counts, tested):
+        return {"nb_boards_test": 2 * sum(counts) if tested else 0}
+
+    def _report_line(self, row):
+        longest = torch.linalg.vector_norm(self.transformer.ss_vector_quantizer._embedding.weight, dim=1).max().item()
+        return (
+            f"epoch {row['epoch']}: loss {row['loss_total']:.4f}, wrong tokens from board {100 * row['avg_error_rfb']:.2f}%, "
+            f"from sentence {100 * row['avg_error_rfs']:.2f}%, alpha {self._weights(row['epoch'])[0]:.2f}, "
+            f"{row['words_used']} words in use, perplexity {row['vq_perplexity']:.1f}, usage entropy "
+            f"{row['vq_usage_entropy']:.2f}, longest word {longest:.1f}"
+        )
+
+    def _figures(self, epoch):
+        return super()._figures(epoch) | {"codebook": self._plot_codebook(epoch), "sentences": self._plot_sentences(epoch)}
+
+    def _sample(self, epoch: int, count_max: int):
+        """Boards of test, else of train, of the types that training shows, at most count_max a type."""
+        drawn, _ = self._test_boards(numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2), count_max)
+        drawn = drawn.get("test", drawn["train"])
+        shown = [TYPES.index(t) for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True) if p > 0]
+        return drawn.boards[np.isin(drawn.types, shown)]
+
+    def _plot_codebook(self, epoch: int):
+        """How often each word is said at each place of the sentence, over unmasked boards; words ordered by use."""
+        boards = self._sample(epoch, 100)
+        used = self.speaker_predict(boards, np.zeros_like(boards))[2].mean(0)  # (S, K)
+        figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
+        order = np.argsort(-used.sum(0), kind="stable")
+        axes[0, 0].bar(np.arange(len(order)), used.sum(0)[order], width=1)
+        axes[0, 0].set(ylabel="times in a sentence", title="use of the words, unmasked boards")
+        image = axes[1, 0].imshow(used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+        axes[1, 0].set(xlabel="word, by use", ylabel="place in the sentence")
+        figure.colorbar(image, ax=axes[1, 0], label="share of boards")
+        return figure
+
+    def _plot_sentences(self, epoch: int):
+        """Unmasked boards, the words said of them, and the boards rebuilt from those words alone; mistakes crossed out."""
+        boards = self._sample(epoch, 4)
+        _, rebuilt, words = self.speaker_predict(boards, np.zeros_like(boards))
+        figure, axes = new_figure(len(boards), 3, (9, 2.1 * len(boards)), width_ratios=[1, 2.2, 1])
+        colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
+        for i, (left, middle, right) in enumerate(axes):
+            draw_board(left, boards[i], colors, boards[i] >= self.dataset.vocab_bck, font=6)
+            draw_board(right, rebuilt[i], colors, rebuilt[i] >= self.dataset.vocab_bck, None, rebuilt[i] != boards[i], 6)
+            middle.axis("off")
+            said = words[i].argmax(-1)
+            lines = [" ".join(f"{word:3d}" for word in said[start : start + 8]) for start in range(0, len(said), 8)]
+            middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=9)
+        for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
+            ax.set_title(title, fontsize=9)
+        return figure
+
+    # testing
+
+    def _accuracy_result(self, scores, made):
+        return {f"{output}{name}": value for output, s in scores.items() for name, value in s.items()}
+
+    def _subset_result(self, scores, made):
+        return {f"{output}{name}": value for output, s in scores.items() for name, value in s.items()
+                if name != "acc_boards_breakdown"}
+
+    # sentences
+
+    def _indices(self, sentences) -> torch.Tensor:
+        """Sentences as word indices (B, S) or one-hot (B, S, K), array or tensor -> (B, S) on the device."""
+        sentences = torch.as_tensor(sentences, device=self.device)
+        S, K = self.block_speech_size, self.vocab_speech_size
+        if sentences.ndim == 3 and sentences.shape[1:] == (S, K):
+            return sentences.argmax(-1)
+        if sentences.ndim != 2 or sentences.shape[1] != S or sentences.is_floating_point():
+            raise ValueError(f"sentences must be word indices (B, {S}) or one-hot (B, {S}, {K}), not {sentences.dtype} of "
+                             f"shape {tuple(sentences.shape)}.")
+        return sentences.long()
+
+    def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> boards rebuilt from the picture (n, h, w), boards rebuilt
+        from the sentence (n, h, w), the sentence one-hot (n, S, K)."""
+        boards, masks = self._given(boards, masks)
+        with evaluating(self.transformer):
+            made = [[x.cpu().numpy() for x in (a.argmax(-1), b.argmax(-1), words)]
+                    for a, b, _, words in map(self.transformer, self._masked_batches(boards, masks))]
+        picture, speech, words = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        return picture.reshape(boards.shape), speech.reshape(boards.shape), words
+
+    def speaker_predict_from_speech(self, sentences) -> np.ndarray:
+        """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone."""
+        indices = self._indices(sentences)
+        with evaluating(self.transformer):
+            logits = self.transformer.predict_from_speech(indices)
+        side = self.dataset.board_dim
+        return logits.argmax(-1).cpu().numpy().reshape(-1, side, side)
+
+    def test_sentences(self, target_set: str = "test", count_max: int | None = 100) -> dict[str, float]:
+        """What the sentences carry, on unmasked boards of a split in eval mode, at most count_max of each type.
+
+        tokens, boards: shares right from the sentence alone; tokens_{type}, boards_{type} likewise; distinct: sentences
+        that differ over boards that differ; bits: sum over places of the entropy of the word there; words: words in use;
+        perplexity: 2 to the entropy of all words.
+        """
+        rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, self.epoch, 3)
+        drawn = self.dataset.all_boards(target_set, count_max, rng)
+        _, rebuilt, words = self.speaker_predict(drawn.boards, np.zeros_like(drawn.boards))
+        right = rebuilt == drawn.boards
+        found = {"tokens": right.mean(), "boards": right.all((1, 2)).mean()}
+        for t in np.unique(drawn.types):
+            found[f"tokens_{TYPES[t]}"] = right[drawn.types == t].mean()
+            found[f"boards_{TYPES[t]}"] = right[drawn.types == t].all((1, 2)).mean()
+        said, shown = words.argmax(-1), drawn.boards.reshape(len(drawn), -1)
+        found["distinct"] = len(np.unique(said, axis=0)) / len(np.unique(shown, axis=0))
+        found["bits"] = sum(entropy_bits(used) for used in words.sum(0))
+        found["words"] = np.count_nonzero(words.sum((0, 1)))
+        found["perplexity"] = 2 ** entropy_bits(words.sum((0, 1)))
+        return {name: float(value) for name, value in found.items()}
+
+    def forward_activations_fromBoard(self, boards, masks, verbose: bool = False) -> dict[str, np.ndarray]:
+        """IN's activations on masked boards (n, h, w), reading the blank sentence: {b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp:
+        those sub-layers' additions to the stream; b{i}_out: block output; z_out (n, T, D); logit (n, T, V)}."""
+        boards, masks = self._given(boards, masks)
+        with evaluating(self.transformer), self.record(self._stream_names()) as acts:
+            for tokens in self._masked_batches(boards, masks):
+                self.transformer.predict_from_board(tokens)
+        return self._activations(acts, boards if verbose else None)
+
+    def forward_activations_fromSpeech(self, sentences, boards=None) -> dict[str, np.ndarray]:
+        """The same activations when IN reads sentences (n, S) or (n, S, K) before a board of which everything is hidden;
+        boards (n, h, w): what was meant, to print the accuracy."""
+        indices = self._indices(sentences)
+        with evaluating(self.transformer), self.record(self._stream_names()) as acts:
+            self.transformer.predict_from_speech(indices)
+        return self._activations(acts, None if boards is None else self._given(boards)[0])
+
+    def _stream_names(self) -> list[str]:
+        return [f"b{i}_{name}" for i in range(self.n_layer) for name in ("selfAttn", "crossAttn", "mlp", "out")] + [
+            "z_out", "logit"]
+
+    def _activations(self, acts, boards) -> dict[str, np.ndarray]:
+        arrays = {name: act.cpu().numpy() for name, act in acts.items()}
+        if boards is not None:
+            right = arrays["logit"].argmax(-1) == boards.reshape(len(boards), -1)
+            print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all(1).mean():.2f}%")
+        return arrays
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Entropy of the distribution that counts (K,) make, in bits."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum())

@@ -1,0 +1,315 @@
+"""LEA, the language-enhanced architecture (arXiv 2312.05361): a network that rebuilds a board from discrete words.
+
+Axis letters: B boards, T tokens of a board, S = block_speech_size words of a sentence, D = n_embd, P = n_embd_pos,
+H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook.
+
+Two networks around a codebook: the inference network IN (prefix ps_) rebuilds boards and reads a sentence by
+cross-attention; the auxiliary language network ALN (prefix ss_) says a sentence about IN's last hidden state. Named
+activations of IN's block i: b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp (those sub-layers' additions to the stream), b{i}_out
+(block output), all (B, T, D); z_out (B, T, D), logit (B, T, V); and of each attention b{i}_selfAttn_a (B, H, T, T),
+b{i}_crossAttn_a (B, H, T, S), b{i}_…_v, b{i}_…_attn_v. ALN's have the prefix ss_.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from module_transformer_factor import INIT_STD, MLP, Attention, Dropout, Noise, Site, check_sizes, embedding, init_weights
+from utils import fresh_seed, torch_rng
+
+VQ_EXPIRE = 1 / 16
+COMMITMENT_COST = USAGE_COST = 0.25
+
+
+class VectorQuantizer(nn.Module):
+    """Replaces vectors by the nearest of K code words (Euclidean), straight-through gradient, also in eval mode.
+
+    num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) + usage_cost ·
+    mean over words of (share of words used - 1/K)², the last without gradient. The codebook learns by gradient.
+    seed: of the words, N(0, 1); None draws one.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
+        usage_cost: float = USAGE_COST, *, seed: int | None = None,
+    ):
+        super().__init__()
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.commitment_cost, self.usage_cost = commitment_cost, usage_cost
+        seed = fresh_seed() if seed is None else seed
+        self.noise = Noise(seed)
+        self._embedding = self._codebook(num_embeddings, embedding_dim)
+        self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
+
+    def _codebook(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
+        return embedding(num_embeddings, embedding_dim)
+
+    @torch.no_grad()
+    def start_words_(self, words: torch.Tensor) -> None:
+        """Starts the codebook at words (K, D)."""
+        self._embedding.weight.copy_(words)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S)."""
+        words = self._embedding.weight
+        flat = x.detach().flatten(0, -2)
+        indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
+        encodings = F.one_hot(indices, len(words)).to(x.dtype)
+        quantised = self.get_codebook_entries(indices)
+        share = encodings.flatten(0, -2).mean(0)
+        loss = self._fit(quantised, x) + self.usage_cost * (share - 1 / len(words)).square().mean()
+        quantised = x + (quantised - x).detach()
+        if self.training:
+            self._update_(flat, encodings.flatten(0, -2))
+        return quantised, loss, encodings, indices
+
+    def _fit(self, quantised, x):
+        return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
+
+    def _update_(self, x: torch.Tensor, encodings: torch.Tensor) -> None:
+        """Moves the codebook after a training batch: here nothing, the optimiser does."""
+
+    def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
+        """Word indices (...) -> words (..., D)."""
+        return F.embedding(indices, self._embedding.weight)
+
+
+class Codebook(nn.Module):
+    """Words (K, D) as a buffer, which no optimiser sees."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_embeddings, embedding_dim))
+
+
+class VectorQuantizerEMA(VectorQuantizer):
+    """VectorQuantizer whose codebook is a moving average of the vectors that chose each word.
+
+    loss = commitment_cost · mean((sg[q] - x)²) + usage_cost · usage. In training, after quantising: n ← decay·n +
+    (1 - decay)·counts, m ← decay·m + (1 - decay)·Σ of the vectors assigned, and a word used in the batch becomes m / n̂ with
+    n̂ = (n + ε) / (Σn + Kε) · Σn. Counts start at 1 and sums at the words.
+
+    expire: a word whose moving count falls below expire × (vectors in the batch / K) becomes a vector of that batch, with
+    the count that an evenly used word has; 0 switches it off. keep_last: the last word never expires.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
+        usage_cost: float = USAGE_COST, decay: float = 0.99, epsilon: float = 1e-5, expire: float = VQ_EXPIRE,
+        *, keep_last: bool = False, seed: int | None = None,
+    ):
+        self.decay, self.epsilon, self.expire, self.keep_last = decay, epsilon, expire, keep_last
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, usage_cost, seed=seed)
+        if not 0 <= expire < 1:
+            raise ValueError(f"expire must be at least 0 and below 1, not {expire!r}.")
+
+    def _codebook(self, num_embeddings, embedding_dim):
+        self.register_buffer("_ema_cluster_size", torch.ones(num_embeddings))
+        self.register_buffer("_ema_w", torch.zeros(num_embeddings, embedding_dim))
+        return Codebook(num_embeddings, embedding_dim)
+
+    @torch.no_grad()
+    def start_words_(self, words):
+        super().start_words_(words)
+        self._ema_w.copy_(words)
+        self._ema_cluster_size.fill_(1)
+
+    def _fit(self, quantised, x):
+        return self.commitment_cost * F.mse_loss(x, quantised)
+
+    @torch.no_grad()
+    def _update_(self, x, encodings):
+        n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
+        counts = encodings.sum(0)
+        n.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        m.mul_(self.decay).add_(encodings.T @ x, alpha=1 - self.decay)
+        total = n.sum()
+        smooth = (n + self.epsilon) / (total + len(n) * self.epsilon) * total
+        words.copy_(torch.where((counts > 0)[:, None], m / smooth[:, None], words))
+        if self.expire > 0:
+            self._expire_(x)
+
+    def _expire_(self, x):
+        """Replaces words that are hardly used by vectors of the batch x (N, D)."""
+        n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
+        expected = len(x) / len(n)
+        idle = n < self.expire * expected
+        if self.keep_last:
+            idle[-1] = False
+        fresh = x[self.noise.integers(len(x), len(n), x.device)]
+        words.copy_(torch.where(idle[:, None], fresh, words))
+        m.copy_(torch.where(idle[:, None], fresh * expected, m))
+        n.masked_fill_(idle, expected)
+
+
+def join(x: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
+    """[x, p] side by side, x (B, T, D) and p (T, P) or None."""
+    return x if p is None else torch.cat((x, p.expand(len(x), -1, -1)), dim=-1)
+
+
+class LEABlock(nn.Module):
+    """Self-attention, cross-attention and MLP, each pre-normalised over [stream, position code] and residual."""
+
+    def __init__(self, width, n_embd, n_head, attn_pdrop, resid_pdrop, noise, name):
+        super().__init__()
+        self.ln_x_1, self.ln_x_2, self.ln_z, self.ln_mlp = (nn.LayerNorm(width) for _ in range(4))
+        self.selfAttn, self.crossAttn = (
+            Attention(width, n_embd, n_head, attn_pdrop, resid_pdrop, noise, f"{name}{kind}_")
+            for kind in ("selfAttn", "crossAttn")
+        )
+        self.mlp = MLP(width, n_embd, resid_pdrop, noise)
+        self.sites = nn.ModuleDict({site: Site(name + site) for site in ("selfAttn", "crossAttn", "mlp", "out")})
+
+    def forward(self, x, p, z, pz) -> torch.Tensor:
+        """x (B or 1, T, D) with positions p; z (B or 1, S, D) with positions pz is what cross-attention reads."""
+        at = self.sites
+        x = x + at["selfAttn"](self.selfAttn(self.ln_x_1(join(x, p))))
+        x = x + at["crossAttn"](self.crossAttn(self.ln_x_2(join(x, p)), read=self.ln_z(join(z, pz))))
+        return at["out"](x + at["mlp"](self.mlp(self.ln_mlp(join(x, p)))))
+
+
+class LEA(nn.Module):
+    """Language-enhanced architecture; position embeddings are added to the token embeddings once, at the input.
+
+    Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored. vq_type: 'EMA'
+    or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the last word at all S places. vq_expire: see
+    VectorQuantizerEMA. seed: of weights, dropout and expiry; None draws one. ValueError for what does not fit.
+    """
+
+    def __init__(
+        self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
+        embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0, n_unmasked: int = 0,
+        vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
+        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
+    ):
+        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+                     vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
+        drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
+        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width=n_embd, width=n_embd)
+
+    def _build(self, sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width, width):
+        """Makes the modules; width: of what sub-layers read, pos_width: of the position embeddings."""
+        super().__init__()
+        check_sizes(**sizes, n_embd_pos=pos_width)
+        if vq_type not in ("EMA", "vanilla"):
+            raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
+        seed = fresh_seed() if seed is None else seed
+        V, T, D = sizes["vocab_size"], sizes["block_size"], sizes["n_embd"]
+        K, S = sizes["vocab_speech_size"], sizes["block_speech_size"]
+        self.unk, self.bool_blank_speech = V - 1, bool_blank_speech
+        self.noise = Noise(seed)
+        self.drop = Dropout(drops["embd_pdrop"], self.noise)
+        self.has_dropout = max(drops.values()) > 0
+
+        def blocks(name):
+            return nn.ModuleList(
+                LEABlock(width, D, sizes["n_head"], drops["attn_pdrop"], drops["resid_pdrop"], self.noise, f"{name}b{i}_")
+                for i in range(sizes["n_layer"])
+            )
+
+        self.ps_token_embedding, self.ps_pos_emb = embedding(V, D), embedding(T, pos_width)
+        self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(D)
+        self.ps_head = nn.utils.skip_init(nn.Linear, D, V, bias=False)
+        self.ss_token_init, self.ss_pos_emb = embedding(S, D), embedding(S, pos_width)
+        self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(D)
+        if vq_type == "EMA":
+            self.ss_vector_quantizer = VectorQuantizerEMA(K, D, expire=vq_expire, keep_last=not bool_blank_speech, seed=seed)
+        else:
+            self.ss_vector_quantizer = VectorQuantizer(K, D, seed=seed)
+        self.ss_vector_quantizer.noise = self.noise
+        self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit", "ss_z_out")})
+        init_weights(self, seed)
+        self.ss_vector_quantizer.start_words_(INIT_STD * torch.randn(K, D, generator=torch_rng(seed, 1)))
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The named places of both networks."""
+        return {module.name: module for module in self.modules() if isinstance(module, Site)}
+
+    def _place(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x (B, T, D) and its positions as the blocks take them: (stream, position code kept apart or None)."""
+        return x + positions, None
+
+    def _picture(self, tokens: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """IN: tokens (B or 1, T) and a sentence (B or 1, S, D) -> logits (B, T, V), last normalised state (B, T, D).
+
+        What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook wants every
+        board's own.
+        """
+        n = max(len(tokens), len(sentence))
+        if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
+            tokens, sentence = tokens.expand(n, -1), sentence.expand(n, -1, -1)
+        x, p = self._place(self.ps_token_embedding(tokens), self.ps_pos_emb.weight)
+        z, pz = self._place(sentence, self.ss_pos_emb.weight)
+        x = self.drop(x)
+        for block in self.ps_blocks:
+            x = block(x, p, z, pz)
+        state = self.out_sites["z_out"](self.ps_ln_out(x))
+        return self.out_sites["logit"](self.ps_head(state)), state
+
+    def _speech(self, state: torch.Tensor) -> torch.Tensor:
+        """ALN: IN's state (B, T, D) -> a sentence before quantisation (B, S, D)."""
+        x, p = self._place(self.ss_token_init.weight.expand(len(state), -1, -1), self.ss_pos_emb.weight)
+        z, pz = self._state_places(state)
+        for block in self.ss_blocks:
+            x = block(x, p, z, pz)
+        return self.out_sites["ss_z_out"](self.ss_ln_out(x))
+
+    def _state_places(self, state):
+        """IN's state as ALN reads it, with positions where they are kept apart."""
+        return state, None
+
+    def _blank(self) -> torch.Tensor:
+        """The sentence that says nothing, (1, S, D)."""
+        words = self.ss_vector_quantizer._embedding.weight
+        shape = (1, *self.ss_token_init.weight.shape)
+        return words.new_zeros(shape) if self.bool_blank_speech else words[-1].expand(shape)
+
+    def _unk_board(self) -> torch.Tensor:
+        """A board of which everything is hidden, (1, T)."""
+        return torch.full((1, self.ps_pos_emb.num_embeddings), self.unk, device=self.ps_pos_emb.weight.device)
+
+    def forward(self, idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boards (B, T) -> logits from the board (B, T, V), logits from its sentence (B, T, V), vq loss (), words one-hot
+        (B, S, K)."""
+        ps_logits, state = self._picture(idx, self._blank())
+        sentence, vq_loss, encodings, _ = self.ss_vector_quantizer(self._speech(state))
+        ps2_logits, _ = self._picture(self._unk_board(), sentence)
+        return ps_logits, ps2_logits, vq_loss, encodings
+
+    def predict_from_board(self, idx: torch.Tensor) -> torch.Tensor:
+        """Boards (B, T) -> logits (B, T, V), IN reading the blank sentence."""
+        return self._picture(idx, self._blank())[0]
+
+    def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
+        """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for a wrong shape
+        or a word that is not in the codebook."""
+        S, K = self.ss_token_init.num_embeddings, len(self.ss_vector_quantizer._embedding.weight)
+        if sentences.ndim != 2 or sentences.shape[1] != S:
+            raise ValueError(f"sentences must have shape (B, {S}), not {tuple(sentences.shape)}.")
+        if sentences.numel() and not 0 <= int(sentences.min()) <= int(sentences.max()) < K:
+            raise ValueError(f"sentences must hold word indices from 0 to {K - 1}.")
+        return self._picture(self._unk_board(), self.ss_vector_quantizer.get_codebook_entries(sentences))[0]
+
+
+class LEAFactor(LEA):
+    """LEA whose position codes, P wide, stay apart from the streams: every sub-layer reads both side by side."""
+
+    def __init__(
+        self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
+        n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
+        n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
+        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
+    ):
+        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+                     vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
+        drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
+        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width=n_embd_pos,
+                    width=n_embd + n_embd_pos)
+
+    def _place(self, x, positions):
+        return x, positions
+
+    def _state_places(self, state):
+        return state, self.ps_pos_emb.weight

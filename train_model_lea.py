@@ -1,0 +1,28 @@
+"""Trains LEA, the language-enhanced architecture, on synthetic boards (arXiv 2312.05361).
+
+    python train_model_lea.py --device cuda                    # a trial run of one epoch
+    python train_model_lea.py --epoch 3000 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/
+
+Every parameter of data set and training is a flag: see --help.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from module_train_probe_lea import TrainTransformer
+from train_model import main as train_main
+
+# what this script sets otherwise than DatasetParams and LEAParams do
+DATASET = {"board_types_proba": [0.95, 0.05, 0]}
+TRAINING = {}
+FULL_RECIPE = "--epoch 3000 --save 1"
+
+
+def main(argv: Sequence[str] | None = None) -> list[TrainTransformer]:
+    return train_main(argv, TrainTransformer, __doc__, DATASET, TRAINING, FULL_RECIPE)
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)
