@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import json
+import signal
+import threading
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +35,9 @@ from utils import (
     draw_board,
     fresh_seed,
     keywords_of,
+    locked,
     new_figure,
+    newest_states,
     numpy_rng,
     param,
     pick_device,
@@ -39,6 +46,7 @@ from utils import (
     ramp,
     read_json,
     save_figure,
+    save_state,
     show_figure,
     token_colors,
     torch_entropy,
@@ -50,6 +58,8 @@ __all__ = ["TrainTransformer", "TrainParams", "torch_entropy", "dist", "dist_uni
 EVAL_BATCH = 512  # boards in a forward pass without gradient
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
+SAVE_SECONDS = 300  # at most, between saved states
+CHANGEABLE = ("epochs", "device", "epoch2print", "epoch2test", "epoch2save", "plot_dpi")  # when a run is resumed
 # parameters of the authors' files that have no effect
 IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances", "epoch2scan",
            "bool_wandb")
@@ -109,6 +119,14 @@ class TrainParams(Params):
         if self.run_name != Path(self.run_name).name or self.run_name == "..":
             raise ValueError(f"run_name must be the name of a folder without a path, not {self.run_name!r}.")
         pick_device(self.device)
+
+
+class TrainingStopped(RuntimeError):
+    """Training ended before its last epoch; the message says why and how to go on. exit_code: for a script."""
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Accuracy(tuple):
@@ -195,6 +213,7 @@ class TrainTransformer:
         self.step = self.epoch = 0
         self.log: RunLog | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
+        self._signal = 0
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -296,41 +315,102 @@ class TrainTransformer:
         return torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1)).to(self.device, non_blocking=True)
 
     def _train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
-        """One epoch of steps; sums over them, read from the device once."""
+        """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss that is not finite, or
+        at a step's end once a signal has come."""
         self.transformer.train()
         self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch)
         totals: dict[str, torch.Tensor] = {}
+        losses = []
         for masked, boards in self._batches(epoch):
             loss, parts = self._loss(masked, boards, epoch)
             self.optim.zero_grad(set_to_none=True)
             loss.backward()
             self.optim.step()
             self.step += 1
+            losses.append(loss.detach())
             totals = {name: totals[name] + part if totals else part for name, part in parts.items()}
-        return {name: total.cpu().numpy() for name, total in totals.items()}
+            if self._signal:
+                raise TrainingStopped(f"stopped by {signal.Signals(self._signal).name} in epoch {epoch}", 128 + self._signal)
+        read = {name: total.cpu().numpy() for name, total in totals.items()}
+        if not np.isfinite(read[self.loss_columns[0]]):
+            step = torch.stack(losses).isfinite().logical_not().nonzero()[0].item()
+            raise TrainingStopped(
+                f"the loss is {losses[step].item()} at epoch {epoch}, step {self.step - len(losses) + step}, with "
+                f"learning_rate {self.learning_rate}, batch_size {self.batch_size}, dtype {self.dtype}, seed {self.seed}"
+            )
+        return read
 
     def train(self, bool_wandb: bool = False) -> np.ndarray:
         """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its steps.
 
         With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run: ValueError), else it
-        writes nothing. bool_wandb: also log to wandb's active run.
+        writes nothing. With save_model what `resume` needs is saved every epoch2save epochs, every 5 minutes, and on SIGINT
+        and SIGTERM. bool_wandb: also log to wandb's active run.
+
+        TrainingStopped, with the network as it was at the start of the epoch, where a signal, a loss that is not finite, a
+        full disk or too little memory ends it early.
         """
         self.start_run()
         losses = []
         bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep")
-        for epoch in bar:
-            row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
-            row["written"] = int(self._due(epoch, self.epoch2test))
-            if row["written"]:
-                row |= self._test(epoch)
-            losses.append(row[self.loss_columns[0]])
-            self.epoch = epoch + 1
-            self.log.add(row)
-            bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
-            if epoch % self.epoch2print == 0 or row["written"]:
-                bar.write(self._report(row))
-            self._keep(epoch, row, bool_wandb)
+        good = self._state()
+        try:
+            with self._listening():
+                for epoch in bar:
+                    row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
+                    row["written"] = int(self._due(epoch, self.epoch2test))
+                    if row["written"]:
+                        row |= self._test(epoch)
+                    losses.append(row[self.loss_columns[0]])
+                    self.epoch = epoch + 1
+                    good = self._state()
+                    self.log.add(row)
+                    bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
+                    if epoch % self.epoch2print == 0 or row["written"]:
+                        bar.write(self._report(row))
+                    self._keep(epoch, row, good, bool_wandb)
+        except (TrainingStopped, OSError, torch.OutOfMemoryError, MemoryError) as error:
+            bar.close()
+            raise self._stopped(error, good) from error
+        finally:
+            self._lock.close()
         return np.array(losses)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """With a state to save, SIGINT and SIGTERM only note themselves inside; the handlers of before return after."""
+        self._signal = 0
+        if not (self.save_model and self.run_name) or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum, frame):
+            self._signal = signum
+
+        before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _stopped(self, error: Exception, good: dict) -> TrainingStopped:
+        """What to raise for an early end, after going back to the last good state and saving it if it can be."""
+        self._restore(good)
+        message = str(error)
+        if isinstance(error, OSError):
+            message = f"{error.filename or self.folder}: {error.strerror}"
+        elif not isinstance(error, TrainingStopped):
+            message = f"{self.device} is out of memory; reduce --batch, --n_embd, --n_layer or --board_dim ({message[:80]})"
+        if not (self.save_model and self.run_name):
+            return TrainingStopped(f"{message}; nothing was saved (--save 0).", getattr(error, "exit_code", 1))
+        try:
+            save_state(self.folder, self.epoch, good)
+        except OSError:
+            message += "; the last state could not be saved again"
+        kept = newest_states(self.folder)
+        how = f"resume with --resume {self.folder}" if kept else "no state was saved yet"
+        return TrainingStopped(f"{message}; {how}.", getattr(error, "exit_code", 1))
 
     def _due(self, epoch: int, period: int) -> bool:
         return epoch % period == 0 or epoch == self.epochs - 1
@@ -338,21 +418,24 @@ class TrainTransformer:
     def start_run(self) -> None:
         """Makes the run folder, where there is a run_name, and the log; train() does it too. ValueError where the folder
         holds a run already."""
+        self._lock = contextlib.ExitStack()
+        if self.run_name:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(locked(self.folder))
+        self._saved_at = time.monotonic()
         if self.log is not None:
             self.log.extend(self.epochs)
             return
         if self.masking_patch_epoch is None:
             self.masking_patch_epoch = self.epochs
-        tested = (self._test_columns(split, output) for split in ("train", "test") for output in self.outputs)
-        columns = ["written", "epoch", *self.loss_columns, *self.count_columns, *(name for names in tested for name in names)]
         if not self.run_name:
-            self.log = RunLog(columns, self.epochs)
+            self.log = RunLog(self._columns(), self.epochs)
             return
         params = self.params
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.log = RunLog(columns, self.epochs, self.folder)
+            self.log = RunLog(self._columns(), self.epochs, self.folder)
         except FileExistsError:
+            self._lock.close()
             raise ValueError(f"run_name = {self.run_name!r} must be new: {self.folder} already holds a run.") from None
         for name in ("checkpoints", "figures", "analysis"):
             (self.folder / name).mkdir(exist_ok=True)
@@ -360,10 +443,20 @@ class TrainTransformer:
         write_json(self.folder / "params_dataset.json", self.dataset.params.as_dict())
         self.dataset.export(str(self.folder / "datasets" / "dataset"))
 
-    def _keep(self, epoch: int, row: dict, bool_wandb: bool) -> None:
+    def _columns(self) -> list[str]:
+        """The columns of the log."""
+        tested = (self._test_columns(split, output) for split in ("train", "test") for output in self.outputs)
+        return ["written", "epoch", *self.loss_columns, *self.count_columns, *(name for names in tested for name in names)]
+
+    def _keep(self, epoch: int, row: dict, state: dict, bool_wandb: bool) -> None:
         """Checkpoint, arrays, figures and wandb's record of an epoch, as far as they are due."""
-        if self.save_model and self.run_name and self._due(epoch, self.epoch2save):
-            self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
+        if self.save_model and self.run_name:
+            due = self._due(epoch, self.epoch2save)
+            if due:
+                self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
+            if due or time.monotonic() - self._saved_at > SAVE_SECONDS:
+                save_state(self.folder, self.epoch, state)
+                self._saved_at = time.monotonic()
         figures = {}
         if row["written"] and (self.run_name or bool_wandb):
             figures = self._figures(epoch)
@@ -395,14 +488,22 @@ class TrainTransformer:
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
 
     @classmethod
-    def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
-        """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
-        (e.g. 'model_250.pth'). Training on from there does not restore the optimiser. ValueError names what is missing."""
-        folder = Path(folder)
+    def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
+        """Data set and trainer of a run folder, some parameters changed, network untrained."""
         params = read_json(folder / "params_training.json")
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
-        trainer = cls(dataset, **params | {"device": device, "run_name": folder.name, "runs": str(folder.parent)})
+        try:
+            return cls(dataset, **params | {"run_name": folder.name, "runs": str(folder.parent)} | changed)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
+
+    @classmethod
+    def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
+        """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
+        (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
+        folder = Path(folder).resolve()
+        trainer = cls._rebuilt(folder, {"device": device})
         found = sorted((folder / "checkpoints").glob("model_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
         if checkpoint is None and not found:
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
@@ -410,6 +511,69 @@ class TrainTransformer:
         trainer.load_transformer(path)
         trainer.epoch = int(path.stem.split("_")[1]) + 1
         return trainer
+
+    @classmethod
+    def resume(cls, folder: str | Path, **changed) -> TrainTransformer:
+        """The trainer of a run that was saved with save_model, everything as it was after the last epoch saved: train() then
+        goes on as if nothing had happened. Log rows of later epochs are cut.
+
+        changed: epochs, device and the periods may be. ValueError for another parameter, where nothing was saved, where a
+        file is damaged (a damaged newest state is passed over with a warning), or where another process has the run.
+        """
+        folder = Path(folder).resolve()
+        before = read_json(folder / "params_training.json")
+        for name, value in changed.items():
+            if name not in CHANGEABLE and before.get(name) != value:
+                raise ValueError(f"{name} = {value!r} must stay as the run has it, {before.get(name)!r}.")
+        trainer = cls._rebuilt(folder, changed)
+        with locked(folder):
+            if not newest_states(folder):
+                raise ValueError(f"{folder}: there is nothing to resume; runs with --save 1 save their state.")
+            state = trainer._newest_state()
+            trainer._restore(state)
+            trainer.log = RunLog(trainer._columns(), trainer.epochs, folder, resume_at=trainer.epoch)
+            write_json(folder / "params_training.json", trainer.params)
+        if state["torch"] != torch.__version__:
+            warnings.warn(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=2)
+        if state["threads"] != torch.get_num_threads():
+            warnings.warn(f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
+                          stacklevel=2)
+            torch.set_num_threads(state["threads"])
+        return trainer
+
+    def _newest_state(self) -> dict:
+        """The newest saved state that can be read and fits the network; a warning for each that is passed over."""
+        for path in newest_states(self.folder):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                self.transformer.load_state_dict(state["transformer"])
+                self.optim.load_state_dict(state["optim"])
+                if not isinstance(state["epoch"], int) or not isinstance(state["step"], int):
+                    raise ValueError("no epoch")
+                return state
+            except Exception as error:  # torch.load raises many kinds on damaged bytes
+                warnings.warn(f"{path}: is damaged and passed over ({type(error).__name__}).", stacklevel=3)
+        raise ValueError(f"{self.folder}: no saved state can be read.")
+
+    def _state(self) -> dict:
+        """A copy of all that training changes; random streams are named by the epoch."""
+
+        def copy(x):
+            if isinstance(x, torch.Tensor):
+                return x.detach().clone()
+            if isinstance(x, dict):
+                return {key: copy(value) for key, value in x.items()}
+            return [copy(value) for value in x] if isinstance(x, list) else x
+
+        return {"epoch": self.epoch, "step": self.step, "transformer": copy(dict(self.transformer.state_dict())),
+                "optim": copy(self.optim.state_dict()), "user_rng": json.dumps(self._user_rng.bit_generator.state),
+                "torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+    def _restore(self, state: dict) -> None:
+        self.transformer.load_state_dict(state["transformer"])
+        self.optim.load_state_dict(state["optim"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._user_rng.bit_generator.state = json.loads(state["user_rng"])
 
     # testing
 
@@ -506,6 +670,8 @@ class TrainTransformer:
         if not isinstance(masking_rounds, (int, np.integer)) or masking_rounds < 1:
             raise ValueError(f"masking_rounds must be a whole number of at least 1, not {masking_rounds!r}.")
         drawn = self.dataset.all_boards(target_set, count_max, self._user_rng)
+        if not len(drawn):
+            raise ValueError(f"target_set = {target_set!r} holds no boards.")
         return self._accuracy(drawn, masking_p, patch_masking_p if patch_masking else 0.0, masking_rounds, verbose,
                               display_erroneous_boards)
 

@@ -15,9 +15,13 @@ Named activations of block i (all (B, T, D) unless noted); a hook on `network.si
 """
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -47,21 +51,80 @@ class Site(nn.Module):
 def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
     """x (B, T, D) after an edit: an array or tensor (B, T, D) or (T, D) in its place, a function of it, or a pair
     (array, tensor or function; mask (T,) or (B, T), true at the tokens to change). ValueError for another shape."""
-    mask = None
-    if isinstance(edit, tuple):
-        edit, mask = edit
+    edit, mask = edit_and_mask(edit, name)
+    if mask is not None:
         mask = torch.as_tensor(mask, dtype=torch.bool, device=x.device)
         if mask.shape not in (x.shape[:2], x.shape[1:2]):
             raise ValueError(
                 f"the mask of edit {name} must have shape {tuple(x.shape[:2])} or {tuple(x.shape[1:2])}, "
                 f"not {tuple(mask.shape)}."
             )
-    new = edit(x) if callable(edit) else torch.as_tensor(edit, dtype=x.dtype, device=x.device)
+    new = numbers_of(edit(x) if callable(edit) else edit, name).to(x.device, x.dtype)
     if new.shape not in (x.shape, x.shape[1:]):
         raise ValueError(
             f"edit {name} must have shape {tuple(x.shape)} or {tuple(x.shape[1:])}, not {tuple(new.shape)}."
         )
     return new.expand_as(x) if mask is None else torch.where(mask[..., None], new, x)
+
+
+def edit_and_mask(edit, name: str) -> tuple:
+    """(array, tensor or function; mask or None) of an edit; ValueError where it is neither an edit nor a pair."""
+    if isinstance(edit, tuple) and len(edit) != 2:
+        raise ValueError(f"edit {name} must be an edit or a pair (edit, mask), not a tuple of {len(edit)}.")
+    edit, mask = edit if isinstance(edit, tuple) else (edit, None)
+    return (edit if callable(edit) else numbers_of(edit, name)), (mask if mask is None else numbers_of(mask, f"{name}'s mask"))
+
+
+def numbers_of(values, name: str) -> torch.Tensor:
+    """An edit's array or tensor as a tensor; ValueError where it is something else."""
+    try:
+        return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):
+        raise ValueError(f"edit {name} must be an array, a tensor or a function, not {type(values).__name__}.") from None
+
+
+def cut_edits(edits: dict | None, part: slice, n: int) -> dict:
+    """The edits of n boards, as GPTFactor.forward takes them, for those boards that are in part. The caller's dict and
+    arrays are left alone. ValueError where an edit with a batch axis is of another number of boards."""
+
+    def cut(edit, name):
+        if isinstance(edit, dict):
+            return {site: cut(value, f"{name}_{site}") for site, value in edit.items()}
+        edit, mask = edit_and_mask(edit, name)
+        for what, values, axes in (("edit", edit, 3), ("the mask of edit", mask, 2)):
+            if isinstance(values, torch.Tensor) and values.ndim == axes and len(values) != n:
+                raise ValueError(f"{what} {name} must be for {n} boards, not {len(values)}.")
+        edit = edit[part] if isinstance(edit, torch.Tensor) and edit.ndim == 3 else edit
+        return edit if mask is None else (edit, mask[part] if mask.ndim == 2 else mask)
+
+    return {place: cut(edit, place) for place, edit in (edits or {}).items()}
+
+
+@contextlib.contextmanager
+def recording(network: nn.Module, names: str | Sequence[str] | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    """Named activations of the network's forward passes inside the `with`, as a dict {name: detached tensor}.
+
+    names: exact names or patterns ('b0_*'), all where None; ValueError for one that matches nothing. Several passes are
+    joined along the batch. Only this recorder's own hooks go away afterwards, also after an exception.
+    """
+    sites = network.sites
+    patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
+    wanted = {name for pattern in patterns for name in fnmatch.filter(sites, pattern)}
+    for pattern in patterns:
+        if not fnmatch.filter(sites, pattern):
+            raise ValueError(f"names: {pattern!r} matches no activation; there are {', '.join(sorted(sites))}.")
+    acts: dict[str, torch.Tensor] = {}
+
+    def keep(site, args, out):
+        out = out.detach()
+        acts[site.name] = torch.cat((acts[site.name], out)) if site.name in acts else out
+
+    handles = [sites[name].register_forward_hook(keep) for name in sites if name in wanted]
+    try:
+        yield acts
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Noise:
@@ -82,7 +145,9 @@ class Noise:
         """(size,) whole numbers from 0 to high - 1."""
         return torch.randint(high, (size,), generator=self._on(device), device=device)
 
-    def _on(self, device: torch.device) -> torch.Generator:
+    def _on(self, device: torch.device) -> torch.Generator | None:
+        if device.type == "meta":  # shapes only, nothing is drawn
+            return None
         if self._generator is None or self._generator.device != device:
             self._generator = torch_rng(*self._key, device=device)
         return self._generator
@@ -120,12 +185,21 @@ def init_weights(network: nn.Module, seed: int) -> None:
 
 
 def check_sizes(**sizes: int) -> None:
-    """ValueError unless every size is a whole number of at least 1 and n_embd, if among them, divides by n_head."""
+    """TypeError unless every size is a whole number; ValueError unless it is at least 1, and n_embd, if there, divides by
+    n_head."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {size!r}.")
+        if not isinstance(size, numbers.Integral) or size < 1:
+            error = ValueError if isinstance(size, numbers.Integral) else TypeError
+            raise error(f"{name} must be a whole number of at least 1, not {size!r}.")
     if "n_head" in sizes and sizes["n_embd"] % sizes["n_head"]:
         raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
+
+
+def check_drops(**drops: float) -> None:
+    """ValueError unless every dropout is from 0 to 1."""
+    for name, p in drops.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name} must be a number from 0 to 1, not {p!r}.")
 
 
 def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
@@ -174,7 +248,7 @@ class Attention(nn.Module):
         if read is None:
             q, k, v = project([self.query, self.key, self.value], x, p).chunk(3, dim=-1)
         else:
-            n = max(len(x), len(read))
+            n = len(x) if len(read) == 1 else len(read)
             q = project([self.query], x, p).expand(n, -1, -1)
             k, v = project([self.key, self.value], read).expand(n, -1, -1).chunk(2, dim=-1)
         v = self.sites["v"](v)
@@ -191,10 +265,10 @@ class Attention(nn.Module):
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))
             made = scores.softmax(dim=-1)
-            version = made._version
+            before = made.detach().clone()
             weights = self.sites["a"](made)
             # a hook that only looks leaves the fused result to the bit; one that changes the weights is obeyed
-            if drops or weights is not made or made._version != version:
+            if drops or weights is not made or not torch.equal(weights, before):
                 return self.attn_drop(weights) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
@@ -251,6 +325,7 @@ class GPTFactor(nn.Module):
         super().__init__()
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                     n_embd_pos=n_embd_pos)
+        check_drops(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         seed = fresh_seed() if seed is None else seed
         self.block_size, self.noise = block_size, Noise(seed)
         self.tok_emb = embedding(vocab_size, n_embd)
@@ -282,7 +357,7 @@ class GPTFactor(nn.Module):
         each as `edited` takes it; everything downstream uses them. verbose: print each block's shape. ValueError for a
         wrong length, an unknown place or a wrong shape.
         """
-        edits = self._checked_edits(activations or {})
+        edits = self._checked_edits({} if activations is None else activations)
         x = self.tok_emb(idx)
         if embeddings is not None:
             x = torch.cat((embeddings, x), dim=1)
@@ -297,6 +372,8 @@ class GPTFactor(nn.Module):
 
     def _checked_edits(self, activations: dict) -> dict:
         places = [f"b{i}" for i in range(len(self.blocks))]
+        if not isinstance(activations, dict):
+            raise TypeError(f"edits must be a dict {{place: edit}}, not {type(activations).__name__}.")
         for place, edit in activations.items():
             if place not in (*places, "z_out"):
                 raise ValueError(f"there is no place {place!r} to edit; places are {', '.join(places)} and z_out.")
@@ -314,7 +391,7 @@ def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
     """(1, 1, T, T), 1 where attention is allowed: all, or among the first n_unmasked tokens and causally after them."""
     if n_unmasked is None:
         return torch.ones(1, 1, block_size, block_size)
-    if not isinstance(n_unmasked, int) or n_unmasked < 0:
+    if not isinstance(n_unmasked, numbers.Integral) or n_unmasked < 0:
         raise ValueError(f"n_unmasked must be None or a whole number of at least 0, not {n_unmasked!r}.")
     mask = torch.ones(block_size, block_size).tril()
     mask[:n_unmasked, :n_unmasked] = 1

@@ -15,7 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from module_transformer_factor import INIT_STD, MLP, Attention, Dropout, Noise, Site, check_sizes, embedding, init_weights
+from module_transformer_factor import (
+    INIT_STD,
+    MLP,
+    Attention,
+    Dropout,
+    Noise,
+    Site,
+    check_drops,
+    check_sizes,
+    embedding,
+    init_weights,
+)
 from utils import fresh_seed, torch_rng
 
 VQ_EXPIRE = 1 / 16
@@ -192,6 +203,7 @@ class LEA(nn.Module):
         """Makes the modules; width: of what sub-layers read, pos_width: of the position embeddings."""
         super().__init__()
         check_sizes(**sizes, n_embd_pos=pos_width)
+        check_drops(**drops)
         if vq_type not in ("EMA", "vanilla"):
             raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
         seed = fresh_seed() if seed is None else seed
@@ -237,7 +249,9 @@ class LEA(nn.Module):
         What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook wants every
         board's own.
         """
-        n = max(len(tokens), len(sentence))
+        if tokens.shape[1] != self.ps_pos_emb.num_embeddings:
+            raise ValueError(f"idx must have shape (B, {self.ps_pos_emb.num_embeddings}), not {tuple(tokens.shape)}.")
+        n = len(tokens) if len(sentence) == 1 else len(sentence)
         if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
             tokens, sentence = tokens.expand(n, -1), sentence.expand(n, -1, -1)
         x, p = self._place(self.ps_token_embedding(tokens), self.ps_pos_emb.weight)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
-from module_train_probe import TrainTransformer
+from module_train_probe import TrainingStopped, TrainTransformer
 from utils import FlagParser, fresh_seed, params_from_flags, unused_run_name
 
 # what this script sets otherwise than DatasetParams and TrainParams do
@@ -27,14 +27,7 @@ def main(
     dataset_defaults: dict = DATASET, training_defaults: dict = TRAINING, full_recipe: str = FULL_RECIPE,
 ) -> list[TrainTransformer]:
     """Reads the flags, makes data set and trainer, trains. A wrong flag ends in one line on stderr and exit code 2."""
-    parser = FlagParser(description)
-    parser.add_params("training", trainer_class.params_class, training_defaults)
-    parser.add_params("data set", DatasetParams, dataset_defaults, skip=("seed", "run_name"))
-    group = parser.add_argument_group("runs")
-    group.add_argument("--data_seed", metavar="N", help="seed of the data set alone (default: that of --seed)")
-    group.add_argument("--repeat", default="1", metavar="N", help="independent runs, seeds counted up (default: 1)")
-    group.add_argument("--resume", metavar="RUN_FOLDER", help="not available yet")
-    group.add_argument("--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)")
+    parser = make_parser(trainer_class, description, dataset_defaults, training_defaults)
     flags = parser.parse_args(argv)
     try:
         trainers = prepare(flags, trainer_class, dataset_defaults, training_defaults)
@@ -46,25 +39,50 @@ def main(
     except OSError as error:
         parser.error(f"runs: {error.filename} cannot be written ({error.strerror}).")
     for trainer in trainers:
-        print(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epochs}, device {trainer.device}", flush=True)
+        if trainer.epoch >= trainer.epochs:
+            print(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
+            continue
+        print(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, device {trainer.device}",
+              flush=True)
         if trainer.epochs == 1:
             print(f"One epoch is a trial run; the full recipe is {full_recipe}.", flush=True)
-        train(trainer, flags.wandb)
+        try:
+            train(trainer, flags.wandb)
+        except TrainingStopped as stop:
+            parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n")
+        except KeyboardInterrupt:
+            parser.exit(130, f"{parser.prog}: stopped by SIGINT; nothing was saved (--save 0).\n")
         print(f"trained: {trainer.folder}", flush=True)
     if len(trainers) > 1:
         print(spread(trainers))
     return trainers
 
 
+def make_parser(
+    trainer_class: type = TrainTransformer, description: str = __doc__, dataset_defaults: dict = DATASET,
+    training_defaults: dict = TRAINING,
+) -> FlagParser:
+    """The command line: a flag for every parameter, and those of the script itself."""
+    parser = FlagParser(description)
+    group = parser.add_argument_group("runs")
+    group.add_argument("--repeat", default="1", metavar="N", help="independent runs, seeds counted up (default: 1)")
+    group.add_argument("--data_seed", metavar="N", help="seed of the data set alone (default: that of --seed)")
+    group.add_argument("--resume", metavar="RUN_FOLDER", help="go on with a run that was saved (--save 1)")
+    group.add_argument("--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)")
+    parser.add_params("training", trainer_class.params_class, training_defaults)
+    parser.add_params("data set", DatasetParams, dataset_defaults, skip=("seed", "run_name"))
+    return parser
+
+
 def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[TrainTransformer]:
     """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for a wrong flag."""
-    if flags.resume is not None:
-        raise ValueError("--resume is not available yet; start a run afresh.")
     if flags.wandb not in ("disabled", "offline", "online"):
         raise ValueError(f"--wandb must be disabled, offline or online, not {flags.wandb!r}.")
     repeat = whole_number("--repeat", flags.repeat, 1)
     training = training_defaults | params_from_flags(trainer_class.params_class, flags)
     boards = dataset_defaults | params_from_flags(DatasetParams, flags)
+    if flags.resume is not None:
+        return [resumed(flags, trainer_class, repeat)]
     seed = fresh_seed() if training.get("seed") is None else training["seed"]
     data_seed = None if flags.data_seed is None else whole_number("--data_seed", flags.data_seed, 0)
     trainers = []
@@ -73,6 +91,19 @@ def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[T
         own = {"run_name": name, "seed": seed + i if data_seed is None else data_seed}
         trainers.append(trainer_class(AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}))
     return trainers
+
+
+def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
+    """The trainer of the run that --resume names; flags besides may only change what can change."""
+    given = params_from_flags(trainer_class.params_class, flags)
+    trainer = trainer_class.resume(flags.resume, **given)
+    boards = params_from_flags(DatasetParams, flags) | ({} if flags.data_seed is None else {"seed": int(flags.data_seed)})
+    for name, value in boards.items():
+        if name not in given and getattr(trainer.dataset, name) != value:
+            raise ValueError(f"{name} = {value!r} must stay as the run has it, {getattr(trainer.dataset, name)!r}.")
+    if repeat != 1:
+        raise ValueError("--repeat cannot go with --resume.")
+    return trainer
 
 
 def train(trainer: TrainTransformer, wandb_mode: str) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import train_model
 from module_train_probe_lea import TrainTransformer
-from train_model import main as train_main
+from utils import FlagParser
 
 # what this script sets otherwise than DatasetParams and LEAParams do
 DATASET = {"board_types_proba": [0.95, 0.05, 0]}
@@ -19,8 +20,12 @@ TRAINING = {}
 FULL_RECIPE = "--epoch 3000 --save 1"
 
 
+def make_parser() -> FlagParser:
+    return train_model.make_parser(TrainTransformer, __doc__, DATASET, TRAINING)
+
+
 def main(argv: Sequence[str] | None = None) -> list[TrainTransformer]:
-    return train_main(argv, TrainTransformer, __doc__, DATASET, TRAINING, FULL_RECIPE)
+    return train_model.main(argv, TrainTransformer, __doc__, DATASET, TRAINING, FULL_RECIPE)
 
 
 if __name__ == "__main__":

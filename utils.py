@@ -11,6 +11,7 @@ import datetime
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -26,10 +27,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from tqdm.auto import tqdm
 
 MAX_SEED = 2**63 - 1
+# of Okabe and Ito, told apart by colour-blind readers
+OBJECT_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
 
 
 # Numbers
@@ -207,7 +211,7 @@ class Params:
             raise TypeError(wrong) from None
         for v in items:
             if (
-                (kind is float and not abs(v) < math.inf)
+                (kind is float and not abs(v) <= sys.float_info.max)
                 or (meta["low"] is not None and v < meta["low"])
                 or (meta["high"] is not None and v > meta["high"])
                 or (meta["choices"] and v not in meta["choices"])
@@ -313,7 +317,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    present = {"cpu": True, "meta": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
     if device is None or not present.get(device.type) or (device.index or 0) >= count:
         raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {name!r}.")
@@ -389,6 +393,42 @@ def load_array(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: is cut off or is not a numeric .npy array.") from None
 
 
+class BatchedArray:
+    """One array (n, ...) kept on disk as the .npy files of its batches, as forward_pca_batch writes them: shape, dtype, len,
+    iteration and indexing along the first axis read only the rows asked for, np.asarray reads all."""
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int]):
+        self.paths, self.ends = list(paths), np.cumsum(sizes)
+        first = np.load(self.paths[0], mmap_mode="r")
+        self.shape, self.dtype = (int(self.ends[-1]), *first.shape[1:]), first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key) -> np.ndarray:
+        rows = np.arange(len(self))[key]
+        flat = rows.ravel()
+        out, file = np.empty((flat.size, *self.shape[1:]), self.dtype), np.searchsorted(self.ends, flat, side="right")
+        for k in np.unique(file):
+            part = np.load(self.paths[k], mmap_mode="r")
+            out[file == k] = part[flat[file == k] - self.ends[k] + len(part)]
+        return out.reshape(*rows.shape, *self.shape[1:])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+def open_batches(folder: str | Path, name: str) -> BatchedArray:
+    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array; ValueError names what is missing."""
+    folder = Path(folder)
+    batches = read_json(folder / "meta.json").get("batches") or []
+    paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
+    for path in paths or [folder / f"batch_0_{name}.npy"]:
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing.")
+    return BatchedArray(paths, [len(batch) for batch in batches])
+
+
 def clear_folder_extension(folder: str | Path, extension: str) -> None:
     """Deletes the files in folder whose names end in extension."""
     for path in Path(folder).iterdir():
@@ -417,6 +457,32 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
             return name
         except FileExistsError:
             number += 1
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run folder for this process; ValueError where another has it. The lock goes with the process, however it ends."""
+    import fcntl
+
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is training in this run folder.") from None
+        yield
+
+
+def save_state(folder: Path, epoch: int, state: dict) -> None:
+    """Saves what a run needs to go on after `epoch` epochs, and keeps the last two such files."""
+    with atomic_write(folder / "checkpoints" / f"state_{epoch}.pt") as file:
+        torch.save(state, file)
+    for path in newest_states(folder)[2:]:
+        path.unlink()
+
+
+def newest_states(folder: Path) -> list[Path]:
+    """The saved states of a run, newest first."""
+    return sorted((folder / "checkpoints").glob("state_*.pt"), key=lambda path: -int(path.stem.split("_")[1]))
 
 
 # Text
@@ -531,6 +597,153 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
         ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
 
 
+def object_colors(labels) -> np.ndarray:
+    """RGBA (..., 4) of labels (...), told apart by colour-blind readers: a colour for each label >= 0, clear at -1."""
+    from matplotlib.colors import to_rgba_array
+
+    labels = np.asarray(labels)
+    rank = np.searchsorted(np.unique(labels[labels >= 0]), labels)
+    return np.where((labels >= 0)[..., None], to_rgba_array(OBJECT_COLORS)[rank % len(OBJECT_COLORS)], 0)
+
+
+def frame_cells(ax, cells, colors) -> None:
+    """Frames cells (k, 2) of the board drawn in ax, each in its colour."""
+    from matplotlib.patches import Rectangle
+
+    for (i, j), color in zip(cells, colors, strict=True):
+        ax.add_patch(Rectangle((j - 0.42, i - 0.42), 0.84, 0.84, fill=False, edgecolor=color, linewidth=1.3))
+
+
+@dataclasses.dataclass
+class BoardView:
+    """A board (h, w) as the panel beside other pictures: tokens by colour; those of objects (h, w; -1 is none) numbered and
+    framed in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA (V, 4) of the tokens."""
+
+    board: np.ndarray
+    objects: np.ndarray
+    mask: np.ndarray
+    colors: np.ndarray
+
+    def draw(self, ax):
+        draw_board(ax, self.board, self.colors, self.objects >= 0, self.mask, font=56 / len(self.board))
+        frame_cells(ax, np.argwhere(self.objects >= 0), object_colors(self.objects)[self.objects >= 0])
+        ax.set_title("board (hatched: hidden)" if self.mask.any() else "board", fontsize=8)
+
+    def draw_left(self, axes) -> None:
+        """Draws it in place of the leftmost column of axes (R, C)."""
+        for ax in axes[:, 0]:
+            ax.remove()
+        self.draw(axes[0, 0].figure.add_subplot(axes[0, 0].get_gridspec()[:, 0]))
+
+
+def mirrored(upper: np.ndarray) -> np.ndarray:
+    """Symmetric matrices (..., n, n) from their upper triangles."""
+    return upper + np.triu(upper, 1).swapaxes(-1, -2)
+
+
+def tiled(maps: np.ndarray) -> np.ndarray:
+    """Maps (..., h, w, a, b), one for each cell of a board, laid out as that board: (..., h * a, w * b)."""
+    return rearrange(maps, "... h w a b -> ... (h a) (w b)")
+
+
+def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis", title=""):
+    """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image."""
+    image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest",
+                      aspect="equal" if values.shape[0] == values.shape[1] else "auto")
+    for axis, line, group in zip((ax.yaxis, ax.xaxis), (ax.axhline, ax.axvline), groups, strict=True):
+        ends = np.cumsum([0, *(size for _, size in group)])
+        for end in ends[1:-1]:
+            line(end - 0.5, color="0.8", linewidth=0.5)
+        axis.set_ticks((ends[1:] + ends[:-1] - 1) / 2, labels=[name for name, _ in group], fontsize=6)
+    ax.tick_params(length=0, pad=2)
+    ax.set_title(title, fontsize=8)
+    return image
+
+
+def draw_bar(image, axes, label: str, **kwargs) -> None:
+    """The colour bar of an image, beside one of axes or all."""
+    bar = image.figure.colorbar(image, ax=axes, **kwargs)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=6, length=2)
+
+
+def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None, **bar):
+    """Matrices values (R, C, a, b) as titled panels, titles (R, C), with lines between groups of rows and of columns.
+
+    scale: None gives each panel its own and a colour bar, 'shared' one over all values, (low, high) that one. objects (T,):
+    only upper triangles are drawn, and below them the pairs of tokens of an object are marked in its colour. view: BoardView.
+    """
+    values, left = np.asarray(values), int(view is not None)
+    R, C, a, _ = values.shape
+    figure, axes = new_figure(R, C + left, (2.3 * (C + left) + 0.4, 2.2 * R))
+    below = np.tri(a, k=-1, dtype=bool)
+    if objects is not None:
+        values = np.where(below, np.nan, values)
+        marks = object_colors(np.where(below & (objects[:, None] == objects), objects, -1))
+    limits = (np.nanmin(values), np.nanmax(values)) if scale == "shared" else scale or (None, None)
+    for i, j in np.ndindex(R, C):
+        ax = axes[i, j + left]
+        image = draw_matrix(ax, values[i, j], groups, limits, cmap, titles[i][j])
+        ax.tick_params(labelleft=j == 0, labelbottom=i == R - 1)
+        if objects is not None:
+            ax.imshow(marks, interpolation="nearest")
+        if scale is None:
+            draw_bar(image, ax, "" if j < C - 1 else label, shrink=0.85, **bar)
+    if scale is not None:
+        draw_bar(image, axes[:, left:], label, shrink=0.85, **bar)
+    if left:
+        view.draw_left(axes)
+    return figure
+
+
+def plot_table(table, groups, name):
+    """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines between
+    groups [(name, size), ...] of rows."""
+    figure, axes = new_figure(1, 4, (17, 4))
+    measures = ((dist, "Euclidean distance", "magma", (0, None)), (dist_unit, "unit-norm Euclidean distance", "magma", (0, 2)),
+                (dist_cosine, "cosine", "cividis", (-1, 1)))
+    draw_bar(draw_matrix(axes[0, 0], table, (groups, ()), title=name), axes[0, 0], "value")
+    axes[0, 0].set_xlabel("dimension", fontsize=8)
+    for ax, (measure, title, cmap, limits) in zip(axes[0, 1:], measures, strict=True):
+        draw_bar(draw_matrix(ax, mirrored(measure(table)), (groups, groups), limits, cmap, title), ax, title)
+    return figure
+
+
+def plot_across(values, names, label, scale, view):
+    """A matrix (S, S) of distances between stages for each cell of a board, values (h, w, S, S), upper triangles; on the
+    right the mean over cells, with the stages' names."""
+    h, w, S, _ = values.shape
+    values = np.where(np.tri(S, k=-1, dtype=bool), np.nan, values)
+    limits = (np.nanmin(values), np.nanmax(values)) if scale is None else scale
+    figure, axes = new_figure(1, 3, (15, 5.6), width_ratios=[1, 2.2, 2])
+    cells = [[(str(i), S) for i in range(n)] for n in (h, w)]
+    image = draw_matrix(axes[0, 1], tiled(values), cells, limits, "magma", "a panel a token, laid out as the board")
+    draw_matrix(axes[0, 2], values.mean((0, 1)), [[(name, 1) for name in names]] * 2, limits, "magma", "mean over tokens")
+    axes[0, 2].tick_params(axis="x", labelrotation=90)
+    draw_bar(image, axes[:, 1:], label)
+    view.draw_left(axes)
+    return figure
+
+
+def plot_queries(maps, cells, titles, label, title="", view=None):
+    """A map (h, w) for each query, maps (Q, h, w), all on one scale from 0; the query's own cell, of cells (Q, 2), is framed."""
+    left = int(view is not None)
+    columns = min(len(maps) + left, 5)
+    rows = -(-(len(maps) + left) // columns)
+    figure, axes = new_figure(rows, columns, (2.2 * columns + 0.5, 2.2 * rows + 0.3))
+    figure.suptitle(title, fontsize=9)
+    for ax in axes.flat[len(maps) + left:]:
+        ax.remove()
+    panels = axes.flat[left : len(maps) + left]
+    for ax, values, cell, name in zip(panels, maps, cells, titles, strict=True):
+        image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=name)
+        frame_cells(ax, [cell], ["#D55E00"])
+    draw_bar(image, panels, label, shrink=0.85)
+    if left:
+        view.draw(axes[0, 0])
+    return figure
+
+
 def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, dict[str, str]]]):
     """Curves over epochs, a panel each: (y label, logarithmic scale, {curve label: column of log}). Values that were not
     measured (NaN, or -1 without test boards) are left out."""
@@ -557,13 +770,26 @@ class RunLog:
     columns: names. folder: None keeps the log in memory. Values that were not measured are NaN, and empty in the CSV.
     """
 
-    def __init__(self, columns: Sequence[str], epochs: int, folder: Path | None = None):
+    def __init__(self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None):
         self.columns, self.folder = list(columns), folder
         self.arrays = {name: np.empty(0) for name in columns}
         self.extend(epochs)
-        if folder is not None:
+        if folder is None:
+            return
+        if resume_at is None:
             with open(folder / "run_log.csv", "x", encoding="utf-8") as file:
                 file.write(",".join(self.columns) + "\n")
+            return
+        path = folder / "run_log.csv"
+        log = read_run_log(path, resume_at)
+        if list(log) != self.columns or log["epoch"].tolist() != list(range(resume_at)):
+            raise ValueError(f"{path}: must hold the rows of epochs 0 to {resume_at - 1}.")
+        for name, values in log.items():
+            self.arrays[name][:resume_at] = values
+        with open(path, encoding="utf-8") as file:
+            kept = [next(file) for _ in range(resume_at + 1)]
+        with atomic_write(path, "w") as file:
+            file.writelines(kept)
 
     def extend(self, epochs: int) -> None:
         """Makes room for that many epochs, where there is less."""
@@ -576,7 +802,7 @@ class RunLog:
         for name, value in row.items():
             self.arrays[name][int(row["epoch"])] = value
         if self.folder is not None:
-            cells = ["" if math.isnan(v := row.get(name, math.nan)) else f"{v:.9g}" for name in self.columns]
+            cells = ["" if math.isnan(v := float(row.get(name, math.nan))) else repr(v).removesuffix(".0") for name in self.columns]
             with open(self.folder / "run_log.csv", "a", encoding="utf-8") as file:
                 file.write(",".join(cells) + "\n")
 
@@ -587,16 +813,18 @@ class RunLog:
                 pickle.dump(self.arrays, file)
 
 
-def read_run_log(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; ValueError that names a damaged file."""
+def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndarray]:
+    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; only its first rows, if given. ValueError
+    names a damaged file."""
     try:
         with open(path, encoding="utf-8") as file:
             names = file.readline().rstrip("\n").split(",")
-            rows = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in file]
-        if any(len(row) != len(names) for row in rows):
+            lines = itertools.islice(file, rows)
+            found = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in lines]
+        if any(len(row) != len(names) for row in found):
             raise ValueError
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError:
         raise ValueError(f"{path}: is cut off or is not a run log.") from None
-    return dict(zip(names, np.array(rows, float).reshape(-1, len(names)).T, strict=True))
+    return dict(zip(names, np.array(found, float).reshape(-1, len(names)).T, strict=True))
