@@ -1,10 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# a run of about a minute: the recipe's ramps squeezed into 40 epochs
-ARGS ?= --epoch 40 --masking_patch_epoch 20 --board_proba_epoch_start 7 --board_proba_epoch_end 27 --save 1
+# runs of about a minute, the recipes' ramps squeezed into them
+ARGS ?= --epoch 40 --recipe_epochs 1500 --save 1
 
-LEA_ARGS ?= --epoch 25 --loss_rfs_epoch_start 3 --loss_rfs_epoch_end 12 --save 1
+LEA_ARGS ?= --epoch 25 --recipe_epochs 3000 --save 1
 
 .PHONY: train train-lea test bench lint
 

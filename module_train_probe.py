@@ -8,8 +8,9 @@ streams of their own, named by (seed, what, epoch), so that nothing depends on w
 from __future__ import annotations
 
 import contextlib
-import fnmatch
+import itertools
 import json
+import math
 import signal
 import threading
 import time
@@ -23,31 +24,42 @@ import torch
 import torch.nn.functional as F
 
 from module_dataset import TYPES, AbstractionDataset, Boards
-from module_transformer_factor import GPTFactor, make_optimizer
+from module_transformer_factor import GPTFactor, cut_edits, make_optimizer, recording
 from utils import (
     MAX_SEED,
+    BoardView,
     Params,
     RunLog,
     atomic_write,
     dist,
     dist_cosine,
     dist_unit,
+    divide_into_batches,
     draw_board,
     fresh_seed,
+    get_ij,
     keywords_of,
     locked,
+    merge_attn_plots,
+    mirrored,
     new_figure,
     newest_states,
     numpy_rng,
     param,
     pick_device,
+    plot_across,
     plot_curves,
+    plot_panels,
+    plot_queries,
+    plot_table,
     progress_bar,
     ramp,
     read_json,
+    save_array,
     save_figure,
     save_state,
     show_figure,
+    tiled,
     token_colors,
     torch_entropy,
     write_json,
@@ -68,6 +80,8 @@ IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_d
 @dataclass(kw_only=True)
 class TrainParams(Params):
     """Network, masking, curriculum, optimiser and bookkeeping of a run."""
+
+    ramps = ("masking_patch_epoch", "board_proba_epoch_start", "board_proba_epoch_end")  # scaled with recipe_epochs
 
     transformer_type: str = param("factor", "type of network: factor", choices=("factor",), flag="type")
     vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
@@ -94,7 +108,15 @@ class TrainParams(Params):
     board_proba_end: list[float] = param(
         (1 / 3, 1 / 3, 1 / 3), "probabilities of single, double, composition after", low=0, length=3
     )
+    recipe_epochs: int | None = param(
+        None, "scale the epochs of every ramp by epochs / recipe_epochs (the recipe's are 1500, LEA's 3000); none: as they are",
+        low=1,
+    )
     learning_rate: float = param(1e-3, "of AdamW", low=0)
+    lr_schedule: str = param("constant", "learning rate over epochs: constant, or down to zero by cosine or linear",
+                             choices=("constant", "cosine", "linear"))
+    lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0)
+    lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0)
     batch_size: int = param(64, "boards in a step", low=1, flag="batch")
     epochs: int = param(1, "epochs to train", low=1, flag="epoch")
     epoch2print: int = param(25, "epochs between reports", low=1)
@@ -109,6 +131,11 @@ class TrainParams(Params):
     runs: str = param("./runs", "folder that holds the run folders")
 
     def check(self):
+        if self.recipe_epochs is not None:
+            for name in self.ramps:
+                if (value := getattr(self, name)) is not None:
+                    setattr(self, name, round(value * self.epochs / self.recipe_epochs))
+            self.recipe_epochs = None  # done: what is stored are the epochs themselves
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} must be divisible by n_head = {self.n_head}.")
         if self.board_proba_epoch_end < self.board_proba_epoch_start:
@@ -181,6 +208,8 @@ class TrainTransformer:
     outputs = {"": "reconstruction"}  # of the network, with a title each
     loss_columns = ("loss", "error")
     count_columns = ("nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot", "nb_boards_composite")
+    stages = ("z", "attn_update", "z_attn", "mlp_update", "z_attn_mlp")  # of a block, in figures
+    attention = {"attn": ("a", True)}  # prefix of figures: (site of a block, whether the keys are cells)
     curves = (
         ("loss of an epoch", True, {"": "loss"}),
         ("share of right tokens", False, {
@@ -276,6 +305,14 @@ class TrainTransformer:
         hidden = max(ramp(epoch, 0, self.masking_p, 0, last), min(0.01, self.masking_p))
         return float(hidden), self.masking_patch_p if epoch >= last else 0.0
 
+    def _learning_rate(self, epoch: int) -> float:
+        if epoch < self.lr_warmup:
+            return self.learning_rate * (epoch + 1) / self.lr_warmup
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        left = 1 - ramp(epoch, 0.0, 1.0, max(self.lr_warmup, self.lr_decay_start), self.epochs)
+        return float(self.learning_rate * (left if self.lr_schedule == "linear" else (1 - np.cos(np.pi * left)) / 2))
+
     def _board_proba(self, epoch: int) -> np.ndarray:
         """Probabilities of the data set's board types at an epoch."""
         if not self.board_curriculum:
@@ -319,6 +356,8 @@ class TrainTransformer:
         at a step's end once a signal has come."""
         self.transformer.train()
         self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch)
+        for group in self.optim.param_groups:
+            group["lr"] = self._learning_rate(epoch)
         totals: dict[str, torch.Tensor] = {}
         losses = []
         for masked, boards in self._batches(epoch):
@@ -477,13 +516,15 @@ class TrainTransformer:
 
     def load_transformer(self, path: str | Path) -> None:
         """Loads a state dict of either program onto the current device and dtype; ValueError names a file that does not
-        fit. Only tensors are read, no code."""
+        fit, and the network stays as it was. Only tensors are read, no code."""
+        before = {name: value.clone() for name, value in self.transformer.state_dict().items()}
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.transformer.load_state_dict(state)
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
         except Exception as error:  # torch.load raises many kinds on damaged bytes
+            self.transformer.load_state_dict(before)
             reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
 
@@ -713,20 +754,24 @@ class TrainTransformer:
             "erroneous_boards": np.flatnonzero((recons != made["boards"]).any((1, 2))),
         }
 
-    def _given(self, boards, *others) -> tuple[np.ndarray, ...]:
-        """Boards and arrays of their shape as int64 (n, h, w), from (n, h, w) or (h, w); ValueError where they differ or
-        hold tokens that the network does not know."""
-        side, arrays = self.dataset.board_dim, []
-        for name, array in zip(("boards", "masks", "boards_abs"), (boards, *others), strict=False):
+    def _given(self, *arrays, names=("boards", "masks", "boards_abs"), one: bool = False) -> tuple[np.ndarray, ...]:
+        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of another shape or with
+        values that its name does not allow: boards hold tokens, masks 0 and 1, others -1 or more."""
+        side, given = self.dataset.board_dim, []
+        for name, array in zip(names, arrays, strict=False):
             array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-            if array.ndim not in (2, 3) or array.shape[-2:] != (side, side):
-                raise ValueError(f"{name} must have shape (n, {side}, {side}) or ({side}, {side}), not {array.shape}.")
-            arrays.append(array.reshape(-1, side, side).astype(np.int64))
-            if len(arrays[-1]) != len(arrays[0]):
-                raise ValueError(f"{name} must be as many as boards, {len(arrays[0])}, not {len(arrays[-1])}.")
-        if arrays[0].size and not 0 <= arrays[0].min() <= arrays[0].max() < self.vocab_size:
-            raise ValueError(f"boards must hold tokens from 0 to {self.vocab_size - 1}.")
-        return tuple(arrays)
+            shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)
+            if array.ndim not in (2, 3) or shape[1:] != (side, side) or not shape[0] or (one and shape[0] > 1):
+                wanted = f"({side}, {side})" if one else f"(n, {side}, {side}) or ({side}, {side})"
+                raise ValueError(f"{name} must have shape {wanted}, not {array.shape}.")
+            if given and len(given[0]) != shape[0]:
+                raise ValueError(f"{name} must be as many as {names[0]}, {len(given[0])}, not {shape[0]}.")
+            high = self.vocab_size - 1 if name in ("board", "boards") else 1 if "mask" in name else None
+            low = -1 if high is None else 0
+            if not (np.mod(array, 1) == 0).all() or array.min() < low or (high is not None and array.max() > high):
+                raise ValueError(f"{name} must hold whole numbers from {low} {'on' if high is None else f'to {high}'}.")
+            given.append(array.reshape(shape).astype(np.int64))
+        return tuple(given)
 
     # reports
 
@@ -779,8 +824,7 @@ class TrainTransformer:
 
     # recording
 
-    @contextlib.contextmanager
-    def record(self, names: str | Sequence[str] | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    def record(self, names: str | Sequence[str] | None = None) -> contextlib.AbstractContextManager[dict[str, torch.Tensor]]:
         """Named activations of the forward passes inside the `with`, as a dict {name: detached tensor, batch first}.
 
         names: exact names or patterns ('b0_*'), all where None; ValueError for one that matches nothing. Several passes
@@ -789,24 +833,295 @@ class TrainTransformer:
         >>> with trainer.record("b*_z_attn_mlp") as acts:
         ...     logits = trainer.transformer(tokens)
         """
-        sites = self.transformer.sites
-        patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
-        wanted = {name for pattern in patterns for name in fnmatch.filter(sites, pattern)}
-        for pattern in patterns:
-            if not fnmatch.filter(sites, pattern):
-                raise ValueError(f"names: {pattern!r} matches no activation; there are {', '.join(sorted(sites))}.")
-        acts: dict[str, torch.Tensor] = {}
+        return recording(self.transformer, names)
 
-        def keep(site, args, out):
-            out = out.detach()
-            acts[site.name] = torch.cat((acts[site.name], out)) if site.name in acts else out
+    # probing; what a subclass with another network supplies first
 
-        handles = [sites[name].register_forward_hook(keep) for name in sites if name in wanted]
-        try:
-            yield acts
-        finally:
-            for handle in handles:
-                handle.remove()
+    @property
+    def token_table(self) -> np.ndarray:
+        """Token embeddings (V, D)."""
+        return self.transformer.tok_emb.weight.detach().cpu().numpy()
+
+    @property
+    def position_table(self) -> np.ndarray:
+        """Position codes (T, P)."""
+        return self.transformer.pos_emb[0].detach().cpu().numpy()
+
+    def _probe(self, tokens: torch.Tensor, edits: dict | None) -> None:
+        """The forward pass to look into, of masked boards (B, T)."""
+        self.transformer(tokens, activations=edits)
+
+    def _recorded(self, boards, masks, edits=None, names=("b*", "z_out", "logit")) -> dict[str, np.ndarray]:
+        """Named activations of masked boards, batch first."""
+        parts = []
+        for k, tokens in enumerate(self._masked_batches(boards, masks)):
+            with evaluating(self.transformer), self.record(names) as acts:
+                self._probe(tokens, cut_edits(edits, slice(k * EVAL_BATCH, (k + 1) * EVAL_BATCH), len(boards)))
+            parts.append({name: act.cpu().numpy() for name, act in acts.items()})
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+    def forward_all_activations(self, boards, masks, edits: dict | None = None, verbose: bool = False,
+                                return_recons: bool = False):
+        """Every named activation of masked boards (n, h, w) as {name: array, batch first}; with return_recons also the greedy
+        reconstructions (n, h, w). verbose: print the share of right tokens and boards.
+
+        edits: {'b1': {'z': ...}, 'z_out': ...} with the places of GPTFactor.forward; each an array or tensor (n, T, D) or
+        (T, D), a function of the activation (B, T, D) of a batch of boards, or a pair of one of these and a mask (n, T) or
+        (T,), true at the tokens to edit. ValueError for an unknown place or a wrong shape.
+        """
+        boards, masks = self._given(boards, masks)
+        acts = self._recorded(boards, masks, edits)
+        recons = acts["logit"].argmax(-1).reshape(boards.shape)
+        if verbose:
+            right = recons == boards
+            print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all((1, 2)).mean():.2f}%")
+        return (acts, recons) if return_recons else acts
+
+    @property
+    def _meta(self) -> dict:
+        return {"nb_blocks": self.n_layer, "nb_heads": self.n_head, "nb_tokens": self.block_size, "dim_emb": self.n_embd}
+
+    def forward_svg(self, board, board_abs, mask, folder: str | Path = "./svg") -> None:
+        """Writes the activations of one board (h, w) to folder: meta.json, svg_groups.npy and svg_mask.npy (T,), and
+        svg_{name}.npy of each block's without batch axis, attention (T, T) and values (T, D/H) also by head (_h{j})."""
+        board, mask, board_abs = self._given(board, mask, board_abs, names=("board", "mask", "board_abs"), one=True)
+        acts = by_head(self._recorded(board, mask, names="b*"), self.n_head)
+        for name, array in {"groups": board_abs.reshape(1, -1), "mask": mask.reshape(1, -1), **acts}.items():
+            save_array(Path(folder) / f"svg_{name}.npy", array[0])
+        write_json(Path(folder) / "meta.json", self._meta)
+
+    def forward_pca(self, boards, boards_abs, masks, folder: str | Path = "./pca", extra_meta: dict | None = None) -> None:
+        """Writes boards, boards_abs, masked_boards, masks (n, h, w) and every named activation, batch first, to folder as
+        .npy files, attention and values also by head (_h{j}); extra_meta is merged into meta.json."""
+        given = self._given(boards, masks, boards_abs)
+        text = json.dumps(self._meta | (extra_meta or {}), default=lambda value: value.tolist())
+        self._write_arrays(Path(folder), "", *given)
+        write_json(Path(folder) / "meta.json", json.loads(text))
+
+    def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
+        """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files batch_{k}_….npy,
+        which utils.open_batches opens as one array, and in meta.json `batches`, the board indices of each."""
+        given = self._given(boards, masks, boards_abs)
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
+        batches = divide_into_batches(range(len(given[0])), -(-len(given[0]) // int(batch_size)))
+        (Path(folder) / "meta.json").unlink(missing_ok=True)  # written last, it says that all files are there
+        for k, batch in enumerate(batches):
+            self._write_arrays(Path(folder), f"batch_{k}_", *(array[batch] for array in given))
+        write_json(Path(folder) / "meta.json", self._meta | {"batches": batches})
+
+    def _write_arrays(self, folder: Path, prefix: str, boards, masks, boards_abs) -> None:
+        masked = np.where(masks, self.masking_token, boards)
+        arrays = {"boards": boards, "boards_abs": boards_abs, "masked_boards": masked, "masks": masks}
+        for name, array in (arrays | by_head(self._recorded(boards, masks), self.n_head)).items():
+            save_array(folder / f"{prefix}{name}.npy", array)
+
+    # figures; each method returns {name of the file without .jpg: Figure}
+
+    def _save(self, figures: dict, folder: str | Path = "") -> dict:
+        for name, figure in figures.items():
+            save_figure(figure, self.folder / "analysis" / folder / f"{name}.jpg", self.plot_dpi)
+        return figures
+
+    def _stacked(self, acts: dict[str, np.ndarray]) -> np.ndarray:
+        """Residual-stream activations by block and stage, (L, stages, n, T, D)."""
+        return np.stack([[acts[f"b{i}_{stage}"] for stage in self.stages] for i in range(self.n_layer)])
+
+    @property
+    def _stage_names(self) -> list[list[str]]:
+        return [[f"b{i}_{stage}" for stage in self.stages] for i in range(self.n_layer)]
+
+    @property
+    def _rows(self) -> list[tuple[str, int]]:
+        """Tokens by row of the board, as groups of a matrix."""
+        return [(str(row), self.dataset.board_dim) for row in range(self.dataset.board_dim)]
+
+    def _view(self, board, board_abs, mask) -> BoardView:
+        return BoardView(board, board_abs, mask, token_colors(self.dataset.vocab_bck, self.dataset.vocab_token))
+
+    def analyze_embeddings_tokenandpos(self) -> dict:
+        """embedding_token: the token embeddings and how far apart they are, lines between backgrounds, object tokens and UNK;
+        a family that the network treats alike is a uniform block. embedding_pos: the same of the position codes, lines
+        between rows of the board. embedding_pos_2d: each cell's distances to all cells, a small board laid out at that
+        cell; what is near on the board should be near here."""
+        families = [("background", self.dataset.vocab_bck), ("object", self.dataset.vocab_token), ("UNK", 1)]
+        side = (self.dataset.board_dim,) * 4
+        maps = [mirrored(f(self.position_table)).reshape(side) for f in (dist, dist_unit, dist_cosine)]
+        return self._save({
+            "embedding_token": plot_table(self.token_table, families, "token embeddings"),
+            "embedding_pos": plot_table(self.position_table, self._rows, "position codes"),
+            "embedding_pos_2d": plot_panels(
+                tiled(np.stack([maps])), [["Euclidean distance", "unit-norm Euclidean distance", "cosine"]], "",
+                (self._rows, self._rows), size=5, names=("row of the cell", "column of the cell")),
+        })
+
+    def analyze_embeddings(self, board=None, board_abs=None, board_params: dict | None = None, masking: dict | None = None,
+                           bool_sharedCmap: bool = False) -> dict:
+        """embeddings_z, embeddings_z_dist and embeddings_z_dist_across (see analyze_all; here Euclidean) of a board (h, w)
+        or, without one, of one drawn with nb_root_abs random roots or that composite with that margin.
+
+        board_params: {'nb_root_abs': 1, 'composite': None, 'margin': 0}; masking: {'bool_mask': True, 'p': 0.25}; what is
+        left out has these values. bool_sharedCmap: one colour scale for all panels.
+        """
+        params = with_defaults("board_params", board_params, {"nb_root_abs": 1, "composite": None, "margin": 0})
+        masking = with_defaults("masking", masking, {"bool_mask": True, "p": 0.25})
+        if board is None and params["composite"] is None:
+            board, board_abs = self.dataset._draw_board_deterministic("root", [-1] * params["nb_root_abs"])
+        elif board is None:
+            board, board_abs = self.dataset._draw_board_deterministic(
+                "composite", composite=params["composite"], composite_margin=params["margin"])
+        board_abs = np.full_like(np.asarray(board), -1) if board_abs is None else board_abs
+        board, board_abs = self._given(board, board_abs, names=("board", "board_abs"), one=True)
+        mask = self._mask(board, masking["p"] if masking["bool_mask"] else 0.0, 0.0, self._user_rng)[0].astype(np.int64)
+        z = self._stacked(self._recorded(board, mask, names="b*"))[:, :, 0]
+        view, scale = self._view(board[0], board_abs[0], mask[0]), "shared" if bool_sharedCmap else None
+        return self._save(self._figures_z(z, view, scale) | self._figure_across(z, view, dist, "Euclidean distance", None))
+
+    def _figures_z(self, z, view, scale=None) -> dict:
+        rows, objects, names = self._rows, view.objects.ravel(), ("token, by row of the board",) * 2
+        return {
+            "embeddings_z": plot_panels(z, self._stage_names, "activation", (rows, ()), scale, view=view,
+                                        names=(names[0], "dimension")),
+            "embeddings_z_dist": plot_panels(dist(z), self._stage_names, "Euclidean distance", (rows, rows), scale, "magma",
+                                             objects, view, names=names),
+        }
+
+    def _figure_across(self, z, view, measure, label, scale) -> dict:
+        by_token = measure(np.moveaxis(z, 2, 0).reshape(self.block_size, -1, z.shape[-1]))
+        maps = by_token.reshape(*view.board.shape, *by_token.shape[1:])
+        return {"embeddings_z_dist_across": plot_across(maps, sum(self._stage_names, []), label, scale, view)}
+
+    def analyze_all(self, board, board_abs, mask, queries, folder: str = "default", bool_z: bool = True,
+                    bool_attn: bool = True) -> dict:
+        """Pictures of what the network does with one masked board (h, w), blocks down and stages across.
+
+        embeddings_z: activations, token x dimension. embeddings_z_norm: their lengths, laid out as the board.
+        embeddings_z_dist, _dist_unit: distances between tokens, of activations and of their directions; below the diagonal
+        each object's pairs of tokens are marked, so that a dark block above its mirror image is an object whose tokens are
+        alike. embeddings_z_dist_across: for each token, distances between its own stages; a bright step is where it changes
+        most. embeddings_z_2D: each token's distances to all others, a small board at its place. attn_b{i}_h{j}: where each
+        query (framed) looks, j = -1 the mean of heads; attn_merge: heads downwards, blocks across. attn: every cell as
+        query, a small board at its place, log of attention over its row's maximum.
+
+        queries (h, w): -1 none, i >= 0 the i-th query, in its first cell. bool_z, bool_attn: which of the two families.
+        """
+        board, board_abs, mask = self._given(board, board_abs, mask, names=("board", "board_abs", "mask"), one=True)
+        queries = self._queries(queries) if bool_attn else None
+        acts, side = self._recorded(board, mask, names="b*"), (self.dataset.board_dim,) * 2
+        view, rows, figures = self._view(board[0], board_abs[0], mask[0]), self._rows, {}
+        if bool_z:
+            z = self._stacked(acts)[:, :, 0]
+            unit, lengths = dist_unit(z), np.linalg.norm(z, axis=-1)
+            names = ("row of the token", "column of the token")
+            figures = self._figures_z(z, view) | {
+                "embeddings_z_norm": plot_panels(lengths.reshape(*lengths.shape[:2], *side), self._stage_names, "length",
+                                                 cmap="cividis", view=view),
+                "embeddings_z_dist_unit": plot_panels(
+                    unit, self._stage_names, "unit-norm Euclidean distance", (rows, rows), "shared", "magma",
+                    board_abs.ravel(), view, names=("token, by row of the board",) * 2),
+                "embeddings_z_2D": plot_panels(
+                    tiled(mirrored(unit).reshape(*unit.shape[:2], *side, *side)), self._stage_names,
+                    "unit-norm Euclidean distance", (rows, rows), "shared", "magma", view=view, size=2.8, names=names),
+            } | self._figure_across(z, view, dist_unit, "unit-norm Euclidean distance", (0, 2))
+        for prefix, (site, keys_are_cells) in self.attention.items() if bool_attn else ():
+            weights = np.stack([acts[f"b{i}_{site}"][0] for i in range(self.n_layer)])  # (L, H, T, keys)
+            seen = weights[:, :, queries[0]]
+            heads = {-1: "mean of heads"} | {j: f"head {j}" for j in range(self.n_head)}
+            figures |= self._figures_attn(np.concatenate([seen.mean(1, keepdims=True), seen], axis=1), heads, prefix, queries,
+                                          "attention", keys_are_cells, view)
+            logs = np.log(np.maximum(weights / weights.max(-1, keepdims=True), np.finfo(weights.dtype).tiny)).swapaxes(0, 1)
+            titles = [[f"block {i}, head {j}" for i in range(self.n_layer)] for j in range(self.n_head)]
+            groups = (rows, rows) if keys_are_cells else (rows, ())
+            figures[prefix] = plot_panels(
+                tiled(logs.reshape(*logs.shape[:2], *side, *side)) if keys_are_cells else logs, titles,
+                "log(attention / maximum over keys)", groups, (-6, 0), "cividis", view=view, size=3.2, extend="min",
+                names=("row of the query", "column of the query" if keys_are_cells else "word"))
+        self._save(figures, folder)
+        self._merge(self.attention if bool_attn else (), folder)
+        return figures
+
+    def _queries(self, queries) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Tokens (Q,), cells (Q, 2) and names of the queries that an array (h, w) numbers."""
+        queries = self._given(queries, names=("queries",), one=True)[0][0]
+        numbers = np.unique(queries[queries >= 0])
+        if not len(numbers):
+            raise ValueError("queries must number at least one cell, from 0 on.")
+        cells = np.array([get_ij(queries, number) for number in numbers])
+        return cells @ [len(queries), 1], cells, [f"query {q} at {tuple(cell.tolist())}" for q, cell in zip(numbers, cells)]
+
+    def _figures_attn(self, maps, heads: dict[int, str], prefix, queries, label, keys_are_cells, view=None) -> dict:
+        """A figure for each block and head of maps (L, heads, Q, keys)."""
+        _, cells, names = queries
+        figures, side = {}, (self.dataset.board_dim,) * 2
+        for i, (k, (j, head)) in itertools.product(range(self.n_layer), enumerate(heads.items())):
+            title = f"block {i}, {head}"
+            figures[f"{prefix}_b{i}_h{j}"] = plot_queries(
+                maps[i, k].reshape(-1, *side), cells, names, label, title, view
+            ) if keys_are_cells else plot_panels(
+                maps[None, None, i, k], [[title]], label, ([(name, 1) for name in names], ()), (0, maps[i, k].max()), view=view,
+                size=3, names=("", "word of the sentence"))
+        return figures
+
+    def _merge(self, prefixes, folder) -> None:
+        for prefix in prefixes:
+            merge_attn_plots(f"{self.folder / 'analysis' / folder}/", range(self.n_head), range(self.n_layer), prefix)
+
+    def analyze_across_boards(self, boards, masks, focus_masks=None, folder: str = "default") -> dict:
+        """embeddings_z_acrossBoards: for each token the mean distance, over pairs of boards (n, h, w), between its unit-norm
+        activations, laid out as the board; dark is what the boards have in common at that stage.
+
+        focus_masks (n, h, w): compare only these cells, s² on every board, matched in reading order, shown as s x s.
+        """
+        boards, masks, *focus = self._given(boards, masks, *([] if focus_masks is None else [focus_masks]),
+                                            names=("boards", "masks", "focus_masks"))
+        n, T = len(boards), self.block_size
+        if n < 2:
+            raise ValueError("boards must be at least two to be compared.")
+        focus = focus[0].reshape(n, T) if focus else np.ones((n, T))
+        counts = focus.sum(1).astype(int)
+        s = math.isqrt(counts[0])
+        if (counts != s * s).any() or not s:
+            raise ValueError("focus_masks must mark the same square number of cells on every board.")
+        cells = np.nonzero(focus)[1].reshape(n, s * s, 1)
+        acts = self._recorded(boards, masks, names=sum(self._stage_names, []))
+        spread = [[dist_unit(np.take_along_axis(acts[name], cells, axis=1).swapaxes(0, 1)).sum((1, 2)) / (n * (n - 1) / 2)
+                   for name in names] for names in self._stage_names]
+        maps = np.array(spread).reshape(*np.shape(spread)[:2], s, s)
+        return self._save({"embeddings_z_acrossBoards": plot_panels(
+            maps, self._stage_names, "mean unit-norm distance between boards", scale="shared", cmap="magma")}, folder)
+
+    def analyze_across_boards_attn(self, boards, masks, queries, folder: str = "default") -> dict:
+        """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (framed) pays to each key; dark is
+        attention that does not depend on the board. attnVar_merge: heads downwards, blocks across. queries (h, w)."""
+        boards, masks = self._given(boards, masks)
+        queries, figures = self._queries(queries), {}
+        for prefix, (site, keys_are_cells) in self.attention.items():
+            acts = self._recorded(boards, masks, names=[f"b{i}_{site}" for i in range(self.n_layer)])
+            maps = np.stack([acts[f"b{i}_{site}"][:, :, queries[0]].var(0) for i in range(self.n_layer)])
+            heads = {j: f"head {j}" for j in range(self.n_head)}
+            figures |= self._figures_attn(maps, heads, f"{prefix}Var", queries, "variance", keys_are_cells)
+        self._save(figures, folder)
+        self._merge([f"{prefix}Var" for prefix in self.attention], folder)
+        return figures
+
+
+def by_head(acts: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
+    """acts, and of attention weights (n, H, T, keys) and values (n, T, D), heads side by side, each head's as {name}_h{j}."""
+    parts = dict(acts)
+    for name, act in acts.items():
+        if name.endswith("_a"):
+            parts |= {f"{name}_h{j}": act[:, j] for j in range(n_head)}
+        elif name.endswith("_v") and not name.endswith("_attn_v"):
+            parts |= {f"{name}_h{j}": part for j, part in enumerate(np.split(act, n_head, axis=-1))}
+    return parts
+
+
+def with_defaults(name: str, values: dict | None, defaults: dict) -> dict:
+    """defaults with values in their place; ValueError for a key that is not among them."""
+    for key in values or {}:
+        if key not in defaults:
+            raise ValueError(f"{name} has no key {key!r}; there are {', '.join(defaults)}.")
+    return defaults | (values or {})
 
 
 def score_values(s: dict) -> list[float]:

@@ -37,6 +37,9 @@ STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from senten
 class LEAParams(TrainParams):
     """TrainParams with LEA's defaults, and the sentences' parameters."""
 
+    ramps = (*TrainParams.ramps, "loss_rfs_epoch_start", "loss_rfs_epoch_end", "loss_speech_epoch_start",
+             "loss_speech_epoch_end")
+
     transformer_type: str = param("factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type")
     n_embd: int = param(32, "width of the residual streams D", low=1)
     n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1)
@@ -88,6 +91,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
     outputs = {"l0_": "from the board", "l1_": "from its sentence"}
+    stages = ("selfAttn", "crossAttn", "mlp", "out")
+    attention = {"attn": ("selfAttn_a", True), "crossAttn": ("crossAttn_a", False)}
     loss_columns = ("loss_total", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb", "avg_error_rfs",
                     "vq_usage_entropy", "vq_perplexity", "words_used")
     count_columns = ("nb_boards_test",)
@@ -282,6 +287,22 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         with evaluating(self.transformer), self.record(self._stream_names()) as acts:
             self.transformer.predict_from_speech(indices)
         return self._activations(acts, None if boards is None else self._given(boards)[0])
+
+    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions and the block's
+    # output; attn shows self-attention, crossAttn what the queries read in the sentence, a column a word
+
+    @property
+    def token_table(self) -> np.ndarray:
+        return self.transformer.ps_token_embedding.weight.detach().cpu().numpy()
+
+    @property
+    def position_table(self) -> np.ndarray:
+        return self.transformer.ps_pos_emb.weight.detach().cpu().numpy()
+
+    def _probe(self, tokens, edits):
+        if edits:
+            raise ValueError(f"edits must be None here: {type(self.transformer).__name__} takes none.")
+        self.transformer.predict_from_board(tokens)
 
     def _stream_names(self) -> list[str]:
         return [f"b{i}_{name}" for i in range(self.n_layer) for name in ("selfAttn", "crossAttn", "mlp", "out")] + [

@@ -68,11 +68,11 @@ def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
 
 
 def edit_and_mask(edit, name: str) -> tuple:
-    """(array, tensor or function; mask or None) of an edit; ValueError where it is neither an edit nor a pair."""
+    """(tensor or function; mask as a tensor or None) of an edit; ValueError where it is neither an edit nor a pair."""
     if isinstance(edit, tuple) and len(edit) != 2:
         raise ValueError(f"edit {name} must be an edit or a pair (edit, mask), not a tuple of {len(edit)}.")
     edit, mask = edit if isinstance(edit, tuple) else (edit, None)
-    return (edit if callable(edit) else numbers_of(edit, name)), (mask if mask is None else numbers_of(mask, f"{name}'s mask"))
+    return edit if callable(edit) else numbers_of(edit, name), mask if mask is None else numbers_of(mask, f"{name}'s mask")
 
 
 def numbers_of(values, name: str) -> torch.Tensor:
@@ -89,7 +89,7 @@ def cut_edits(edits: dict | None, part: slice, n: int) -> dict:
 
     def cut(edit, name):
         if isinstance(edit, dict):
-            return {site: cut(value, f"{name}_{site}") for site, value in edit.items()}
+            return {site: cut(value, f"{name}_{site}".strip("_")) for site, value in edit.items()}
         edit, mask = edit_and_mask(edit, name)
         for what, values, axes in (("edit", edit, 3), ("the mask of edit", mask, 2)):
             if isinstance(values, torch.Tensor) and values.ndim == axes and len(values) != n:
@@ -97,7 +97,7 @@ def cut_edits(edits: dict | None, part: slice, n: int) -> dict:
         edit = edit[part] if isinstance(edit, torch.Tensor) and edit.ndim == 3 else edit
         return edit if mask is None else (edit, mask[part] if mask.ndim == 2 else mask)
 
-    return {place: cut(edit, place) for place, edit in (edits or {}).items()}
+    return cut(edits, "") if isinstance(edits, dict) else edits
 
 
 @contextlib.contextmanager

@@ -419,7 +419,7 @@ class BatchedArray:
 
 
 def open_batches(folder: str | Path, name: str) -> BatchedArray:
-    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array; ValueError names what is missing."""
+    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array; ValueError names a missing one."""
     folder = Path(folder)
     batches = read_json(folder / "meta.json").get("batches") or []
     paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
@@ -577,21 +577,21 @@ def token_colors(n_background: int, n_token: int) -> np.ndarray:
 def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
     """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched where `mask`
     is 1, a cross where `wrong` is true."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import PolyCollection
 
     board = np.asarray(board)
     h, w = board.shape
     ax.imshow(np.asarray(colors)[board], interpolation="nearest")
-    ax.set_xticks(np.arange(w + 1) - 0.5, labels=[])
-    ax.set_yticks(np.arange(h + 1) - 0.5, labels=[])
-    ax.grid(color="white", linewidth=0.6)
-    ax.tick_params(length=0)
+    ax.set(xticks=[], yticks=[])
+    ax.hlines(np.arange(1, h) - 0.5, -0.5, w - 0.5, color="white", linewidth=0.6)
+    ax.vlines(np.arange(1, w) - 0.5, -0.5, h - 0.5, color="white", linewidth=0.6)
     for i, j in np.argwhere(np.zeros((h, w)) if numbers is None else np.asarray(numbers)):
         light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
         ax.text(j, i, str(board[i, j]), ha="center", va="center", fontsize=font, color="black" if light else "white")
-    for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
-                               edgecolor=(1, 1, 1, 0.6), linewidth=0))
+    hidden = np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask))[:, None, ::-1]
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    ax.add_collection(PolyCollection(hidden + corners, facecolor=(0, 0, 0, 0.25), hatch="////", edgecolor=(1, 1, 1, 0.6),
+                                     linewidth=0))
     for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
         ax.plot([j - 0.4, j + 0.4], [i - 0.4, i + 0.4], color="crimson", linewidth=1.5)
         ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
@@ -606,34 +606,50 @@ def object_colors(labels) -> np.ndarray:
     return np.where((labels >= 0)[..., None], to_rgba_array(OBJECT_COLORS)[rank % len(OBJECT_COLORS)], 0)
 
 
-def frame_cells(ax, cells, colors) -> None:
-    """Frames cells (k, 2) of the board drawn in ax, each in its colour."""
-    from matplotlib.patches import Rectangle
-
-    for (i, j), color in zip(cells, colors, strict=True):
-        ax.add_patch(Rectangle((j - 0.42, i - 0.42), 0.84, 0.84, fill=False, edgecolor=color, linewidth=1.3))
+def outline(ax, inside, color) -> None:
+    """Draws a line around the cells of a board where inside (h, w) is true."""
+    padded = np.pad(np.asarray(inside, bool), 1)
+    i, j = np.nonzero(padded[1:] != padded[:-1])
+    ax.hlines(i - 0.5, j - 1.5, j - 0.5, color=color, linewidth=2, clip_on=False, zorder=3)
+    i, j = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    ax.vlines(j - 0.5, i - 1.5, i - 0.5, color=color, linewidth=2, clip_on=False, zorder=3)
 
 
 @dataclasses.dataclass
 class BoardView:
     """A board (h, w) as the panel beside other pictures: tokens by colour; those of objects (h, w; -1 is none) numbered and
-    framed in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA (V, 4) of the tokens."""
+    outlined in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA (V, 4) of the tokens."""
 
     board: np.ndarray
     objects: np.ndarray
     mask: np.ndarray
     colors: np.ndarray
 
-    def draw(self, ax):
+    def draw(self, ax) -> None:
         draw_board(ax, self.board, self.colors, self.objects >= 0, self.mask, font=56 / len(self.board))
-        frame_cells(ax, np.argwhere(self.objects >= 0), object_colors(self.objects)[self.objects >= 0])
-        ax.set_title("board (hatched: hidden)" if self.mask.any() else "board", fontsize=8)
+        for label in np.unique(self.objects[self.objects >= 0]):
+            color = object_colors(self.objects)[self.objects == label][0]
+            outline(ax, self.objects == label, color)
+        ax.set_title("board (hatched: hidden)" if self.mask.any() else "board", fontsize=8, y=1)
 
-    def draw_left(self, axes) -> None:
-        """Draws it in place of the leftmost column of axes (R, C)."""
-        for ax in axes[:, 0]:
-            ax.remove()
-        self.draw(axes[0, 0].figure.add_subplot(axes[0, 0].get_gridspec()[:, 0]))
+
+def panel_figure(rows: int, columns: int, size: float, view: BoardView | None = None, gap: float = 0.14,
+                 left: float = 0.5, bottom: float = 0.45):
+    """(Figure, axes (rows, columns)) of square panels, `size` inches wide and gap apart, with room for titles, labels and a
+    colour bar, and a board at the left. Placed by arithmetic: matplotlib takes seconds to lay out that many panels."""
+    from matplotlib.figure import Figure
+
+    left += 2.2 * (view is not None)
+    width, height = left + columns * (size + gap) + 0.75, rows * (size + 0.3) + bottom + 0.25
+    figure = Figure(figsize=(width, height))
+
+    def place(x, top, size):
+        return figure.add_axes((x / width, (height - top - size) / height, size / width, size / height))
+
+    axes = [[place(left + j * (size + gap), 0.5 + i * (size + 0.3), size) for j in range(columns)] for i in range(rows)]
+    if view is not None:
+        view.draw(place(0.08, 0.5, min(size, 2)))
+    return figure, np.array(axes)
 
 
 def mirrored(upper: np.ndarray) -> np.ndarray:
@@ -646,101 +662,103 @@ def tiled(maps: np.ndarray) -> np.ndarray:
     return rearrange(maps, "... h w a b -> ... (h a) (w b)")
 
 
-def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis", title=""):
-    """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image."""
-    image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest",
-                      aspect="equal" if values.shape[0] == values.shape[1] else "auto")
-    for axis, line, group in zip((ax.yaxis, ax.xaxis), (ax.axhline, ax.axvline), groups, strict=True):
+def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis", title="", names=("", "")):
+    """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image. names: what
+    rows and columns are, None leaves the groups' names out."""
+    image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto")
+    sides = (ax.yaxis, ax.hlines, values.shape[1]), (ax.xaxis, ax.vlines, values.shape[0])
+    for (axis, lines, length), group, name in zip(sides, groups, names, strict=True):
         ends = np.cumsum([0, *(size for _, size in group)])
-        for end in ends[1:-1]:
-            line(end - 0.5, color="0.8", linewidth=0.5)
-        axis.set_ticks((ends[1:] + ends[:-1] - 1) / 2, labels=[name for name, _ in group], fontsize=6)
+        lines(ends[1:-1] - 0.5, -0.5, length - 0.5, color="0.8", linewidth=0.5)
+        shown = [] if name is None else (ends[1:] + ends[:-1] - 1) / 2
+        axis.set_ticks(shown, labels=[label for label, _ in group][: len(shown)], fontsize=6)
+        axis.set_label_text(name or "", fontsize=7)
     ax.tick_params(length=0, pad=2)
-    ax.set_title(title, fontsize=8)
+    ax.set_title(title, fontsize=8, y=1)  # a given y spares matplotlib the search for one
     return image
 
 
-def draw_bar(image, axes, label: str, **kwargs) -> None:
-    """The colour bar of an image, beside one of axes or all."""
-    bar = image.figure.colorbar(image, ax=axes, **kwargs)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=6, length=2)
+def draw_bar(image, ax, label: str, height: float = 1, extend: str = "neither") -> None:
+    """The colour bar of an image, right of ax, `height` times as high."""
+    box, inch = ax.get_position(), 1 / image.figure.get_figwidth()
+    place = (box.x1 + 0.07 * inch, box.y0, 0.1 * inch, height * box.height)
+    bar = image.figure.colorbar(image, cax=image.figure.add_axes(place), extend=extend)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6, length=2, pad=1)
 
 
-def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None, **bar):
+def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None,
+                names=("", ""), size: float = 2, extend: str = "neither"):
     """Matrices values (R, C, a, b) as titled panels, titles (R, C), with lines between groups of rows and of columns.
 
     scale: None gives each panel its own and a colour bar, 'shared' one over all values, (low, high) that one. objects (T,):
-    only upper triangles are drawn, and below them the pairs of tokens of an object are marked in its colour. view: BoardView.
+    only upper triangles are drawn, and below them the pairs of tokens of an object are marked in its colour. view: a
+    BoardView at the left. names: what rows and columns are. size: of a panel, in inches. extend: of the colour bar.
     """
-    values, left = np.asarray(values), int(view is not None)
+    values = np.asarray(values)
     R, C, a, _ = values.shape
-    figure, axes = new_figure(R, C + left, (2.3 * (C + left) + 0.4, 2.2 * R))
-    below = np.tri(a, k=-1, dtype=bool)
+    figure, axes = panel_figure(R, C, size, view, gap=0.55 if scale is None else 0.14)
     if objects is not None:
+        below = np.tri(a, k=-1, dtype=bool)
         values = np.where(below, np.nan, values)
         marks = object_colors(np.where(below & (objects[:, None] == objects), objects, -1))
     limits = (np.nanmin(values), np.nanmax(values)) if scale == "shared" else scale or (None, None)
     for i, j in np.ndindex(R, C):
-        ax = axes[i, j + left]
-        image = draw_matrix(ax, values[i, j], groups, limits, cmap, titles[i][j])
-        ax.tick_params(labelleft=j == 0, labelbottom=i == R - 1)
+        shown = (names[0] if j == 0 else None, names[1] if i == R - 1 else None)
+        image = draw_matrix(axes[i, j], values[i, j], groups, limits, cmap, titles[i][j], shown)
         if objects is not None:
-            ax.imshow(marks, interpolation="nearest")
+            axes[i, j].imshow(marks, interpolation="nearest", aspect="auto")
         if scale is None:
-            draw_bar(image, ax, "" if j < C - 1 else label, shrink=0.85, **bar)
+            draw_bar(image, axes[i, j], label if j == C - 1 else "")
     if scale is not None:
-        draw_bar(image, axes[:, left:], label, shrink=0.85, **bar)
-    if left:
-        view.draw_left(axes)
+        draw_bar(image, axes[-1, -1], label, R + 0.3 * (R - 1) / size, extend)
     return figure
 
 
 def plot_table(table, groups, name):
-    """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines between
-    groups [(name, size), ...] of rows."""
-    figure, axes = new_figure(1, 4, (17, 4))
-    measures = ((dist, "Euclidean distance", "magma", (0, None)), (dist_unit, "unit-norm Euclidean distance", "magma", (0, 2)),
-                (dist_cosine, "cosine", "cividis", (-1, 1)))
-    draw_bar(draw_matrix(axes[0, 0], table, (groups, ()), title=name), axes[0, 0], "value")
-    axes[0, 0].set_xlabel("dimension", fontsize=8)
-    for ax, (measure, title, cmap, limits) in zip(axes[0, 1:], measures, strict=True):
-        draw_bar(draw_matrix(ax, mirrored(measure(table)), (groups, groups), limits, cmap, title), ax, title)
+    """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines
+    between groups [(name, size), ...] of rows."""
+    figure, axes = panel_figure(1, 4, 3, gap=0.9)
+    panels = [(name, table, "viridis", (None, None)),
+              ("Euclidean distance", mirrored(dist(table)), "magma", (0, None)),
+              ("unit-norm Euclidean distance", mirrored(dist_unit(table)), "magma", (0, 2)),
+              ("cosine", mirrored(dist_cosine(table)), "cividis", (-1, 1))]
+    for ax, (title, values, cmap, limits) in zip(axes[0], panels, strict=True):
+        first = ax is axes[0, 0]
+        image = draw_matrix(ax, values, (groups, () if first else groups), limits, cmap, title, ("", "dimension" * first))
+        ax.tick_params(axis="y", labelrotation=90)
+        draw_bar(image, ax, "")
     return figure
 
 
 def plot_across(values, names, label, scale, view):
     """A matrix (S, S) of distances between stages for each cell of a board, values (h, w, S, S), upper triangles; on the
-    right the mean over cells, with the stages' names."""
+    right the mean over cells, with the stages' names. scale: (low, high) of the colours or None."""
     h, w, S, _ = values.shape
     values = np.where(np.tri(S, k=-1, dtype=bool), np.nan, values)
-    limits = (np.nanmin(values), np.nanmax(values)) if scale is None else scale
-    figure, axes = new_figure(1, 3, (15, 5.6), width_ratios=[1, 2.2, 2])
+    figure, axes = panel_figure(1, 2, 5, view, gap=1, bottom=0.9)
     cells = [[(str(i), S) for i in range(n)] for n in (h, w)]
-    image = draw_matrix(axes[0, 1], tiled(values), cells, limits, "magma", "a panel a token, laid out as the board")
-    draw_matrix(axes[0, 2], values.mean((0, 1)), [[(name, 1) for name in names]] * 2, limits, "magma", "mean over tokens")
-    axes[0, 2].tick_params(axis="x", labelrotation=90)
-    draw_bar(image, axes[:, 1:], label)
-    view.draw_left(axes)
+    limits = scale or (0, np.nanmax(values))
+    draw_matrix(axes[0, 0], tiled(values), cells, limits, "magma", "stages by stages of each token, laid out as the board",
+                ("row of the token", "column of the token"))
+    stages = [(name, 1) for name in names]
+    image = draw_matrix(axes[0, 1], values.mean((0, 1)), (stages, stages), limits, "magma", "mean over tokens")
+    axes[0, 1].tick_params(axis="x", labelrotation=90)
+    draw_bar(image, axes[0, 1], label)
     return figure
 
 
 def plot_queries(maps, cells, titles, label, title="", view=None):
-    """A map (h, w) for each query, maps (Q, h, w), all on one scale from 0; the query's own cell, of cells (Q, 2), is framed."""
-    left = int(view is not None)
-    columns = min(len(maps) + left, 5)
-    rows = -(-(len(maps) + left) // columns)
-    figure, axes = new_figure(rows, columns, (2.2 * columns + 0.5, 2.2 * rows + 0.3))
-    figure.suptitle(title, fontsize=9)
-    for ax in axes.flat[len(maps) + left:]:
+    """A map (h, w) for each query, maps (Q, h, w), on one scale from 0; the query's cell, of cells (Q, 2), is outlined."""
+    columns = min(len(maps), 5)
+    figure, axes = panel_figure(-(-len(maps) // columns), columns, 2, view, left=0.1, bottom=0)
+    figure.suptitle(title, fontsize=9, y=0.98)
+    for ax in axes.flat[len(maps):]:
         ax.remove()
-    panels = axes.flat[left : len(maps) + left]
-    for ax, values, cell, name in zip(panels, maps, cells, titles, strict=True):
+    for ax, values, (i, j), name in zip(axes.flat, maps, cells, titles, strict=False):
         image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=name)
-        frame_cells(ax, [cell], ["#D55E00"])
-    draw_bar(image, panels, label, shrink=0.85)
-    if left:
-        view.draw(axes[0, 0])
+        ax.plot([j - 0.4, j + 0.4, j + 0.4, j - 0.4, j - 0.4], [i - 0.4, i - 0.4, i + 0.4, i + 0.4, i - 0.4], "#D55E00")
+    draw_bar(image, axes[0, -1], label)
     return figure
 
 

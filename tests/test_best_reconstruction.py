@@ -1,0 +1,123 @@
+"""The best possible reconstruction against every row drawn by plain loops."""
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from module_dataset import TYPES, AbstractionDataset
+
+PLAIN = dict(board_dim=4, abs_dim=2, abs_c=4, abs_n=2, vocab_bck=2, vocab_token=2, comp_n=2, comp_margin=0, comp_c=3,
+             bool_split=False)
+CASES = {
+    "plain": {},
+    "fuzzy": dict(abs_c=3, vocab_token=3, abs_w_c=2, abs_w_m=2, comp_c=2),
+    "holes, no overlap": dict(abs_c=2, abs_n=3, abs_w_c=1, abs_w_m=2, comp_n=1, comp_dim=1, comp_c=1, allow_overlap=False),
+    "no background": dict(board_dim=2, abs_n=3, vocab_bck=3, comp_n=1, comp_dim=1, comp_c=1,
+                          board_types=["composition", "single"], board_types_proba=[0.3, 0.7]),
+    "large overlaps": dict(board_dim=5, abs_dim=3, abs_c=8, vocab_token=3, abs_w_c=1, abs_w_m=3, comp_dim=1, comp_c=1,
+                           board_types_proba=[0.2, 0.5, 0.3]),
+}
+
+
+def row_cells(dataset, type_, row):
+    """Background and {cell: tokens it may show} of a row, later objects over earlier ones."""
+    p = dataset.params
+    if type_ == 2:
+        step = p.abs_dim + p.comp_margin
+        objects = [(root, row[1] + a * step, row[2] + b * step)
+                   for (a, b), root in np.ndenumerate(dataset.compositions[row[0]]) if root >= 0]
+    else:
+        objects = [row[i : i + 3] for i in range(0, len(row) - 1, 3)]
+    cells = {}
+    for root, top, left in objects:
+        for (a, b), tokens in [((a, b), dataset.roots[root, a, b]) for a in range(p.abs_dim) for b in range(p.abs_dim)]:
+            cells[top + a, left + b] = [t for t in tokens if t >= 0] or [row[-1]]
+    return row[-1], cells
+
+
+def every_picture(dataset, masked, proba):
+    """{picture: posterior} of all rows of all families and all that fuzzy cells may show."""
+    masses = defaultdict(float)
+    visible = [x for x in np.ndindex(masked.shape) if masked[x] != dataset.masking_token]
+    for name, weight in zip(dataset.board_types, proba, strict=True):
+        family = dataset.params.families[TYPES.index(name)]
+        for row in family.unrank(np.arange(family.size)).tolist() if weight else ():
+            bck, cells = row_cells(dataset, TYPES.index(name), row)
+            if any(masked[x] not in cells.get(x, [bck]) for x in visible):
+                continue
+            ways = np.prod([len(tokens) for tokens in cells.values()])
+            for shown in itertools.product(*cells.values()):
+                board = np.full(masked.shape, bck)
+                board[tuple(zip(*cells, strict=True))] = shown
+                if all(board[x] == masked[x] for x in visible):
+                    masses[board.tobytes()] += weight / family.size / ways
+    return {picture: mass / sum(masses.values()) for picture, mass in masses.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("hidden", [0, 0.3, 0.7, 1])
+def test_equals_all_rows_drawn_by_loops(case, hidden):
+    dataset = AbstractionDataset(**PLAIN | CASES[case], seed=3)
+    drawn = dataset.sample(3)
+    masks, _ = dataset.mask(drawn.boards, hidden, 0.0)
+    masked = np.where(masks, dataset.masking_token, drawn.boards)
+    found = dataset.best_reconstruction(masked)
+    for b in range(len(masked)):
+        masses = every_picture(dataset, masked[b], dataset.board_types_proba)
+        assert found.consistent[b] == len(masses)
+        assert found.mass[b] == pytest.approx(max(masses.values()))
+        assert masses[found.board[b].tobytes()] == pytest.approx(max(masses.values()))
+        marginal = np.zeros((*masked[b].shape, dataset.vocab_size))
+        for picture, mass in masses.items():
+            board = np.frombuffer(picture, np.int64).reshape(masked[b].shape)
+            marginal += mass * (board[..., None] == np.arange(dataset.vocab_size))
+        chosen = np.take_along_axis(marginal, found.marginal[b][..., None], -1)[..., 0]
+        np.testing.assert_allclose(chosen, marginal.max(-1))
+
+
+def test_prior_can_be_given():
+    dataset = AbstractionDataset(**PLAIN, seed=1)
+    hidden = np.full((1, 4, 4), dataset.masking_token)
+    for proba in ([1, 0, 0], [0, 1, 0], [0.2, 0, 0.8]):
+        masses = every_picture(dataset, hidden[0], proba)
+        found = dataset.best_reconstruction(hidden, proba)
+        assert found.consistent[0] == len(masses)
+        assert found.mass[0] == pytest.approx(max(masses.values()))
+
+
+def test_defaults_visible_cells_are_kept_and_the_ceiling_is_high():
+    dataset = AbstractionDataset(seed=0)
+    drawn = dataset.all_boards("test", 20, np.random.default_rng(0))
+    masks, _ = dataset.mask(drawn.boards, 0.25, 0.5, drawn.types, drawn.corners, np.random.default_rng(1))
+    found = dataset.best_reconstruction(np.where(masks, dataset.masking_token, drawn.boards))
+    for boards in (found.board, found.marginal):
+        np.testing.assert_array_equal(boards[~masks], drawn.boards[~masks])
+        assert (boards == drawn.boards)[drawn.types != 1].mean() > 0.98
+    sure = found.mass > 1 - 1e-12
+    np.testing.assert_array_equal(found.board[sure], drawn.boards[sure])
+    np.testing.assert_array_equal(sure, found.consistent == 1)
+
+
+def test_twins_and_overlap_order_are_one_picture():
+    dataset = AbstractionDataset(seed=0)
+    board, _ = dataset._draw_board_deterministic("root", [1, 2], [[0, 0], [4, 4]], token_bck=3)
+    found = dataset.best_reconstruction(board[None])
+    assert (found.consistent[0], found.mass[0]) == (1, 1)
+    assert len(dataset.hypotheses(board).weights) == 2
+
+
+def test_what_cannot_be_done_is_refused_by_name():
+    dataset = AbstractionDataset(**PLAIN, seed=1)
+    impossible = np.full((2, 4, 4), dataset.masking_token)
+    impossible[1, 0, :2] = 0, 1  # two backgrounds
+    with pytest.raises(ValueError, match=r"masked_boards\[1\]: no board of this data set"):
+        dataset.best_reconstruction(impossible)
+    with pytest.raises(ValueError, match="masked_boards must have shape"):
+        dataset.best_reconstruction(np.zeros((1, 5, 5), int))
+    large = AbstractionDataset(board_dim=32, seed=0, bool_split=False)
+    with pytest.raises(ValueError, match=r"masked_boards\[0\].*more than 10000000"):
+        large.best_reconstruction(np.full((1, 32, 32), large.masking_token))
+    fuzzy = AbstractionDataset(abs_w_c=9, abs_w_m=4, seed=0, bool_split=False, board_types=["single"], board_types_proba=[1])
+    with pytest.raises(ValueError, match=r"masked_boards\[0\].*more than 10000000"):
+        fuzzy.best_reconstruction(np.full((1, 8, 8), fuzzy.masking_token))

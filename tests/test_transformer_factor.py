@@ -1,0 +1,631 @@
+"""GPTFactor against the official program's numbers and against a plain float64 transformer written here."""
+import copy
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from module_transformer_factor import EDITABLE, GPTFactor, Noise, make_optimizer
+
+# the same network, written plainly
+
+
+def layer_norm(x, s, name):
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * s[f"{name}.weight"] + s[f"{name}.bias"]
+
+
+def affine(x, s, name):
+    return torch.einsum("btn,mn->btm", x, s[f"{name}.weight"]) + s[f"{name}.bias"]
+
+
+def plain(s, idx, heads, edits=None, drop=None, embeddings=None):
+    """All named activations of a state dict s on tokens idx (B, T). edits: {name: function of the activation}; drop:
+    {'embd' or 'b0_a', 'b0_attn_update', 'b0_mlp_update': what to multiply with}."""
+    acts = {}
+
+    def at(name, value):
+        acts[name] = (edits or {}).get(name, lambda x: x)(value)
+        return acts[name]
+
+    def dropped(name, value):
+        return value * (drop or {}).get(name, 1.0)
+
+    x = s["tok_emb.weight"][idx]
+    x = dropped("embd", x if embeddings is None else torch.cat([embeddings, x], 1))
+    B, T, D = x.shape
+    p = s["pos_emb"].expand(B, -1, -1)
+    d = D // heads
+    for i in range(sum(name.endswith("ln1.weight") for name in s)):
+        n, b = f"blocks.{i}", f"b{i}_"
+        zp = torch.cat([at(b + "z", layer_norm(x, s, f"{n}.ln1")), p], -1)
+        q, k = affine(zp, s, f"{n}.attn.query"), affine(zp, s, f"{n}.attn.key")
+        v = at(b + "v", affine(zp, s, f"{n}.attn.value"))
+        allowed = s[f"{n}.attn.mask"][0, 0] > 0 if f"{n}.attn.mask" in s else torch.ones(T, T, dtype=torch.bool)
+        weights = []
+        for h in range(heads):
+            scores = torch.einsum("bid,bjd->bij", q[..., h * d : (h + 1) * d], k[..., h * d : (h + 1) * d]) / math.sqrt(d)
+            scores = torch.exp(scores - scores.amax(-1, keepdim=True)) * allowed
+            weights.append(scores / scores.sum(-1, keepdim=True))
+        a = dropped(b + "a", at(b + "a", torch.stack(weights, 1)))
+        out = torch.cat([torch.einsum("bij,bjd->bid", a[:, h], v[..., h * d : (h + 1) * d]) for h in range(heads)], -1)
+        update = dropped(b + "attn_update", affine(at(b + "attn_v", out), s, f"{n}.attn.proj"))
+        x = at(b + "z_attn", x + at(b + "attn_update", update))
+        hidden = affine(torch.cat([at(b + "mlp_in", layer_norm(x, s, f"{n}.ln2")), p], -1), s, f"{n}.mlp.0")
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = at(b + "z_attn_mlp", x + at(b + "mlp_update", dropped(b + "mlp_update", affine(hidden, s, f"{n}.mlp.2"))))
+    at("logit", torch.einsum("btd,vd->btv", at("z_out", layer_norm(x, s, "ln_f")), s["head.weight"]))
+    return acts
+
+
+def cross_entropy(logits, targets):
+    """Mean over all tokens, by hand."""
+    log_p = logits - torch.log(torch.exp(logits).sum(-1, keepdim=True))
+    return -torch.gather(log_p, -1, targets[..., None]).mean()
+
+
+def close(value, wanted, rtol=1e-9, atol=1e-11, err_msg=""):
+    np.testing.assert_allclose(value.detach().numpy(), wanted, rtol, atol, err_msg=err_msg)
+
+
+def perturbed(network, seed=0, scale=0.3):
+    """The network in float64 with every parameter moved, so that no bias or position code is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    network.double()
+    with torch.no_grad():
+        for p in network.parameters():
+            p += scale * torch.randn(p.shape, dtype=p.dtype, generator=generator)
+    return network
+
+
+def recorded(network, *args, **kwargs):
+    """(logits, {name: activation}) by hooks on every named place."""
+    acts = {}
+    handles = [site.register_forward_hook(lambda site, a, out: acts.__setitem__(site.name, out.detach()))
+               for site in network.sites.values()]
+    logits = network(*args, **kwargs)
+    for handle in handles:
+        handle.remove()
+    return logits, acts
+
+
+def tokens(network, B=3, seed=0):
+    V = network.head.weight.shape[0]
+    return torch.randint(V, (B, network.block_size), generator=torch.Generator().manual_seed(seed))
+
+
+def small(**more):
+    return perturbed(GPTFactor(7, 6, **dict(n_layer=2, n_head=2, n_embd=8, n_embd_pos=3, seed=0) | more))
+
+
+@st.composite
+def networks(draw):
+    heads = draw(st.integers(1, 3))
+    T = draw(st.integers(1, 6))
+    network = GPTFactor(
+        draw(st.integers(1, 8)), T, draw(st.integers(1, 3)), heads, heads * draw(st.integers(1, 4)), draw(st.integers(1, 5)),
+        n_unmasked=draw(st.none() | st.integers(0, T + 1)), seed=draw(st.integers(0, 99)),
+    )
+    return perturbed(network, draw(st.integers(0, 99))), tokens(network, draw(st.integers(1, 4))), heads
+
+
+@given(networks())
+@settings(max_examples=25)
+def test_every_activation_is_that_of_the_plain_network(case):
+    network, idx, heads = case
+    _, acts = recorded(network, idx)
+    wanted = plain(network.state_dict(), idx, heads)
+    assert set(acts) == set(wanted)
+    for name, value in wanted.items():
+        close(acts[name], value.detach().numpy(), atol=1e-10, err_msg=name)
+    torch.testing.assert_close(network(idx), wanted["logit"], rtol=1e-9, atol=1e-10)
+
+
+@given(networks())
+@settings(max_examples=15)
+def test_gradients_and_adamw_steps_are_those_of_the_plain_network(case):
+    network, idx, heads = case
+    targets = torch.randint(network.head.weight.shape[0], idx.shape, generator=torch.Generator().manual_seed(5))
+    state = {name: value.clone().requires_grad_(not name.endswith("mask")) for name, value in network.state_dict().items()}
+    learnt = {name: value for name, value in state.items() if value.requires_grad}
+    linear = (".attn.", ".mlp.", "head")
+    decayed = [name for name in learnt if name.endswith("weight") and any(part in name for part in linear)]
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in learnt.items()}
+    optim = make_optimizer(network, 1e-2)
+    for t in range(1, 4):
+        loss = F.cross_entropy(network(idx).flatten(0, 1), targets.flatten())
+        plain_loss = cross_entropy(plain(state, idx, heads)["logit"], targets)
+        assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-9, abs=1e-12)
+        gradients = dict(zip(learnt, torch.autograd.grad(plain_loss, list(learnt.values())), strict=True))
+        optim.zero_grad()
+        loss.backward()
+        for name, p in network.named_parameters():
+            close(p.grad, gradients[name].numpy(), 1e-7, 1e-9, name)
+            gradients[name] = p.grad  # so that a gradient of rounding errors alone moves both networks alike
+        optim.step()
+        with torch.no_grad():
+            for name, value in learnt.items():
+                m, v = moments[name]
+                value *= 1 - 1e-2 * (0.01 if name in decayed else 0)
+                m += (1 - 0.9) * (gradients[name] - m)
+                v += (1 - 0.95) * (gradients[name] ** 2 - v)
+                value -= 1e-2 * (m / (1 - 0.9**t)) / (torch.sqrt(v / (1 - 0.95**t)) + 1e-8)
+        for name, p in network.named_parameters():
+            torch.testing.assert_close(p.detach(), learnt[name].detach(), rtol=1e-8, atol=1e-10)
+
+
+# the official program's numbers
+
+
+@pytest.fixture(scope="module")
+def official(golden):
+    z = np.load(golden / "factor.npz")
+    state = {name.removeprefix("init."): torch.tensor(z[name]) for name in z.files if name.startswith("init.")}
+    return z, json.loads(str(z["config"])), state
+
+
+@pytest.fixture
+def golden_network(official):
+    _, config, state = official
+    network = GPTFactor(**config).double()
+    network.load_state_dict(state)
+    return network
+
+
+def test_golden_activations(official, golden_network):
+    z = official[0]
+    logits, acts = recorded(golden_network, torch.tensor(z["x"]))
+    close(logits, z["logits"])
+    assert {f"act.{name}" for name in acts} == {name for name in z.files if name.startswith("act.")}
+    for name, value in acts.items():
+        close(value, z[f"act.{name}"])
+
+
+@pytest.mark.parametrize("place", [*(f"b1_{site}" for site in EDITABLE), "z_out"])
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_golden_edits(official, golden_network, place, kind):
+    z = official[0]
+    edit = z[f"edit.{place}"] if kind == "array" else torch.tensor(z[f"edit.{place}"])
+    block, _, site = place.partition("_")
+    edits = {"z_out": edit} if place == "z_out" else {block: {site: edit}}
+    close(golden_network(torch.tensor(z["x"]), activations=edits), z[f"edited_logits.{place}"])
+
+
+@pytest.mark.parametrize("n", [0, 10])
+def test_golden_partly_causal(official, n):
+    z, config, state = official
+    network = GPTFactor(**config, n_unmasked=n).double()
+    network.load_state_dict({name: value for name, value in state.items() if not name.endswith("mask")})
+    close(network(torch.tensor(z["x"])), z[f"logits_n_unmasked_{n}"])
+
+
+def test_golden_training(official, golden_network):
+    z = official[0]
+    x, y = torch.tensor(z["x"]), torch.tensor(z["y"])
+    names = {id(p): name for name, p in golden_network.named_parameters()}
+    optim = make_optimizer(golden_network, 1e-3)
+    groups = {group["weight_decay"]: sorted(names[id(p)] for p in group["params"]) for group in optim.param_groups}
+    assert groups == {0.01: sorted(json.loads(str(z["decay"]))), 0.0: sorted(json.loads(str(z["no_decay"])))}
+    losses = []
+    for _ in range(5):
+        loss = F.cross_entropy(golden_network(x).flatten(0, 1), y.flatten())
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(losses, z["losses"], rtol=1e-9)
+    for name, value in golden_network.state_dict().items():
+        close(value, z[f"final.{name}"], rtol=1e-6, atol=1e-9)
+
+
+# state dicts
+
+
+def test_state_dict_layout():
+    V, T, D, P = 9, 5, 8, 3
+    wanted = {"tok_emb.weight": (V, D), "pos_emb": (1, T, P), "ln_f.weight": (D,), "ln_f.bias": (D,), "head.weight": (V, D)}
+    for i in range(2):
+        for ln in ("ln1", "ln2"):
+            wanted |= {f"blocks.{i}.{ln}.weight": (D,), f"blocks.{i}.{ln}.bias": (D,)}
+        for part in ("key", "query", "value"):
+            wanted |= {f"blocks.{i}.attn.{part}.weight": (D, D + P), f"blocks.{i}.attn.{part}.bias": (D,)}
+        wanted |= {
+            f"blocks.{i}.attn.proj.weight": (D, D), f"blocks.{i}.attn.proj.bias": (D,),
+            f"blocks.{i}.attn.mask": (1, 1, T, T),
+            f"blocks.{i}.mlp.0.weight": (4 * D, D + P), f"blocks.{i}.mlp.0.bias": (4 * D,),
+            f"blocks.{i}.mlp.2.weight": (D, 4 * D), f"blocks.{i}.mlp.2.bias": (D,),
+        }  # fmt: skip
+    network = GPTFactor(V, T, n_layer=2, n_head=2, n_embd=D, n_embd_pos=P)
+    assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == wanted
+    assert {name for name, _ in network.named_parameters()} == {name for name in wanted if not name.endswith("mask")}
+
+
+def test_defaults():
+    state = GPTFactor(10, 5).state_dict()
+    assert "blocks.1.ln1.weight" in state
+    assert "blocks.2.ln1.weight" not in state
+    assert state["blocks.0.attn.key.weight"].shape == (64, 96)
+    assert state["blocks.0.attn.mask"].min() == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5, 9])
+def test_mask_of_n_unmasked(n):
+    mask = GPTFactor(4, 5, n_embd=4, n_unmasked=n).state_dict()["blocks.0.attn.mask"][0, 0]
+    wanted = [[float(j <= i or (i < n and j < n)) for j in range(5)] for i in range(5)]
+    assert mask.tolist() == wanted
+
+
+def test_a_loaded_mask_replaces_the_made_one():
+    causal, free = small(n_unmasked=2), small()
+    idx = tokens(free)
+    state = causal.state_dict()
+    assert not torch.equal(causal(idx), free(idx))
+    free.load_state_dict(state)
+    assert torch.equal(free(idx), causal(idx))
+    back = small(n_unmasked=0)
+    back.load_state_dict(small().state_dict())
+    assert torch.equal(back(idx), small()(idx))
+
+
+def test_a_state_dict_without_masks_keeps_the_made_one():
+    causal = small(n_unmasked=2)
+    state = {name: value for name, value in small().state_dict().items() if not name.endswith("mask")}
+    names = list(state)
+    before = causal(tokens(causal))
+    causal.load_state_dict(state)
+    assert list(state) == names
+    assert torch.equal(causal(tokens(causal)), before)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_a_state_dict_that_does_not_fit_is_refused(change):
+    state = small().state_dict()
+    if change == "missing":
+        del state["blocks.1.mlp.0.bias"]
+    elif change == "extra":
+        state["blocks.2.ln1.weight"] = torch.ones(8)
+    else:
+        state["pos_emb"] = torch.zeros(1, 7, 3)
+    with pytest.raises(RuntimeError):
+        small().load_state_dict(state)
+
+
+# embeddings put before the tokens
+
+
+def test_own_embeddings_put_first_change_nothing():
+    network = small()
+    idx = tokens(network)
+    first = network.tok_emb(idx[:, :4])
+    assert torch.equal(network(idx[:, 4:], embeddings=first), network(idx))
+    with torch.no_grad():
+        wanted = plain(network.state_dict(), idx[:, 4:], 2, embeddings=-first)["logit"]
+    torch.testing.assert_close(network(idx[:, 4:], embeddings=-first).detach(), wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_wrong_number_of_tokens():
+    network = small()
+    for idx, embeddings in ((torch.zeros(2, 5, dtype=int), None), (torch.zeros(2, 7, dtype=int), None),
+                            (torch.zeros(2, 6, dtype=int), torch.zeros(2, 1, 8))):
+        with pytest.raises(ValueError, match="6 tokens"):
+            network(idx, embeddings=embeddings)
+
+
+# edits
+
+PLACES = [*(f"b{i}_{site}" for i in range(2) for site in EDITABLE), "z_out"]
+
+
+def edits_at(place, edit):
+    block, _, site = place.partition("_")
+    return {"z_out": edit} if place == "z_out" else {block: {site: edit}}
+
+
+def all_edit_kinds(x):
+    """(edit, function that does the same to the activation) for an activation x (B, T, D)."""
+    generator = torch.Generator().manual_seed(3)
+    new = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    mask, mask_b = torch.rand(x.shape[1], generator=generator) < 0.5, torch.rand(x.shape[:2], generator=generator) < 0.5
+
+    def masked(mask, value):
+        return lambda x: torch.where(mask[..., None], value(x) if callable(value) else value, x)
+
+    def push(x):
+        return 2 * x + 1
+
+    return {
+        "array": (new.numpy(), lambda x: new), "tensor": (new, lambda x: new),
+        "float32": (new.float(), lambda x: new.float().double()),
+        "no batch axis": (new[0], lambda x: new[0].expand_as(x)),
+        "array, no batch axis": (new[0].numpy(), lambda x: new[0].expand_as(x)),
+        "function": (push, push), "function to one board": (lambda x: x[0], lambda x: x[0].expand_as(x)),
+        "masked": ((new, mask), masked(mask, new)), "masked by board": ((new.numpy(), mask_b.numpy()), masked(mask_b, new)),
+        "masked function": ((push, mask_b), masked(mask_b, push)),
+        "masked, no batch axis": ((new[0], mask.numpy()), masked(mask, new[0])),
+        "mask of numbers": ((new, mask.long()), masked(mask, new)), "nowhere": ((new, torch.zeros_like(mask)), lambda x: x),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@torch.no_grad()
+def test_edits_are_naive_replacements(place):
+    network = small()
+    idx = tokens(network)
+    state = network.state_dict()
+    for kind, (edit, function) in all_edit_kinds(plain(state, idx, 2)[place]).items():
+        edits = edits_at(place, edit)
+        before = copy.deepcopy(edits)
+        wanted = plain(state, idx, 2, edits={place: function})
+        logits, acts = recorded(network, idx, activations=edits)
+        for name, value in wanted.items():
+            close(acts[name], value.numpy(), atol=1e-9, err_msg=f"{kind}: {name}")
+        torch.testing.assert_close(network(idx, activations=edits), wanted["logit"], rtol=1e-9, atol=1e-9)
+        assert str(edits) == str(before)
+
+
+@torch.no_grad()
+def test_several_edits_at_once():
+    network = small()
+    idx = tokens(network)
+    edits = {"b0": {"z": np.ones((6, 8)), "mlp_update": lambda x: -x}, "b1": {"attn_update": torch.zeros(3, 6, 8)},
+             "z_out": lambda x: x / 2}
+    functions = {"b0_z": torch.ones_like, "b0_mlp_update": torch.neg, "b1_attn_update": torch.zeros_like,
+                 "z_out": lambda x: x / 2}
+    wanted = plain(network.state_dict(), idx, 2, edits=functions)["logit"]
+    torch.testing.assert_close(network(idx, activations=edits), wanted, rtol=1e-9, atol=1e-9)
+    assert set(edits) == {"b0", "b1", "z_out"}
+    assert set(edits["b0"]) == {"z", "mlp_update"}
+    assert torch.equal(network(idx, activations={}), network(idx))
+    assert torch.equal(network(idx, activations={"b1": {}}), network(idx))
+    assert torch.equal(network(idx, activations={"b1": {"z": None}, "z_out": None}), network(idx))
+
+
+def test_an_edited_network_still_has_gradients():
+    network = small()
+    idx = tokens(network)
+    new = torch.randn(3, 6, 8, dtype=torch.float64, requires_grad=True)
+    network(idx, activations={"b1": {"z_attn_mlp": new}}).square().sum().backward()
+    assert new.grad.abs().sum() > 0
+    assert network.tok_emb.weight.grad is None or network.tok_emb.weight.grad.abs().sum() == 0
+
+
+BAD_EDITS = [
+    ({"b2": {}}, "b2"), ({"z": np.zeros((6, 8))}, "'z'"), ({"b0_z": np.zeros((6, 8))}, "b0_z"),
+    ({"logit": np.zeros((6, 7))}, "logit"),
+    ({"b0": {"a": np.zeros((6, 6))}}, "'a'"), ({"b0": {"z_attn": np.zeros((6, 8))}}, "z_attn"), ({"b1": {"Z": 0}}, "'Z'"),
+    ({"b0": np.zeros((6, 8))}, "b0"), ({"b0": {"z": np.zeros((6, 7))}}, "b0_z"),
+    ({"b1": {"mlp_in": np.zeros((2, 6, 8))}}, "b1_mlp_in"),
+    ({"b1": {"mlp_in": np.zeros((5, 8))}}, "b1_mlp_in"), ({"z_out": 0.0}, "z_out"),
+    ({"z_out": np.zeros((1, 6, 8))}, "z_out"),
+    ({"b0": {"z": lambda x: x[:, :2]}}, "b0_z"), ({"b0": {"z": (np.zeros((6, 8)), np.ones(5))}}, "mask of edit b0_z"),
+    ({"b0": {"z": (np.zeros((6, 8)), np.ones((2, 6)))}}, "mask of edit b0_z"),
+    ({"b0": {"z": "zeros"}}, "b0_z"), ({"b0": {"z": (1, 2, 3)}}, "b0_z"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edits", "name"), BAD_EDITS, ids=[f"{i}-{name}" for i, (_, name) in enumerate(BAD_EDITS)])
+def test_wrong_edits_are_named(edits, name):
+    network = small()
+    with pytest.raises(ValueError, match=name):
+        network(tokens(network), activations=edits)
+
+
+# hooks
+
+
+@pytest.mark.parametrize("n_unmasked", [None, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_recording_leaves_logits_to_the_bit(n_unmasked, dtype):
+    network = small(n_unmasked=n_unmasked).to(dtype)
+    idx = tokens(network)
+    logits, acts = recorded(network, idx)
+    assert torch.equal(logits, network(idx))
+    assert torch.equal(acts["logit"], logits)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_a_stage_patched_with_itself_changes_nothing(place, dtype):
+    network = small().to(dtype)
+    idx = tokens(network)
+    logits, acts = recorded(network, idx)
+    for edit in (acts[place], acts[place].numpy(), lambda x: x, (acts[place], np.ones(6))):
+        assert torch.equal(network(idx, activations=edits_at(place, edit)), logits)
+
+
+def head_off(site, args, out):
+    return torch.cat([torch.zeros_like(out[:, :1]), out[:, 1:]], 1)
+
+
+def head_off_(site, args, out):
+    out[:, :1] = 0
+
+
+@pytest.mark.parametrize("hook", [head_off, head_off_])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_hook_that_changes_attention_weights_is_obeyed(hook, mode):
+    network = small()
+    idx = tokens(network)
+    handle = network.sites["b1_a"].register_forward_hook(hook)
+    with mode():
+        logits = network(idx)
+    handle.remove()
+
+    def off(a):
+        return a * torch.tensor([0.0, 1.0])[:, None, None]
+
+    wanted = plain(network.state_dict(), idx, 2, edits={"b1_a": off})["logit"]
+    assert (wanted - network(idx)).abs().max() > 1e-3
+    torch.testing.assert_close(logits.detach().clone(), wanted.detach(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_hook_that_only_looks_leaves_the_fused_result(mode):
+    network = small().float()
+    idx = tokens(network)
+    seen = []
+    with mode():
+        before = network(idx)
+        handle = network.sites["b0_a"].register_forward_hook(lambda site, args, out: seen.append(out.sum(-1)))
+        after = network(idx)
+    handle.remove()
+    assert torch.equal(before, after)
+    torch.testing.assert_close(seen[0], torch.ones(3, 2, 6))
+
+
+@pytest.mark.parametrize("place", ["b0_v", "b1_attn_v", "b0_z", "z_out"])
+@torch.no_grad()
+def test_hooks_elsewhere_are_obeyed_too(place):
+    network = small()
+    idx = tokens(network)
+    handle = network.sites[place].register_forward_hook(lambda site, args, out: -out)
+    logits = network(idx)
+    handle.remove()
+    wanted = plain(network.state_dict(), idx, 2, edits={place: torch.neg})["logit"]
+    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-10)
+
+
+# dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_statistics(p):
+    keep = Noise(3).keep(torch.zeros(200_000), p)
+    assert set(keep.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
+    assert keep.mean().item() == pytest.approx(1, abs=5 * math.sqrt(p / (1 - p) / 200_000))
+
+
+def test_dropout_is_where_it_should_be():
+    network = small(embd_pdrop=0.2, attn_pdrop=0.3, resid_pdrop=0.4)
+    idx = tokens(network)
+    B, T, D, H = 3, 6, 8, 2
+    network.train()
+    network.noise.reseed(11)
+    logits = network(idx)
+    noise, drop = Noise(11), {}
+    shapes = [("embd", (B, T, D), 0.2)]
+    for i in range(2):
+        shapes += [(f"b{i}_a", (B, H, T, T), 0.3)]
+        shapes += [(f"b{i}_{update}", (B, T, D), 0.4) for update in ("attn_update", "mlp_update")]
+    for name, shape, p in shapes:
+        drop[name] = noise.keep(torch.zeros(shape, dtype=torch.float64), p)
+    torch.testing.assert_close(logits, plain(network.state_dict(), idx, 2, drop=drop)["logit"], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("which", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
+def test_dropout_is_off_in_eval_mode_and_seeded_in_training(which):
+    network, plain_one = small(**{which: 0.5}), small()
+    idx = tokens(network)
+    assert torch.equal(network.eval()(idx), plain_one.eval()(idx))
+    network.train()
+    first, second = network(idx), network(idx)
+    assert not torch.equal(first, second)
+    again = small(**{which: 0.5}).train()
+    assert torch.equal(again(idx), first)
+    assert torch.equal(again(idx), second)
+    other = small(**{which: 0.5}).train()
+    other.noise.reseed(1, 2)
+    assert not torch.equal(other(idx), first)
+    assert torch.equal(plain_one.train()(idx), plain_one.eval()(idx))
+
+
+def test_everything_dropped_is_finite():
+    network = small(embd_pdrop=1, attn_pdrop=1, resid_pdrop=1).train()
+    logits = network(tokens(network))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+# a fresh network
+
+
+def test_init_statistics():
+    network = GPTFactor(40, 20, n_layer=2, n_head=4, n_embd=128, n_embd_pos=16, seed=0)
+    for name, p in network.named_parameters():
+        if "ln" in name:
+            assert (p == (1 if name.endswith("weight") else 0)).all(), name
+        elif name.endswith("bias") or name == "pos_emb":
+            assert (p == 0).all(), name
+        else:
+            n = p.numel()
+            assert abs(p.mean().item()) < 5 * 0.02 / math.sqrt(n), name
+            assert p.std().item() == pytest.approx(0.02, rel=5 / math.sqrt(2 * n)), name
+    drawn = torch.cat([p.flatten() for p in network.parameters() if p.dim() == 2]) / 0.02
+    assert (drawn**4).mean().item() == pytest.approx(3, abs=0.1)  # a normal distribution's
+
+
+def test_weights_depend_on_the_seed_alone():
+    sizes = dict(n_layer=1, n_head=1, n_embd=4, n_embd_pos=2)
+    first, second, other, drawn = (GPTFactor(5, 4, **sizes, seed=seed).state_dict() for seed in (7, 7, 8, None))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for different in (other, drawn):
+        assert not torch.equal(first["head.weight"], different["head.weight"])
+
+
+def global_states():
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_nothing_touches_global_random_states():
+    before = global_states()
+    network = GPTFactor(5, 4, n_embd=4, embd_pdrop=0.3, attn_pdrop=0.3, resid_pdrop=0.3)
+    network.train()(torch.zeros(2, 4, dtype=int)).sum().backward()
+    make_optimizer(network, 1e-3).step()
+    assert global_states() == before
+    torch.manual_seed(0)
+    first = GPTFactor(5, 4, n_embd=4, seed=0).head.weight
+    torch.manual_seed(1)
+    assert torch.equal(GPTFactor(5, 4, n_embd=4, seed=0).head.weight, first)
+
+
+@pytest.mark.parametrize("n_unmasked", [None, 2])
+@pytest.mark.parametrize("p", [0, 0.1])
+def test_every_tensor_is_made_on_the_network_s_device(n_unmasked, p):
+    network = GPTFactor(7, 6, n_embd=8, n_unmasked=n_unmasked, embd_pdrop=p, attn_pdrop=p, resid_pdrop=p).to("meta").train()
+    idx = torch.zeros(3, 6, dtype=int, device="meta")
+    edits = {"b0": {"z": np.zeros((6, 8)), "mlp_in": (torch.zeros(6, 8), np.ones(6))}}
+    passes = [network(idx), network(idx, activations=edits), network(idx[:, 2:], embeddings=network.tok_emb(idx[:, :2]))]
+    for logits in passes:
+        F.cross_entropy(logits.flatten(0, 1), idx.flatten()).backward()
+        assert logits.shape == (3, 6, 7)
+        assert logits.device.type == "meta"
+    assert all(p.grad.device.type == "meta" for p in network.parameters())
+
+
+def test_verbose_prints_and_else_nothing_does(capsys):
+    network = small()
+    network(tokens(network))
+    assert capsys.readouterr().out == ""
+    network(tokens(network), verbose=True)
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_an_empty_batch():
+    assert small()(torch.zeros(0, 6, dtype=int)).shape == (0, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "name"),
+    [
+        (dict(n_embd=10, n_head=4), ValueError, "n_embd = 10"), (dict(n_layer=0), ValueError, "n_layer"),
+        (dict(n_embd_pos=0), ValueError, "n_embd_pos"), (dict(n_embd=8.0), TypeError, "n_embd"),
+        (dict(vocab_size=0), ValueError, "vocab"),
+        (dict(block_size=-1), ValueError, "block_size"), (dict(n_head="2"), TypeError, "n_head"),
+        (dict(n_layers=2), TypeError, "n_layers"),
+        (dict(embd_pdrop=1.5), ValueError, "embd_pdrop"), (dict(attn_pdrop=math.nan), ValueError, "attn_pdrop"),
+        (dict(resid_pdrop=-0.1), ValueError, "resid_pdrop"), (dict(n_unmasked=-1), ValueError, "n_unmasked"),
+    ],
+)  # fmt: skip
+def test_wrong_sizes_are_named(sizes, error, name):
+    with pytest.raises(error, match=name):
+        GPTFactor(**dict(vocab_size=5, block_size=4) | sizes)

@@ -1,0 +1,689 @@
+"""LEA and LEAFactor against the official program's numbers and against a plain float64 network written here."""
+import itertools
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from module_transformer_factor import make_optimizer
+from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizer, VectorQuantizerEMA
+
+CLASSES = {"factor": LEAFactor, "vanilla": LEA}
+
+# the same networks, written plainly
+
+
+def layer_norm(x, s, name):
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * s[f"{name}.weight"] + s[f"{name}.bias"]
+
+
+def affine(x, s, name):
+    return torch.einsum("btn,mn->btm", x, s[f"{name}.weight"]) + s[f"{name}.bias"]
+
+
+def attention(s, name, x, read, heads):
+    """Output of attention `name` for queries from x (B, T, n), keys and values from read (B, S, n)."""
+    q, k, v = affine(x, s, f"{name}.query"), affine(read, s, f"{name}.key"), affine(read, s, f"{name}.value")
+    d = q.shape[-1] // heads
+    outs = []
+    for h in range(heads):
+        part = slice(h * d, (h + 1) * d)
+        scores = torch.exp(torch.einsum("bid,bjd->bij", q[..., part], k[..., part]) / math.sqrt(d))
+        outs.append(torch.einsum("bij,bjd->bid", scores / scores.sum(-1, keepdim=True), v[..., part]))
+    return affine(torch.cat(outs, -1), s, f"{name}.proj")
+
+
+def with_code(x, p):
+    return x if p is None else torch.cat([x, p.expand(len(x), *p.shape)], -1)
+
+
+def stream(s, kind, x, p, z, pz, heads, acts=None):
+    """The blocks and last LayerNorm of stream 'ps' or 'ss' on x with codes p, reading z with codes pz."""
+    for i in range(sum(name.startswith(f"{kind}_blocks.") and name.endswith("ln_z.weight") for name in s)):
+        n = f"{kind}_blocks.{i}"
+        normed = layer_norm(with_code(x, p), s, f"{n}.ln_x_1")
+        self_ = attention(s, f"{n}.selfAttn", normed, normed, heads)
+        x = x + self_
+        read = layer_norm(with_code(z, pz), s, f"{n}.ln_z")
+        cross = attention(s, f"{n}.crossAttn", layer_norm(with_code(x, p), s, f"{n}.ln_x_2"), read, heads)
+        x = x + cross
+        hidden = affine(layer_norm(with_code(x, p), s, f"{n}.ln_mlp"), s, f"{n}.mlp.0")
+        mlp = affine(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), s, f"{n}.mlp.2")
+        x = x + mlp
+        if acts is not None:
+            acts |= {f"b{i}_selfAttn": self_, f"b{i}_crossAttn": cross, f"b{i}_mlp": mlp, f"b{i}_out": x}
+    return layer_norm(x, s, f"{kind}_ln_out")
+
+
+def picture(s, factor, tokens, sentence, heads, acts=None):
+    """IN on tokens (B, T) and sentence vectors (B, S, D) -> logits, state."""
+    x, ps, ss = s["ps_token_embedding.weight"][tokens], s["ps_pos_emb.weight"], s["ss_pos_emb.weight"]
+    if factor:
+        state = stream(s, "ps", x, ps, sentence, ss, heads, acts)
+    else:
+        state = stream(s, "ps", x + ps, None, sentence + ss, None, heads, acts)
+    logits = torch.einsum("btd,vd->btv", state, s["ps_head.weight"])
+    if acts is not None:
+        acts |= {"z_out": state, "logit": logits}
+    return logits, state
+
+
+def quantise(s, x, ema, commitment=0.25, usage=0.25):
+    """Nearest words by explicit distances -> straight-through words, loss, indices."""
+    words = s["ss_vector_quantizer._embedding.weight"]
+    K = len(words)
+    distances = ((x.detach()[:, :, None, :] - words.detach()) ** 2).sum(-1)
+    indices = distances.argmin(-1)
+    q = words[indices]
+    loss = commitment * ((q.detach() - x) ** 2).mean()
+    if not ema:
+        loss = loss + ((q - x.detach()) ** 2).mean()
+    share = torch.stack([(indices == k).double().mean() for k in range(K)])
+    return x + (q - x).detach(), loss + usage * ((share - 1 / K) ** 2).mean(), indices
+
+
+def plain(s, factor, ema, blank, idx, heads):
+    """The three passes: logits from the board, from the sentence, vq loss, word indices."""
+    words, (S, D) = s["ss_vector_quantizer._embedding.weight"], s["ss_token_init.weight"].shape
+    V, B = len(s["ps_token_embedding.weight"]), len(idx)
+    nothing = torch.zeros(B, S, D, dtype=torch.float64) if blank else words[-1].expand(B, S, D)
+    board_logits, state = picture(s, factor, idx, nothing, heads)
+    x = s["ss_token_init.weight"].expand(B, S, D)
+    if factor:
+        said = stream(s, "ss", x, s["ss_pos_emb.weight"], state, s["ps_pos_emb.weight"], heads)
+    else:
+        said = stream(s, "ss", x + s["ss_pos_emb.weight"], None, state, None, heads)
+    sentence, vq_loss, indices = quantise(s, said, ema)
+    speech_logits, _ = picture(s, factor, torch.full_like(idx, V - 1), sentence, heads)
+    return board_logits, speech_logits, vq_loss, indices
+
+
+def perturbed(network, seed=0, scale=0.3):
+    """The network in float64 with everything moved, so that no bias is zero and words lie apart."""
+    generator = torch.Generator().manual_seed(seed)
+    network.double()
+    with torch.no_grad():
+        for p in network.parameters():
+            p += scale * torch.randn(p.shape, dtype=p.dtype, generator=generator)
+        words = network.ss_vector_quantizer._embedding.weight
+        network.ss_vector_quantizer.start_words_(torch.randn(words.shape, dtype=torch.float64, generator=generator))
+    return network
+
+
+def small(kind="factor", **more):
+    sizes = dict(vocab_size=7, block_size=6, n_layer=2, n_head=2, n_embd=8, vocab_speech_size=9, block_speech_size=4, seed=0)
+    sizes |= dict(n_embd_pos=3) if kind == "factor" else {}
+    return perturbed(CLASSES[kind](**sizes | more))
+
+
+def boards(network, B=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(network.ps_head.weight.shape[0] - 1, (B, network.ps_pos_emb.num_embeddings), generator=generator)
+
+
+def recorded(network, call):
+    """(result, {name: [activation of each pass]}) by hooks on every named place."""
+    acts = {}
+    handles = [site.register_forward_hook(lambda site, a, out: acts.setdefault(site.name, []).append(out.detach()))
+               for site in network.sites.values()]
+    result = call()
+    for handle in handles:
+        handle.remove()
+    return result, acts
+
+
+def close(value, wanted, rtol=1e-9, atol=1e-10, err_msg=""):
+    wanted = wanted.detach().numpy() if isinstance(wanted, torch.Tensor) else wanted
+    np.testing.assert_allclose(value.detach().numpy(), wanted, rtol, atol, err_msg=err_msg)
+
+
+ALL = list(itertools.product(CLASSES, ("EMA", "vanilla"), (True, False)))
+KIND_AND_BLANK = list(itertools.product(CLASSES, (True, False)))
+
+
+@st.composite
+def cases(draw):
+    kind, vq_type, blank = draw(st.sampled_from(ALL))
+    heads = draw(st.integers(1, 2))
+    sizes = dict(
+        vocab_size=draw(st.integers(2, 6)), block_size=draw(st.integers(1, 5)), n_layer=draw(st.integers(1, 2)),
+        n_head=heads,
+        n_embd=heads * draw(st.integers(2, 4)), vocab_speech_size=draw(st.integers(2, 6)), vq_type=vq_type,
+        block_speech_size=draw(st.integers(1, 5)), bool_blank_speech=blank, seed=draw(st.integers(0, 99)),
+        n_unmasked=draw(st.integers(0, 3)), vq_expire=draw(st.sampled_from([0, VQ_EXPIRE])),
+    )
+    sizes |= dict(n_embd_pos=draw(st.integers(1, 4))) if kind == "factor" else {}
+    network = perturbed(CLASSES[kind](**sizes), draw(st.integers(0, 99)))
+    return network, boards(network, draw(st.integers(1, 4))), (kind == "factor", vq_type == "EMA", blank), heads
+
+
+@given(cases())
+@settings(max_examples=30)
+def test_the_three_passes_are_those_of_the_plain_network(case):
+    network, idx, how, heads = case
+    state = network.state_dict()
+    with torch.no_grad():
+        wanted = plain(state, *how, idx, heads)
+        outputs = network.eval()(idx)
+        for value, right in zip(outputs[:3], wanted, strict=False):
+            close(value, right)
+        assert torch.equal(outputs[3].argmax(-1), wanted[3])
+        assert torch.equal(outputs[3].sum(-1), torch.ones(wanted[3].shape, dtype=torch.float64))
+        close(network.predict_from_board(idx), wanted[0])
+        sentence = state["ss_vector_quantizer._embedding.weight"][wanted[3]]
+        unk = torch.full_like(idx, network.ps_head.weight.shape[0] - 1)
+        close(network.predict_from_speech(wanted[3]), picture(state, how[0], unk, sentence, heads)[0])
+
+
+def total(outputs, targets, alpha=0.7):
+    """A loss that every part of the network takes part in."""
+    return F.cross_entropy(outputs[0].flatten(0, 1), targets.flatten()) + alpha * (
+        outputs[2] + F.cross_entropy(outputs[1].flatten(0, 1), targets.flatten()))
+
+
+@given(cases())
+@settings(max_examples=15)
+def test_gradients_are_those_of_the_plain_network(case):
+    network, idx, how, heads = case
+    learnt = dict(network.named_parameters())
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    for name in learnt:
+        state[name].requires_grad_()
+    gradients = torch.autograd.grad(total(plain(state, *how, idx, heads), idx), [state[name] for name in learnt],
+                                    allow_unused=True, materialize_grads=True)
+    total(network.train()(idx), idx).backward()
+    for (name, p), wanted in zip(learnt.items(), gradients, strict=True):
+        close(p.grad if p.grad is not None else torch.zeros_like(p), wanted, 1e-7, 1e-9, name)
+
+
+@pytest.mark.parametrize(("kind", "blank"), KIND_AND_BLANK)
+@torch.no_grad()
+def test_named_activations_are_those_of_the_plain_network(kind, blank):
+    network = small(kind, bool_blank_speech=blank).eval()
+    idx, state = boards(network), network.state_dict()
+    words = state["ss_vector_quantizer._embedding.weight"]
+    nothing = torch.zeros(3, 4, 8, dtype=torch.float64) if blank else words[-1].expand(3, 4, 8)
+    sentences = torch.tensor([[0, 1, 2, 3], [8, 8, 0, 1], [4, 5, 6, 7]])
+    calls = {
+        "board": (lambda: network.predict_from_board(idx), idx, nothing),
+        "speech": (lambda: network.predict_from_speech(sentences), torch.full_like(idx, 6), words[sentences]),
+    }
+    for call, tokens, sentence in calls.values():
+        wanted = {}
+        picture(state, kind == "factor", tokens, sentence, 2, wanted)
+        _, acts = recorded(network, call)
+        for name, value in wanted.items():
+            close(acts[name][0], value, err_msg=name)
+        assert acts["b1_crossAttn_a"][0].shape == (3, 2, 6, 4)
+        assert acts["b0_selfAttn_a"][0].shape == (3, 2, 6, 6)
+        assert not any(name.startswith("ss_") for name in acts)
+
+
+# the official program's numbers
+
+
+def load_golden(golden, case):
+    z = np.load(golden / f"lea_{'_'.join(case)}.npz")
+    config = json.loads(str(z["config"]))
+    network = CLASSES[case[0]](**config, vq_expire=0).double()
+    state = {name.removeprefix("init."): torch.tensor(z[name]) for name in z.files if name.startswith("init.")}
+    assert {name: value.shape for name, value in network.state_dict().items()} == {n: v.shape for n, v in state.items()}
+    network.load_state_dict(state)
+    if case[1] == "EMA":
+        network.ss_vector_quantizer.epsilon = 1e-20
+    return z, config, network
+
+
+GOLDEN_CASES = list(itertools.product(CLASSES, ("EMA", "vanilla"), ("blank", "lastword")))
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES, ids="_".join)
+@torch.no_grad()
+def test_golden_forward(golden, case):
+    z, config, network = load_golden(golden, case)
+    assert config["bool_blank_speech"] == (case[2] == "blank")
+    network.eval()
+    idx = torch.tensor(z["x"])
+    board, speech, vq_loss, encodings = network(idx)
+    close(board, z["eval_logits_board"])
+    close(speech, z["eval_logits_speech"])
+    close(vq_loss, z["eval_vq_loss"])
+    assert (encodings.argmax(-1).numpy() == z["eval_words"]).all()
+    close(network.predict_from_speech(torch.tensor(z["sentences"])), z["logits_from_sentences"])
+    close(network.predict_from_board(idx), z["eval_logits_board"])
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES, ids="_".join)
+def test_golden_training(golden, case):
+    z, _, network = load_golden(golden, case)
+    nudged = case[1:] == ("EMA", "lastword")  # the official optimiser moves the last word there, by accident
+    names = {id(p): name for name, p in network.named_parameters()}
+    optim = make_optimizer(network, 1e-3)
+    groups = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in optim.param_groups}
+    no_decay = set(json.loads(str(z["no_decay"])))
+    if case[1] == "EMA":
+        no_decay -= {"ss_vector_quantizer._embedding.weight"}
+    assert groups == {0.01: set(json.loads(str(z["decay"]))), 0.0: no_decay}
+    x, y = torch.tensor(z["x"]), torch.tensor(z["y"])
+    network.train()
+    for step in range(3):
+        board, speech, vq_loss, encodings = network(x)
+        sparsity = 1 - encodings[..., -1].mean()
+        loss = total((board, speech, vq_loss), y) + 0.1 * sparsity
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+        rtol = 2e-3 if nudged and step else 1e-9
+        assert loss.item() == pytest.approx(z["losses"][step], rel=rtol)
+        assert vq_loss.item() == pytest.approx(z["vq_losses"][step], rel=10 * rtol)
+        if not (nudged and step):
+            assert (encodings.argmax(-1).numpy() == z["words"][step]).all()
+    for name, value in network.state_dict().items() if not nudged else ():
+        close(value, z[f"final.{name}"], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+# vector quantisation
+
+
+def quantiser(cls=VectorQuantizerEMA, K=5, D=3, **more):
+    made = cls(K, D, 0.25, 0.25, seed=0, **more).double()
+    return made, torch.randn(4, 6, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, VectorQuantizerEMA])
+def test_nearest_words_and_loss(cls):
+    vq, x = quantiser(cls)
+    words = vq._embedding.weight.detach().numpy().copy()
+    quantised, loss, encodings, indices = vq.eval()(x)
+    flat, counts, error = x.numpy().reshape(-1, 3), np.zeros(5), 0.0
+    for vector, index in zip(flat, indices.flatten().tolist(), strict=True):
+        distances = [math.dist(vector, word) for word in words]
+        assert index == distances.index(min(distances))
+        counts[index] += 1
+        error += min(distances) ** 2 / flat.size
+    usage = sum((c / len(flat) - 1 / 5) ** 2 for c in counts) / 5
+    factor = 0.25 if cls is VectorQuantizerEMA else 1.25
+    assert loss.item() == pytest.approx(factor * error + 0.25 * usage, rel=1e-12)
+    assert encodings.shape == (4, 6, 5)
+    assert encodings.dtype == x.dtype
+    assert torch.equal(encodings, F.one_hot(indices, 5).double())
+    close(quantised, words[indices], atol=1e-14)
+    assert torch.equal(vq.get_codebook_entries(indices), torch.tensor(words[indices]))
+    assert torch.equal(vq.get_codebook_entries(torch.tensor(3)), torch.tensor(words[3]))
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, VectorQuantizerEMA])
+def test_words_are_their_own_nearest(cls):
+    vq, _ = quantiser(cls, K=40)
+    indices = torch.randperm(40, generator=torch.Generator().manual_seed(0)).view(4, 10)
+    assert torch.equal(vq.eval()(vq.get_codebook_entries(indices))[3], indices)
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, VectorQuantizerEMA])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_gradient_passes_straight_through(cls, mode):
+    vq, x = quantiser(cls)
+    getattr(vq, mode)()
+    words = vq._embedding.weight.detach().clone()
+    x.requires_grad_()
+    quantised, loss, _, indices = vq(x)
+    weights = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(torch.autograd.grad((quantised * weights).sum(), x, retain_graph=True)[0], weights)
+    loss.backward()
+    close(x.grad, 0.25 * 2 * (x - words[indices]) / x.numel(), atol=1e-14)
+    if cls is VectorQuantizer:
+        wanted = torch.zeros_like(words)
+        for vector, index in zip(x.detach().flatten(0, 1), indices.flatten(), strict=True):
+            wanted[index] += 2 * (words[index] - vector) / x.numel()
+        close(vq._embedding.weight.grad, wanted, atol=1e-14)
+
+
+def test_the_moving_average_codebook_is_no_parameter():
+    vq, _ = quantiser()
+    assert list(vq.parameters()) == []
+    assert set(vq.state_dict()) == {"_ema_cluster_size", "_ema_w", "_embedding.weight"}
+    assert set(dict(quantiser(VectorQuantizer)[0].named_parameters())) == {"_embedding.weight"}
+
+
+def ema_by_hand(vq, x, expire=0.0):
+    """(n, m, words, idle) that one training batch should leave, before idle words are replaced."""
+    n, m, words = (t.numpy().copy() for t in (vq._ema_cluster_size, vq._ema_w, vq._embedding.weight))
+    K, flat = len(n), x.detach().numpy().reshape(-1, words.shape[1])
+    nearest = [int(np.argmin([math.dist(v, w) for w in words])) for v in flat]
+    for k in range(K):
+        mine = [v for v, index in zip(flat, nearest, strict=True) if index == k]
+        n[k] = vq.decay * n[k] + (1 - vq.decay) * len(mine)
+        m[k] = vq.decay * m[k] + (1 - vq.decay) * sum(mine, np.zeros(words.shape[1]))
+    for k in set(nearest):
+        words[k] = m[k] / ((n[k] + vq.epsilon) / (n.sum() + K * vq.epsilon) * n.sum())
+    return n, m, words, np.flatnonzero(n < expire * len(flat) / K)
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.5])
+@pytest.mark.parametrize("epsilon", [1e-5, 0.1])
+def test_moving_averages_by_hand(decay, epsilon):
+    vq, x = quantiser(K=9, decay=decay, epsilon=epsilon, expire=0)
+    assert torch.equal(vq._ema_cluster_size, torch.ones(9, dtype=torch.float64))
+    assert torch.equal(vq._ema_w, vq._embedding.weight)
+    for step in range(4):
+        wanted = ema_by_hand(vq, x + step)
+        old = vq._embedding.weight.clone()
+        indices = vq.train()(x + step)[3]
+        for value, right in zip((vq._ema_cluster_size, vq._ema_w, vq._embedding.weight), wanted, strict=False):
+            close(value, right, atol=1e-12)
+        unused = np.setdiff1d(np.arange(9), indices.numpy())
+        assert len(unused) > 0
+        assert torch.equal(vq._embedding.weight[unused], old[unused])
+
+
+def test_the_first_step_moves_words_a_little():
+    vq, x = quantiser(K=50)
+    old = vq._embedding.weight.clone()
+    vq.train()(x)
+    moved = (vq._embedding.weight - old).norm(dim=1)
+    assert moved.max() < 0.2
+    assert moved.max() > 0
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("vq_type", ["EMA", "vanilla"])
+def test_eval_mode_leaves_every_bit(kind, vq_type):
+    network = small(kind, vq_type=vq_type).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = network(boards(network))
+    first[1].sum().backward()
+    second = network(boards(network))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert network.ps_token_embedding.weight.grad.abs().sum() > 0
+
+
+# expiry
+
+
+def test_idle_words_become_vectors_of_the_batch():
+    replaced = 0
+    for seed in range(6):
+        vq, _ = quantiser(K=8, expire=0.5)
+        twin, _ = quantiser(K=8, expire=0)
+        x = torch.randn(2, 16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        counts = 4 * torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 50))
+        for one in (vq, twin):
+            one._ema_w.mul_((counts / one._ema_cluster_size)[:, None])
+            one._ema_cluster_size.copy_(counts)
+            one.noise.reseed(seed)
+        idle = ema_by_hand(vq, x, 0.5)[3].tolist()
+        vq.train()(x), twin.train()(x)
+        flat, expected = x.flatten(0, 1), 32 / 8
+        for k in range(8):
+            n, m, word = vq._ema_cluster_size[k], vq._ema_w[k], vq._embedding.weight[k]
+            if k in idle:
+                replaced += 1
+                assert (flat == word).all(1).any()
+                assert n == expected
+                close(m / n, word, atol=1e-14)
+            else:
+                assert n == twin._ema_cluster_size[k]
+                assert torch.equal(m, twin._ema_w[k])
+                assert torch.equal(word, twin._embedding.weight[k])
+    assert 5 < replaced < 43
+
+
+def test_expiry_is_seeded():
+    def run(seed):
+        vq, x = quantiser(K=30, expire=0.9)
+        vq.noise.reseed(seed)
+        for step in range(150):
+            vq.train()(x + 0.01 * step)
+        return vq._embedding.weight
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_blank_word_never_expires(kind):
+    def far_blank(blank):
+        network = small(kind, bool_blank_speech=blank, vq_expire=0.9)
+        vq = network.ss_vector_quantizer
+        with torch.no_grad():
+            vq._embedding.weight[-1] = 100
+        vq._ema_cluster_size.fill_(0.01)
+        network.train()(boards(network))
+        return vq._embedding.weight
+
+    assert (far_blank(False)[-1] == 100).all()
+    assert far_blank(False)[:-1].abs().max() < 50
+    assert (far_blank(True)[-1].abs() < 50).all()
+
+
+@pytest.mark.parametrize("expire", [0, VQ_EXPIRE, 0.5])
+@pytest.mark.parametrize("scale", [0.02, 1, 30])
+def test_the_codebook_stays_finite_and_of_its_inputs_scale(expire, scale):
+    vq = VectorQuantizerEMA(64, 4, 0.25, 0.25, expire=expire, seed=0).train()
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(10, 4, generator=generator)
+    longest = max(vq._embedding.weight.norm(dim=1).max().item(), 0)
+    for step in range(400):
+        x = scale * directions[torch.randint(1 + step // 40, (8, 16), generator=generator)]
+        x = x + 0.1 * scale * torch.randn(x.shape, generator=generator)
+        vq(x)
+        longest = max(longest, x.norm(dim=-1).max().item())
+        assert vq._embedding.weight.isfinite().all()
+        assert vq._embedding.weight.norm(dim=1).max() < 1.5 * longest
+    for value in vq.state_dict().values():
+        assert value.isfinite().all()
+    if expire:
+        norms = vq._embedding.weight.norm(dim=1)
+        assert norms.max() < 3 * scale * directions.norm(dim=1).max()
+
+
+def test_words_come_into_use():
+    generator = torch.Generator().manual_seed(0)
+    x = 5 + torch.randn(20, 8, 16, 4, generator=generator)
+    used = {}
+    for expire in (0, VQ_EXPIRE):
+        vq = VectorQuantizerEMA(32, 4, 0.25, 0.25, expire=expire, seed=0).train()
+        for step in range(400):
+            indices = vq(x[step % 20])[3]
+        used[expire] = len(indices.unique())
+    assert used[0] < 12
+    assert used[VQ_EXPIRE] > 24
+
+
+# the networks
+
+
+@pytest.mark.parametrize(("kind", "vq_type", "blank"), ALL)
+@torch.no_grad()
+def test_speech_is_read_as_in_the_third_pass(kind, vq_type, blank):
+    network = small(kind, vq_type=vq_type, bool_blank_speech=blank).eval()
+    _, speech_logits, _, encodings = network(boards(network, 5))
+    close(network.predict_from_speech(encodings.argmax(-1)), speech_logits)
+    assert torch.equal(network.predict_from_speech(encodings.argmax(-1)).argmax(-1), speech_logits.argmax(-1))
+
+
+@pytest.mark.parametrize("sentences", [
+    torch.zeros(2, 3, dtype=int), torch.zeros(2, 5, dtype=int), torch.zeros(4, dtype=int), torch.zeros(2, 4, 9),
+    torch.full((1, 4), 9), torch.full((1, 4), -1),
+], ids=["short", "long", "flat", "one-hot", "beyond", "negative"])  # fmt: skip
+def test_wrong_sentences(sentences):
+    for kind in CLASSES:
+        with pytest.raises(ValueError, match=r"^sentences must .*\.$"):
+            small(kind).predict_from_speech(sentences)
+
+
+def test_boards_of_another_size():
+    for kind in CLASSES:
+        network = small(kind)
+        for call in (network, network.predict_from_board):
+            with pytest.raises(ValueError, match="idx must have shape"):
+                call(torch.zeros(2, 5, dtype=int))
+
+
+@pytest.mark.parametrize(("kind", "blank"), KIND_AND_BLANK)
+def test_what_is_alike_for_the_whole_batch_may_be_computed_once(kind, blank):
+    once, each = small(kind, bool_blank_speech=blank), small(kind, bool_blank_speech=blank)
+    idx = boards(once, 4)
+    first = once.train()(idx)
+    second, acts = recorded(each.train(), lambda: each(idx))
+    assert acts["b0_selfAttn"][1].shape == (4, 6, 8)
+    for a, b in zip(first, second, strict=True):
+        close(a, b)
+    total(first, idx).backward()
+    total(second, idx).backward()
+    for (name, a), b in zip(once.named_parameters(), each.parameters(), strict=True):
+        close(a.grad, b.grad, 1e-8, 1e-11, name)
+    for a, b in zip(once.state_dict().values(), each.state_dict().values(), strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_board_has_dropout_of_its_own(kind):
+    network = small(kind, resid_pdrop=1e-12)
+    without = small(kind)
+    idx = boards(network)
+    for a, b in zip(network.train()(idx), without.train()(idx), strict=True):
+        close(a, b, 1e-9, 1e-9)
+    dropped = small(kind, resid_pdrop=0.5, attn_pdrop=0.2, embd_pdrop=0.2).train()
+    same = idx[:1].expand(3, -1)
+    logits = dropped(same)[1]
+    assert not torch.equal(logits[0], logits[1])
+    again = small(kind, resid_pdrop=0.5, attn_pdrop=0.2, embd_pdrop=0.2).train()
+    assert torch.equal(again(same)[1], logits)
+    assert torch.equal(dropped.eval()(same)[0][0], dropped(same)[0][1])
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@torch.no_grad()
+def test_hooks_on_either_network_are_obeyed(kind):
+    network = small(kind).eval()
+    idx = boards(network)
+    before = network(idx)
+    for name in ("b0_selfAttn", "b1_crossAttn_a", "ss_b0_mlp", "ss_z_out"):
+        handle = network.sites[name].register_forward_hook(lambda site, args, out: out * 0)
+        after = network(idx)
+        handle.remove()
+        assert torch.equal(after[0], before[0]) == name.startswith("ss_")
+        assert not torch.equal(after[2], before[2])
+    assert all(torch.equal(a, b) for a, b in zip(network(idx), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@torch.no_grad()
+def test_a_network_of_one_board_or_none(kind):
+    network = small(kind).eval()
+    idx = boards(network, 3)
+    together = network(idx)
+    alone = [network(idx[i : i + 1]) for i in range(3)]
+    for k in (0, 1, 3):
+        close(torch.cat([one[k] for one in alone]), together[k])
+    assert network.predict_from_board(idx[:0]).shape == (0, 6, 7)
+    assert network.predict_from_speech(torch.zeros(0, 4, dtype=int)).shape == (0, 6, 7)
+
+
+@pytest.mark.parametrize(("kind", "vq_type", "blank"), ALL)
+@pytest.mark.parametrize("expire", [0, VQ_EXPIRE])
+def test_every_tensor_is_made_on_the_network_s_device(kind, vq_type, blank, expire):
+    network = small(kind, vq_type=vq_type, bool_blank_speech=blank, vq_expire=expire, attn_pdrop=0.1).to("meta").train()
+    idx = torch.zeros(3, 6, dtype=int, device="meta")
+    outputs = network(idx)
+    total(outputs, idx).backward()
+    assert [tuple(value.shape) for value in outputs] == [(3, 6, 7), (3, 6, 7), (), (3, 4, 9)]
+    assert {value.device.type for value in outputs} == {"meta"}
+    assert {p.grad.device.type for p in network.parameters()} == {"meta"}
+
+
+def test_state_dict_of_the_two_classes_and_quantisers():
+    names = {key: set(small(key[0], vq_type=key[1]).state_dict()) for key in itertools.product(CLASSES, ("EMA", "vanilla"))}
+    ema = {f"ss_vector_quantizer.{name}" for name in ("_ema_w", "_ema_cluster_size")}
+    assert names["factor", "EMA"] == names["vanilla", "EMA"] == names["factor", "vanilla"] | ema
+    assert small("factor").state_dict()["ps_blocks.1.crossAttn.key.weight"].shape == (8, 11)
+    assert small("vanilla").state_dict()["ps_blocks.1.crossAttn.key.weight"].shape == (8, 8)
+    assert not any("mask" in name for name in names["factor", "EMA"])
+
+
+def test_init_statistics():
+    for kind, cls in CLASSES.items():
+        network = cls(40, 50, n_layer=1, n_head=4, n_embd=128, vocab_speech_size=60, block_speech_size=40, seed=0)
+        state = network.state_dict()
+        for name, value in state.items():
+            n = value.numel()
+            if "ln_" in name:
+                assert (value == (1 if name.endswith("weight") else 0)).all(), name
+            elif name.endswith("bias"):
+                assert (value == 0).all(), name
+            elif name.endswith("_ema_cluster_size"):
+                assert (value == 1).all(), kind
+            else:
+                assert abs(value.mean().item()) < 5 * 0.02 / math.sqrt(n), name
+                assert value.std().item() == pytest.approx(0.02, rel=5 / math.sqrt(2 * n)), name
+        assert torch.equal(state["ss_vector_quantizer._ema_w"], state["ss_vector_quantizer._embedding.weight"])
+
+
+def test_a_quantiser_alone_starts_at_standard_normal_words():
+    for cls in (VectorQuantizer, VectorQuantizerEMA):
+        words = cls(200, 50, 0.25, 0.25).state_dict()["_embedding.weight"]
+        assert words.std().item() == pytest.approx(1, abs=0.05)
+        assert abs(words.mean().item()) < 0.05
+    vq = VectorQuantizerEMA(4, 3, 0.25, 0.25)
+    assert (vq.decay, vq.epsilon) == (0.99, 1e-5)
+    assert vq.expire > 0
+
+
+def test_defaults():
+    for kind, cls in CLASSES.items():
+        network = cls(7, 6)
+        assert network.ss_vector_quantizer._embedding.weight.shape == (50, 64), kind
+        assert network.ss_token_init.weight.shape == (10, 64)
+        assert isinstance(network.ss_vector_quantizer, VectorQuantizerEMA)
+        assert network.bool_blank_speech
+        assert network.ss_vector_quantizer.expire == VQ_EXPIRE > 0
+
+
+def test_nothing_touches_global_random_states():
+    def states():
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    before = states()
+    for kind, vq_type, blank in ALL:
+        network = small(kind, vq_type=vq_type, bool_blank_speech=blank, attn_pdrop=0.3, vq_expire=0.9, seed=None)
+        total(network.train()(boards(network)), boards(network)).backward()
+        make_optimizer(network, 1e-3).step()
+    VectorQuantizer(4, 3, 0.25, 0.25), VectorQuantizerEMA(4, 3, 0.25, 0.25)
+    assert states() == before
+
+
+def test_weights_depend_on_the_seed_alone():
+    for cls in CLASSES.values():
+        first, second, other = (cls(5, 4, n_embd=4, seed=seed).state_dict() for seed in (7, 7, 8))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        for name in ("ps_head.weight", "ss_vector_quantizer._embedding.weight"):
+            assert not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "name"),
+    [
+        (dict(n_embd=10, n_head=4), ValueError, "n_embd = 10"), (dict(vocab_speech_size=0), ValueError, "vocab_speech_size"),
+        (dict(block_speech_size=0), ValueError, "block_speech_size"), (dict(vq_type="none"), ValueError, "vq_type"),
+        (dict(vq_expire=-1), ValueError, "expire"), (dict(vq_expire=1.5), ValueError, "expire"),
+        (dict(n_layer=0), ValueError, "n_layer"),
+        (dict(n_embd=8.0), TypeError, "n_embd"), (dict(words=3), TypeError, "words"),
+        (dict(attn_pdrop=2), ValueError, "attn_pdrop"),
+    ],
+)  # fmt: skip
+def test_wrong_parameters_are_named(changes, error, name):
+    for cls in CLASSES.values():
+        with pytest.raises(error, match=name):
+            cls(**dict(vocab_size=5, block_size=4) | changes)
+    with pytest.raises(TypeError, match="n_embd_pos"):
+        LEA(5, 4, n_embd_pos=3)
