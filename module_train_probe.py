@@ -8,9 +8,9 @@ streams of their own, named by (seed, what, epoch), so that nothing depends on w
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
+import shlex
 import signal
 import threading
 import time
@@ -30,7 +30,6 @@ from utils import (
     BoardView,
     Params,
     RunLog,
-    atomic_write,
     dist,
     dist_cosine,
     dist_unit,
@@ -39,12 +38,15 @@ from utils import (
     fresh_seed,
     get_ij,
     keywords_of,
-    locked,
+    load_tensors,
+    lock,
     merge_attn_plots,
     mirrored,
     new_figure,
     newest_states,
+    numbered,
     numpy_rng,
+    out_of_memory,
     param,
     pick_device,
     plot_across,
@@ -58,7 +60,9 @@ from utils import (
     save_array,
     save_figure,
     save_state,
+    save_tensors,
     show_figure,
+    shown,
     tiled,
     token_colors,
     torch_entropy,
@@ -67,6 +71,7 @@ from utils import (
 
 __all__ = ["TrainTransformer", "TrainParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
+MOST = 10**6  # of a parameter; larger ones are mistakes
 EVAL_BATCH = 512  # boards in a forward pass without gradient
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
@@ -87,41 +92,41 @@ class TrainParams(Params):
     vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
     block_size: int | None = param(None, "cells of a board T; none: the data set's", low=1)
     masking_token: int | None = param(None, "index of the UNK token; none: the data set's", low=0)
-    n_layer: int = param(3, "blocks", low=1)
-    n_head: int = param(2, "attention heads", low=1)
-    n_embd: int = param(64, "width of the residual stream D", low=1)
-    n_embd_pos: int = param(32, "width of the position code P", low=1)
+    n_layer: int = param(3, "blocks", low=1, high=1000)
+    n_head: int = param(2, "attention heads", low=1, high=MOST)
+    n_embd: int = param(64, "width of the residual stream D", low=1, high=MOST)
+    n_embd_pos: int = param(32, "width of the position code P", low=1, high=MOST)
     embd_pdrop: float = param(0, "dropout after the token embedding", low=0, high=1)
     resid_pdrop: float = param(0, "dropout after each sub-layer", low=0, high=1)
     attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1)
     masking_p: float = param(0.25, "final probability that a cell is hidden", low=0, high=1)
     masking_patch_epoch: int | None = param(
-        750, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0
+        750, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0, high=MOST
     )
     masking_patch_p: float = param(0.5, "share of boards that also lose a patch of a root's size", low=0, high=1)
     board_curriculum: bool = param(True, "whether board-type probabilities move over epochs")
-    board_proba_epoch_start: int = param(250, "epoch at which they start to move", low=0)
-    board_proba_epoch_end: int = param(1000, "epoch at which they have moved", low=0)
+    board_proba_epoch_start: int = param(250, "epoch at which they start to move", low=0, high=MOST)
+    board_proba_epoch_end: int = param(1000, "epoch at which they have moved", low=0, high=MOST)
     board_proba_start: list[float] = param(
-        (0.8, 0.1, 0.1), "probabilities of single, double, composition before", low=0, length=3
+        (0.8, 0.1, 0.1), "probabilities of single, double, composition before", low=0, high=MOST, length=3
     )
     board_proba_end: list[float] = param(
-        (1 / 3, 1 / 3, 1 / 3), "probabilities of single, double, composition after", low=0, length=3
+        (1 / 3, 1 / 3, 1 / 3), "probabilities of single, double, composition after", low=0, high=MOST, length=3
     )
     recipe_epochs: int | None = param(
         None, "scale the epochs of every ramp by epochs / recipe_epochs (the recipe's are 1500, LEA's 3000); none: as they are",
-        low=1,
+        low=1, high=MOST,
     )
-    learning_rate: float = param(1e-3, "of AdamW", low=0)
+    learning_rate: float = param(1e-3, "of AdamW", low=0, high=1000)
     lr_schedule: str = param("constant", "learning rate over epochs: constant, or down to zero by cosine or linear",
                              choices=("constant", "cosine", "linear"))
-    lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0)
-    lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0)
-    batch_size: int = param(64, "boards in a step", low=1, flag="batch")
-    epochs: int = param(1, "epochs to train", low=1, flag="epoch")
-    epoch2print: int = param(25, "epochs between reports", low=1)
-    epoch2test: int = param(250, "epochs between tests", low=1)
-    epoch2save: int = param(250, "epochs between checkpoints", low=1)
+    lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
+    lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0, high=MOST)
+    batch_size: int = param(64, "boards in a step", low=1, high=MOST, flag="batch")
+    epochs: int = param(1, "epochs to train", low=1, high=MOST, flag="epoch")
+    epoch2print: int = param(25, "epochs between reports", low=1, high=MOST)
+    epoch2test: int = param(250, "epochs between tests", low=1, high=MOST)
+    epoch2save: int = param(250, "epochs between checkpoints", low=1, high=MOST)
     save_model: bool = param(False, "whether to save checkpoints, 1 or 0", flag="save")
     run_name: str = param("", "name of the run folder; empty: the script makes one, train() writes nothing")
     device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu)")
@@ -134,7 +139,7 @@ class TrainParams(Params):
         if self.recipe_epochs is not None:
             for name in self.ramps:
                 if (value := getattr(self, name)) is not None:
-                    setattr(self, name, round(value * self.epochs / self.recipe_epochs))
+                    setattr(self, name, self.checked(name, round(value * self.epochs / self.recipe_epochs)))
             self.recipe_epochs = None  # done: what is stored are the epochs themselves
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} must be divisible by n_head = {self.n_head}.")
@@ -236,13 +241,16 @@ class TrainTransformer:
         for name, value in checked.as_dict().items():
             setattr(self, name, value)
         self.device = pick_device(checked.device)
-        self._board_proba(0), self._board_proba(self.board_proba_epoch_end)
+        dataset._check_cells(min(self.batch_size, len(dataset)), "batch_size")
+        for epoch in (0, self.board_proba_epoch_end):
+            dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
         self.transformer = self._network().to(self.device, self._dtype)
         self.optim = make_optimizer(self.transformer, self.learning_rate)
         self.step = self.epoch = 0
         self.log: RunLog | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         self._signal = 0
+        self._lock = None
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -352,8 +360,8 @@ class TrainTransformer:
         return torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1)).to(self.device, non_blocking=True)
 
     def _train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
-        """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss that is not finite, or
-        at a step's end once a signal has come."""
+        """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss or weights that are not
+        finite, or at a step's end once a signal has come."""
         self.transformer.train()
         self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch)
         for group in self.optim.param_groups:
@@ -368,16 +376,22 @@ class TrainTransformer:
             self.step += 1
             losses.append(loss.detach())
             totals = {name: totals[name] + part if totals else part for name, part in parts.items()}
-            if self._signal:
-                raise TrainingStopped(f"stopped by {signal.Signals(self._signal).name} in epoch {epoch}", 128 + self._signal)
+            self._heed_signal(f"in epoch {epoch}")
         read = {name: total.cpu().numpy() for name, total in totals.items()}
-        if not np.isfinite(read[self.loss_columns[0]]):
-            step = torch.stack(losses).isfinite().logical_not().nonzero()[0].item()
+        values = [value for value in self.transformer.state_dict().values() if value.is_floating_point()]
+        if not np.isfinite(read[self.loss_columns[0]]) or not torch.nn.utils.get_total_norm(values).isfinite():
+            finite = torch.stack(losses).isfinite().tolist() + [False]
+            step = finite.index(False)
+            what = "the loss is " + str(losses[step].item()) if step < len(losses) else "weights are no longer finite"
             raise TrainingStopped(
-                f"the loss is {losses[step].item()} at epoch {epoch}, step {self.step - len(losses) + step}, with "
-                f"learning_rate {self.learning_rate}, batch_size {self.batch_size}, dtype {self.dtype}, seed {self.seed}"
+                f"{what} at epoch {epoch}, step {self.step - len(losses) + step}, with learning_rate "
+                f"{self.learning_rate}, batch_size {self.batch_size}, dtype {self.dtype}, seed {self.seed}"
             )
         return read
+
+    def _heed_signal(self, where: str) -> None:
+        if self._signal:
+            raise TrainingStopped(f"stopped by {signal.Signals(self._signal).name} {where}", 128 + self._signal)
 
     def train(self, bool_wandb: bool = False) -> np.ndarray:
         """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its steps.
@@ -393,8 +407,8 @@ class TrainTransformer:
         losses = []
         bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep")
         good = self._state()
-        try:
-            with self._listening():
+        with self._listening():
+            try:
                 for epoch in bar:
                     row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
                     row["written"] = int(self._due(epoch, self.epoch2test))
@@ -402,17 +416,21 @@ class TrainTransformer:
                         row |= self._test(epoch)
                     losses.append(row[self.loss_columns[0]])
                     self.epoch = epoch + 1
-                    good = self._state()
+                    state = self._state()
                     self.log.add(row)
+                    good = state
                     bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
                     if epoch % self.epoch2print == 0 or row["written"]:
                         bar.write(self._report(row))
                     self._keep(epoch, row, good, bool_wandb)
-        except (TrainingStopped, OSError, torch.OutOfMemoryError, MemoryError) as error:
-            bar.close()
-            raise self._stopped(error, good) from error
-        finally:
-            self._lock.close()
+                    self._heed_signal(f"after epoch {epoch}")
+            except (OSError, MemoryError, RuntimeError) as error:
+                bar.close()
+                if not isinstance(error, (TrainingStopped, OSError)) and not out_of_memory(error):
+                    raise
+                raise self._stopped(error, good) from error
+            finally:
+                self._unlock()
         return np.array(losses)
 
     @contextlib.contextmanager
@@ -438,49 +456,62 @@ class TrainTransformer:
         self._restore(good)
         message = str(error)
         if isinstance(error, OSError):
-            message = f"{error.filename or self.folder}: {error.strerror}"
+            message = f"{error.filename or self.folder}: {error.strerror or error}"
         elif not isinstance(error, TrainingStopped):
             message = f"{self.device} is out of memory; reduce --batch, --n_embd, --n_layer or --board_dim ({message[:80]})"
         if not (self.save_model and self.run_name):
             return TrainingStopped(f"{message}; nothing was saved (--save 0).", getattr(error, "exit_code", 1))
         try:
             save_state(self.folder, self.epoch, good)
-        except OSError:
+        except (OSError, MemoryError):
             message += "; the last state could not be saved again"
         kept = newest_states(self.folder)
-        how = f"resume with --resume {self.folder}" if kept else "no state was saved yet"
+        how = f"resume with --resume {shlex.quote(str(self.folder))}" if kept else "no state was saved yet"
+        if kept and getattr(error, "exit_code", 0) == 1:  # going on would end in the same way
+            how = f"the state before is kept in {kept[0]}"
         return TrainingStopped(f"{message}; {how}.", getattr(error, "exit_code", 1))
 
     def _due(self, epoch: int, period: int) -> bool:
         return epoch % period == 0 or epoch == self.epochs - 1
 
     def start_run(self) -> None:
-        """Makes the run folder, where there is a run_name, and the log; train() does it too. ValueError where the folder
-        holds a run already."""
-        self._lock = contextlib.ExitStack()
-        if self.run_name:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(locked(self.folder))
+        """Makes the run folder, where there is a run_name, and the log; train() does it too, and lets go of the folder at its
+        end. ValueError where the folder holds a run already, or another process has it."""
         self._saved_at = time.monotonic()
-        if self.log is not None:
+        if self.run_name and self._lock is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.folder)
+        try:
+            if self.log is None:
+                self._new_log()
+            self.log.settle()
             self.log.extend(self.epochs)
-            return
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+    def _new_log(self) -> None:
+        """The log, after all else that a run starts with: a folder with run_log.csv holds a run."""
         if self.masking_patch_epoch is None:
             self.masking_patch_epoch = self.epochs
         if not self.run_name:
             self.log = RunLog(self._columns(), self.epochs)
             return
-        params = self.params
-        try:
-            self.log = RunLog(self._columns(), self.epochs, self.folder)
-        except FileExistsError:
-            self._lock.close()
-            raise ValueError(f"run_name = {self.run_name!r} must be new: {self.folder} already holds a run.") from None
+        if (self.folder / "run_log.csv").exists():
+            raise ValueError(f"run_name = {self.run_name!r} must be new: {self.folder} already holds a run.")
         for name in ("checkpoints", "figures", "analysis"):
             (self.folder / name).mkdir(exist_ok=True)
-        write_json(self.folder / "params_training.json", params)
+        write_json(self.folder / "params_training.json", self.params)
         write_json(self.folder / "params_dataset.json", self.dataset.params.as_dict())
         self.dataset.export(str(self.folder / "datasets" / "dataset"))
+        if self.save_model:
+            save_state(self.folder, self.epoch, self._state())
+        self.log = RunLog(self._columns(), self.epochs, self.folder)
 
     def _columns(self) -> list[str]:
         """The columns of the log."""
@@ -494,6 +525,7 @@ class TrainTransformer:
             if due:
                 self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
             if due or time.monotonic() - self._saved_at > SAVE_SECONDS:
+                self.log.settle()
                 save_state(self.folder, self.epoch, state)
                 self._saved_at = time.monotonic()
         figures = {}
@@ -504,6 +536,7 @@ class TrainTransformer:
             for name, figure in figures.items():
                 save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
         if bool_wandb:
+            import matplotlib.pyplot  # noqa: F401  wandb.Image looks for it
             import wandb
 
             pictures = {name: wandb.Image(figure) for name, figure in figures.items()}
@@ -511,19 +544,16 @@ class TrainTransformer:
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Writes the network's state dict, a file that both programs load."""
-        with atomic_write(path) as file:
-            torch.save({name: value.cpu() for name, value in self.transformer.state_dict().items()}, file)
+        save_tensors(path, {name: value.cpu() for name, value in self.transformer.state_dict().items()})
 
     def load_transformer(self, path: str | Path) -> None:
         """Loads a state dict of either program onto the current device and dtype; ValueError names a file that does not
         fit, and the network stays as it was. Only tensors are read, no code."""
+        state = load_tensors(path)
         before = {name: value.clone() for name, value in self.transformer.state_dict().items()}
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
             self.transformer.load_state_dict(state)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
-        except Exception as error:  # torch.load raises many kinds on damaged bytes
+        except Exception as error:  # of any kind, for what is no state dict
             self.transformer.load_state_dict(before)
             reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
@@ -545,12 +575,12 @@ class TrainTransformer:
         (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
         folder = Path(folder).resolve()
         trainer = cls._rebuilt(folder, {"device": device})
-        found = sorted((folder / "checkpoints").glob("model_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+        found = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
         if checkpoint is None and not found:
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
-        path = folder / "checkpoints" / checkpoint if checkpoint else found[-1]
+        path = folder / "checkpoints" / checkpoint if checkpoint else found[-1][1]
         trainer.load_transformer(path)
-        trainer.epoch = int(path.stem.split("_")[1]) + 1
+        trainer.epoch = next((number + 1 for number, other in found if other == path), 0)
         return trainer
 
     @classmethod
@@ -562,18 +592,27 @@ class TrainTransformer:
         file is damaged (a damaged newest state is passed over with a warning), or where another process has the run.
         """
         folder = Path(folder).resolve()
+        if folder.is_dir() and not (newest_states(folder) and (folder / "run_log.csv").exists()):
+            raise ValueError(f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
+                             "or stopped in its first moments; start it again.")
         before = read_json(folder / "params_training.json")
         for name, value in changed.items():
+            if name not in cls.params_class.__dataclass_fields__:
+                raise TypeError(f"{name!r} is not a parameter.")
+            value = cls.params_class.checked(name, value)
             if name not in CHANGEABLE and before.get(name) != value:
-                raise ValueError(f"{name} = {value!r} must stay as the run has it, {before.get(name)!r}.")
+                raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before.get(name)!r}.")
         trainer = cls._rebuilt(folder, changed)
-        with locked(folder):
-            if not newest_states(folder):
-                raise ValueError(f"{folder}: there is nothing to resume; runs with --save 1 save their state.")
-            state = trainer._newest_state()
-            trainer._restore(state)
+        with lock(folder):
+            state, damaged = trainer._newest_state()
+            if trainer.epochs < trainer.epoch:
+                raise ValueError(f"epochs = {trainer.epochs} must be at least {trainer.epoch}, which the run has trained.")
             trainer.log = RunLog(trainer._columns(), trainer.epochs, folder, resume_at=trainer.epoch)
             write_json(folder / "params_training.json", trainer.params)
+            for path in damaged:
+                path.rename(f"{path}.damaged")
+            for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # half-written when the run was killed
+                path.unlink()
         if state["torch"] != torch.__version__:
             warnings.warn(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=2)
         if state["threads"] != torch.get_num_threads():
@@ -582,18 +621,24 @@ class TrainTransformer:
             torch.set_num_threads(state["threads"])
         return trainer
 
-    def _newest_state(self) -> dict:
-        """The newest saved state that can be read and fits the network; a warning for each that is passed over."""
+    def _newest_state(self) -> tuple[dict, list[Path]]:
+        """Goes back to the newest saved state that can be read and fits; that state, and the files passed over, each with a
+        warning."""
+        damaged = []
         for path in newest_states(self.folder):
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                self.transformer.load_state_dict(state["transformer"])
-                self.optim.load_state_dict(state["optim"])
-                if not isinstance(state["epoch"], int) or not isinstance(state["step"], int):
-                    raise ValueError("no epoch")
-                return state
-            except Exception as error:  # torch.load raises many kinds on damaged bytes
-                warnings.warn(f"{path}: is damaged and passed over ({type(error).__name__}).", stacklevel=3)
+                state = load_tensors(path)
+                self._restore(state)
+                if {type(state[name]) for name in ("epoch", "step", "threads")} != {int} or not 0 < state["threads"] < 2**10:
+                    raise ValueError(f"{path}: has no epoch, step or threads.")
+                for weight, moments in self.optim.state.items():
+                    if any(value.shape not in (weight.shape, ()) for value in moments.values()):
+                        raise ValueError(f"{path}: is of another network.")
+                return state, damaged
+            except Exception as error:  # of any kind, for what is no state
+                reason = str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
+                warnings.warn(f"{reason} It is passed over.", stacklevel=3)
+                damaged.append(path)
         raise ValueError(f"{self.folder}: no saved state can be read.")
 
     def _state(self) -> dict:
@@ -755,8 +800,8 @@ class TrainTransformer:
         }
 
     def _given(self, *arrays, names=("boards", "masks", "boards_abs"), one: bool = False) -> tuple[np.ndarray, ...]:
-        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of another shape or with
-        values that its name does not allow: boards hold tokens, masks 0 and 1, others -1 or more."""
+        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of another shape or
+        with values that its name does not allow: boards hold tokens, masks 0 and 1, others -1 or more."""
         side, given = self.dataset.board_dim, []
         for name, array in zip(names, arrays, strict=False):
             array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
@@ -862,8 +907,8 @@ class TrainTransformer:
 
     def forward_all_activations(self, boards, masks, edits: dict | None = None, verbose: bool = False,
                                 return_recons: bool = False):
-        """Every named activation of masked boards (n, h, w) as {name: array, batch first}; with return_recons also the greedy
-        reconstructions (n, h, w). verbose: print the share of right tokens and boards.
+        """Every named activation of masked boards (n, h, w) as {name: array, batch first}; with return_recons also the
+        greedy reconstructions (n, h, w). verbose: print the share of right tokens and boards.
 
         edits: {'b1': {'z': ...}, 'z_out': ...} with the places of GPTFactor.forward; each an array or tensor (n, T, D) or
         (T, D), a function of the activation (B, T, D) of a batch of boards, or a pair of one of these and a mask (n, T) or
@@ -894,13 +939,16 @@ class TrainTransformer:
         """Writes boards, boards_abs, masked_boards, masks (n, h, w) and every named activation, batch first, to folder as
         .npy files, attention and values also by head (_h{j}); extra_meta is merged into meta.json."""
         given = self._given(boards, masks, boards_abs)
-        text = json.dumps(self._meta | (extra_meta or {}), default=lambda value: value.tolist())
+        try:
+            text = json.dumps(self._meta | (extra_meta or {}), default=lambda value: value.tolist())
+        except (AttributeError, TypeError, ValueError):
+            raise TypeError(f"extra_meta must be a dict of what JSON can hold, not {extra_meta!r:.80}.") from None
         self._write_arrays(Path(folder), "", *given)
         write_json(Path(folder) / "meta.json", json.loads(text))
 
     def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
-        """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files batch_{k}_….npy,
-        which utils.open_batches opens as one array, and in meta.json `batches`, the board indices of each."""
+        """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files
+        batch_{k}_….npy, which utils.open_batches opens as one array, and in meta.json `batches`, the indices of each."""
         given = self._given(boards, masks, boards_abs)
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
@@ -916,52 +964,56 @@ class TrainTransformer:
         for name, array in (arrays | by_head(self._recorded(boards, masks), self.n_head)).items():
             save_array(folder / f"{prefix}{name}.npy", array)
 
-    # figures; each method returns {name of the file without .jpg: Figure}
+    # figures; each analyze_ method returns {file name without .jpg: Figure}
 
-    def _save(self, figures: dict, folder: str | Path = "") -> dict:
+    def _save(self, figures: dict, folder: str | Path = "", merged: Sequence[str] = ()) -> dict:
+        """Saves figures to a folder of the run's analysis/, and those of a block and head each as one, for each prefix."""
+        folder = self.folder / "analysis" / folder
         for name, figure in figures.items():
-            save_figure(figure, self.folder / "analysis" / folder / f"{name}.jpg", self.plot_dpi)
+            save_figure(figure, folder / f"{name}.jpg", self.plot_dpi)
+        for prefix in merged:
+            merge_attn_plots(f"{folder}/", range(self.n_head), range(self.n_layer), prefix)
         return figures
 
-    def _stacked(self, acts: dict[str, np.ndarray]) -> np.ndarray:
-        """Residual-stream activations by block and stage, (L, stages, n, T, D)."""
-        return np.stack([[acts[f"b{i}_{stage}"] for stage in self.stages] for i in range(self.n_layer)])
-
     @property
-    def _stage_names(self) -> list[list[str]]:
-        return [[f"b{i}_{stage}" for stage in self.stages] for i in range(self.n_layer)]
+    def _side(self) -> tuple[int, int]:
+        return (self.dataset.board_dim,) * 2
 
     @property
     def _rows(self) -> list[tuple[str, int]]:
         """Tokens by row of the board, as groups of a matrix."""
         return [(str(row), self.dataset.board_dim) for row in range(self.dataset.board_dim)]
 
+    @property
+    def _stage_names(self) -> list[list[str]]:
+        return [[f"b{i}_{stage}" for stage in self.stages] for i in range(self.n_layer)]
+
     def _view(self, board, board_abs, mask) -> BoardView:
-        return BoardView(board, board_abs, mask, token_colors(self.dataset.vocab_bck, self.dataset.vocab_token))
+        return BoardView(board[0], board_abs[0], mask[0], token_colors(self.dataset.vocab_bck, self.dataset.vocab_token))
 
     def analyze_embeddings_tokenandpos(self) -> dict:
-        """embedding_token: the token embeddings and how far apart they are, lines between backgrounds, object tokens and UNK;
-        a family that the network treats alike is a uniform block. embedding_pos: the same of the position codes, lines
-        between rows of the board. embedding_pos_2d: each cell's distances to all cells, a small board laid out at that
-        cell; what is near on the board should be near here."""
+        """embedding_token: the token embeddings and how far apart they are, lines between backgrounds, object tokens and
+        UNK; tokens that the network treats alike make a dark block. embedding_pos: the same of the position codes, lines
+        between rows of the board. embedding_pos_2d: each cell's distances to all cells as a small board, laid out at that
+        cell; where the network knows what is near, each has its extreme at its own place and fades around it."""
         families = [("background", self.dataset.vocab_bck), ("object", self.dataset.vocab_token), ("UNK", 1)]
-        side = (self.dataset.board_dim,) * 4
-        maps = [mirrored(f(self.position_table)).reshape(side) for f in (dist, dist_unit, dist_cosine)]
+        measures = {"Euclidean distance": dist, "unit-norm Euclidean distance": dist_unit, "cosine": dist_cosine}
+        maps = np.stack([mirrored(measure(self.position_table)) for measure in measures.values()])
         return self._save({
-            "embedding_token": plot_table(self.token_table, families, "token embeddings"),
-            "embedding_pos": plot_table(self.position_table, self._rows, "position codes"),
+            "embedding_token": plot_table(self.token_table, families, "token embeddings", "token"),
+            "embedding_pos": plot_table(self.position_table, self._rows, "position codes", "cell, by row of the board"),
             "embedding_pos_2d": plot_panels(
-                tiled(np.stack([maps])), [["Euclidean distance", "unit-norm Euclidean distance", "cosine"]], "",
-                (self._rows, self._rows), size=5, names=("row of the cell", "column of the cell")),
+                tiled(maps.reshape(1, -1, *self._side, *self._side)), [list(measures)], "", (self._rows,) * 2, size=5,
+                names=("row of the cell", "column of the cell")),
         })
 
     def analyze_embeddings(self, board=None, board_abs=None, board_params: dict | None = None, masking: dict | None = None,
                            bool_sharedCmap: bool = False) -> dict:
-        """embeddings_z, embeddings_z_dist and embeddings_z_dist_across (see analyze_all; here Euclidean) of a board (h, w)
-        or, without one, of one drawn with nb_root_abs random roots or that composite with that margin.
+        """embeddings_z, embeddings_z_dist and embeddings_z_dist_across, as analyze_all explains them but all Euclidean, of a
+        board (h, w) or, without one, of one drawn with nb_root_abs random roots or that composite with that margin.
 
-        board_params: {'nb_root_abs': 1, 'composite': None, 'margin': 0}; masking: {'bool_mask': True, 'p': 0.25}; what is
-        left out has these values. bool_sharedCmap: one colour scale for all panels.
+        board_params: {'nb_root_abs': 1, 'composite': None, 'margin': 0}; masking: {'bool_mask': True, 'p': 0.25}; keys left
+        out have these values. bool_sharedCmap: one colour scale for all panels.
         """
         params = with_defaults("board_params", board_params, {"nb_root_abs": 1, "composite": None, "margin": 0})
         masking = with_defaults("masking", masking, {"bool_mask": True, "p": 0.25})
@@ -970,26 +1022,12 @@ class TrainTransformer:
         elif board is None:
             board, board_abs = self.dataset._draw_board_deterministic(
                 "composite", composite=params["composite"], composite_margin=params["margin"])
-        board_abs = np.full_like(np.asarray(board), -1) if board_abs is None else board_abs
+        board_abs = np.full(self._side, -1) if board_abs is None else board_abs
         board, board_abs = self._given(board, board_abs, names=("board", "board_abs"), one=True)
         mask = self._mask(board, masking["p"] if masking["bool_mask"] else 0.0, 0.0, self._user_rng)[0].astype(np.int64)
-        z = self._stacked(self._recorded(board, mask, names="b*"))[:, :, 0]
-        view, scale = self._view(board[0], board_abs[0], mask[0]), "shared" if bool_sharedCmap else None
-        return self._save(self._figures_z(z, view, scale) | self._figure_across(z, view, dist, "Euclidean distance", None))
-
-    def _figures_z(self, z, view, scale=None) -> dict:
-        rows, objects, names = self._rows, view.objects.ravel(), ("token, by row of the board",) * 2
-        return {
-            "embeddings_z": plot_panels(z, self._stage_names, "activation", (rows, ()), scale, view=view,
-                                        names=(names[0], "dimension")),
-            "embeddings_z_dist": plot_panels(dist(z), self._stage_names, "Euclidean distance", (rows, rows), scale, "magma",
-                                             objects, view, names=names),
-        }
-
-    def _figure_across(self, z, view, measure, label, scale) -> dict:
-        by_token = measure(np.moveaxis(z, 2, 0).reshape(self.block_size, -1, z.shape[-1]))
-        maps = by_token.reshape(*view.board.shape, *by_token.shape[1:])
-        return {"embeddings_z_dist_across": plot_across(maps, sum(self._stage_names, []), label, scale, view)}
+        view, acts = self._view(board, board_abs, mask), self._recorded(board, mask, names=sum(self._stage_names, []))
+        scale = "shared" if bool_sharedCmap else None
+        return self._save(self._figures_z(acts, view, scale) | self._figure_across(acts, view, dist, "Euclidean distance"))
 
     def analyze_all(self, board, board_abs, mask, queries, folder: str = "default", bool_z: bool = True,
                     bool_attn: bool = True) -> dict:
@@ -997,74 +1035,93 @@ class TrainTransformer:
 
         embeddings_z: activations, token x dimension. embeddings_z_norm: their lengths, laid out as the board.
         embeddings_z_dist, _dist_unit: distances between tokens, of activations and of their directions; below the diagonal
-        each object's pairs of tokens are marked, so that a dark block above its mirror image is an object whose tokens are
-        alike. embeddings_z_dist_across: for each token, distances between its own stages; a bright step is where it changes
-        most. embeddings_z_2D: each token's distances to all others, a small board at its place. attn_b{i}_h{j}: where each
-        query (framed) looks, j = -1 the mean of heads; attn_merge: heads downwards, blocks across. attn: every cell as
-        query, a small board at its place, log of attention over its row's maximum.
+        the pairs of tokens of each object are marked, so that a dark patch which mirrors a mark is an object whose tokens
+        are alike. embeddings_z_dist_across: of each token, unit-norm distances between its own stages; bright is where it
+        turns. embeddings_z_2D: each token's unit-norm distances to all tokens as a small board, laid out at that token.
+        attn_b{i}_h{j}: where each query (outlined) looks, j = -1 the mean of heads; attn_merge: heads downwards, blocks
+        across. attn: the same of every cell, a small board laid out at the query, log of attention over its maximum.
 
-        queries (h, w): -1 none, i >= 0 the i-th query, in its first cell. bool_z, bool_attn: which of the two families.
+        queries (h, w): -1 none, i >= 0 the i-th query (its first cell counts). bool_z, bool_attn: which figures to make.
         """
         board, board_abs, mask = self._given(board, board_abs, mask, names=("board", "board_abs", "mask"), one=True)
         queries = self._queries(queries) if bool_attn else None
-        acts, side = self._recorded(board, mask, names="b*"), (self.dataset.board_dim,) * 2
-        view, rows, figures = self._view(board[0], board_abs[0], mask[0]), self._rows, {}
+        view, acts = self._view(board, board_abs, mask), self._recorded(board, mask, names="b*")
+        figures = {}
         if bool_z:
-            z = self._stacked(acts)[:, :, 0]
-            unit, lengths = dist_unit(z), np.linalg.norm(z, axis=-1)
-            names = ("row of the token", "column of the token")
-            figures = self._figures_z(z, view) | {
-                "embeddings_z_norm": plot_panels(lengths.reshape(*lengths.shape[:2], *side), self._stage_names, "length",
-                                                 cmap="cividis", view=view),
-                "embeddings_z_dist_unit": plot_panels(
-                    unit, self._stage_names, "unit-norm Euclidean distance", (rows, rows), "shared", "magma",
-                    board_abs.ravel(), view, names=("token, by row of the board",) * 2),
-                "embeddings_z_2D": plot_panels(
-                    tiled(mirrored(unit).reshape(*unit.shape[:2], *side, *side)), self._stage_names,
-                    "unit-norm Euclidean distance", (rows, rows), "shared", "magma", view=view, size=2.8, names=names),
-            } | self._figure_across(z, view, dist_unit, "unit-norm Euclidean distance", (0, 2))
-        for prefix, (site, keys_are_cells) in self.attention.items() if bool_attn else ():
+            figures |= self._figures_z(acts, view) | self._figures_unit(acts, view)
+            figures |= self._figure_across(acts, view, dist_unit, "unit-norm Euclidean distance", (0, 2))
+        for prefix, (site, boardlike) in self.attention.items() if bool_attn else ():
             weights = np.stack([acts[f"b{i}_{site}"][0] for i in range(self.n_layer)])  # (L, H, T, keys)
-            seen = weights[:, :, queries[0]]
-            heads = {-1: "mean of heads"} | {j: f"head {j}" for j in range(self.n_head)}
-            figures |= self._figures_attn(np.concatenate([seen.mean(1, keepdims=True), seen], axis=1), heads, prefix, queries,
-                                          "attention", keys_are_cells, view)
-            logs = np.log(np.maximum(weights / weights.max(-1, keepdims=True), np.finfo(weights.dtype).tiny)).swapaxes(0, 1)
-            titles = [[f"block {i}, head {j}" for i in range(self.n_layer)] for j in range(self.n_head)]
-            groups = (rows, rows) if keys_are_cells else (rows, ())
-            figures[prefix] = plot_panels(
-                tiled(logs.reshape(*logs.shape[:2], *side, *side)) if keys_are_cells else logs, titles,
-                "log(attention / maximum over keys)", groups, (-6, 0), "cividis", view=view, size=3.2, extend="min",
-                names=("row of the query", "column of the query" if keys_are_cells else "word"))
-        self._save(figures, folder)
-        self._merge(self.attention if bool_attn else (), folder)
-        return figures
+            seen = weights[:, :, queries["tokens"]]
+            for maps, heads in ((seen.mean(1, keepdims=True), [-1]), (seen, range(self.n_head))):
+                figures |= self._figures_queries(maps, heads, prefix, queries, "attention", boardlike, view)
+            figures[prefix] = self._figure_attn(weights, boardlike, view)
+        return self._save(figures, folder, list(self.attention) if bool_attn else ())
 
-    def _queries(self, queries) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Tokens (Q,), cells (Q, 2) and names of the queries that an array (h, w) numbers."""
-        queries = self._given(queries, names=("queries",), one=True)[0][0]
+    def _stacked(self, acts: dict[str, np.ndarray]) -> np.ndarray:
+        """One board's activations by block and stage, (L, stages, T, D)."""
+        return np.stack([[acts[name][0] for name in names] for names in self._stage_names])
+
+    def _figures_z(self, acts, view, scale=None) -> dict:
+        z, rows, name = self._stacked(acts), self._rows, "token, by row of the board"
+        return {
+            "embeddings_z": plot_panels(z, self._stage_names, "activation", (rows, ()), scale, view=view,
+                                        names=(name, "dimension")),
+            "embeddings_z_dist": plot_panels(dist(z), self._stage_names, "Euclidean distance", (rows, rows), scale, "magma",
+                                             view.objects.ravel(), view, (name, name)),
+        }
+
+    def _figures_unit(self, acts, view) -> dict:
+        z, rows, name, label = self._stacked(acts), self._rows, "token, by row of the board", "unit-norm Euclidean distance"
+        unit, lengths = dist_unit(z), np.linalg.norm(z, axis=-1)
+        return {
+            "embeddings_z_norm": plot_panels(lengths.reshape(*lengths.shape[:2], *self._side), self._stage_names, "length",
+                                             cmap="cividis", view=view),
+            "embeddings_z_dist_unit": plot_panels(unit, self._stage_names, label, (rows, rows), "shared", "magma",
+                                                  view.objects.ravel(), view, (name, name)),
+            "embeddings_z_2D": plot_panels(
+                tiled(mirrored(unit).reshape(*unit.shape[:2], *self._side, *self._side)), self._stage_names, label,
+                (rows, rows), "shared", "magma", view=view, names=("row of the token", "column of the token"), size=2.8),
+        }
+
+    def _figure_across(self, acts, view, measure, label, scale=None) -> dict:
+        z = self._stacked(acts).reshape(-1, self.block_size, self.n_embd)
+        maps = measure(z.swapaxes(0, 1)).reshape(*self._side, len(z), len(z))
+        return {"embeddings_z_dist_across": plot_across(maps, sum(self._stage_names, []), label, scale, view)}
+
+    def _queries(self, queries) -> dict:
+        """tokens (Q,), cells (Q, 2) and names of the queries that an array (h, w) numbers."""
+        (queries,) = self._given(queries, names=("queries",), one=True)[0]
         numbers = np.unique(queries[queries >= 0])
         if not len(numbers):
             raise ValueError("queries must number at least one cell, from 0 on.")
         cells = np.array([get_ij(queries, number) for number in numbers])
-        return cells @ [len(queries), 1], cells, [f"query {q} at {tuple(cell.tolist())}" for q, cell in zip(numbers, cells)]
+        names = [f"{number} at ({i}, {j})" for number, (i, j) in zip(numbers, cells, strict=True)]
+        return {"tokens": cells @ [self.dataset.board_dim, 1], "cells": cells, "names": names}
 
-    def _figures_attn(self, maps, heads: dict[int, str], prefix, queries, label, keys_are_cells, view=None) -> dict:
-        """A figure for each block and head of maps (L, heads, Q, keys)."""
-        _, cells, names = queries
-        figures, side = {}, (self.dataset.board_dim,) * 2
-        for i, (k, (j, head)) in itertools.product(range(self.n_layer), enumerate(heads.items())):
-            title = f"block {i}, {head}"
-            figures[f"{prefix}_b{i}_h{j}"] = plot_queries(
-                maps[i, k].reshape(-1, *side), cells, names, label, title, view
-            ) if keys_are_cells else plot_panels(
-                maps[None, None, i, k], [[title]], label, ([(name, 1) for name in names], ()), (0, maps[i, k].max()), view=view,
-                size=3, names=("", "word of the sentence"))
+    def _figures_queries(self, maps, heads, prefix, queries, label, boardlike, view=None) -> dict:
+        """{prefix}_b{i}_h{j} of maps (L, heads, Q, keys): a board a query, or a row a query where keys are words."""
+        figures = {}
+        for (i, k), keys in zip(np.ndindex(maps.shape[:2]), maps.reshape(-1, *maps.shape[2:]), strict=True):
+            title = f"block {i}, " + (f"head {heads[k]}" if heads[k] >= 0 else "mean of heads")
+            figures[f"{prefix}_b{i}_h{heads[k]}"] = (
+                plot_queries(keys.reshape(-1, *self._side), queries["cells"], queries["names"], label, title, view)
+                if boardlike else
+                plot_panels(keys[None, None], [[f"{title}: query by word"]], label, ([(q, 1) for q in queries["names"]], ()),
+                            (0, keys.max()), view=view, names=("", "word of the sentence"), size=3)
+            )
         return figures
 
-    def _merge(self, prefixes, folder) -> None:
-        for prefix in prefixes:
-            merge_attn_plots(f"{self.folder / 'analysis' / folder}/", range(self.n_head), range(self.n_layer), prefix)
+    def _figure_attn(self, weights, boardlike, view):
+        """Log of attention (L, H, T, keys) over its row's maximum, heads down and blocks across."""
+        logs = np.log(np.maximum(weights / weights.max(-1, keepdims=True), np.finfo(weights.dtype).tiny)).swapaxes(0, 1)
+        titles = [[f"block {i}, head {j}" for i in range(self.n_layer)] for j in range(self.n_head)]
+        columns, names = (), ("query, by row of the board", "word of the sentence")
+        if boardlike:
+            logs = tiled(logs.reshape(*logs.shape[:2], *self._side, *self._side))
+            columns, names = self._rows, ("row of the query", "column of the query")
+        return plot_panels(logs, titles, "log(attention / its maximum over keys)", (self._rows, columns), (-6, 0), "cividis",
+                           view=view, names=names, size=3.2, extend="min")
 
     def analyze_across_boards(self, boards, masks, focus_masks=None, folder: str = "default") -> dict:
         """embeddings_z_acrossBoards: for each token the mean distance, over pairs of boards (n, h, w), between its unit-norm
@@ -1072,41 +1129,39 @@ class TrainTransformer:
 
         focus_masks (n, h, w): compare only these cells, s² on every board, matched in reading order, shown as s x s.
         """
-        boards, masks, *focus = self._given(boards, masks, *([] if focus_masks is None else [focus_masks]),
-                                            names=("boards", "masks", "focus_masks"))
-        n, T = len(boards), self.block_size
+        focus_masks = np.ones_like(boards, dtype=int) if focus_masks is None else focus_masks
+        boards, masks, focus = self._given(boards, masks, focus_masks, names=("boards", "masks", "focus_masks"))
+        n = len(boards)
+        counts = focus.sum((1, 2))
+        s = math.isqrt(counts[0])
         if n < 2:
             raise ValueError("boards must be at least two to be compared.")
-        focus = focus[0].reshape(n, T) if focus else np.ones((n, T))
-        counts = focus.sum(1).astype(int)
-        s = math.isqrt(counts[0])
         if (counts != s * s).any() or not s:
             raise ValueError("focus_masks must mark the same square number of cells on every board.")
-        cells = np.nonzero(focus)[1].reshape(n, s * s, 1)
+        cells = np.nonzero(focus.reshape(n, -1))[1].reshape(n, s * s, 1)
         acts = self._recorded(boards, masks, names=sum(self._stage_names, []))
-        spread = [[dist_unit(np.take_along_axis(acts[name], cells, axis=1).swapaxes(0, 1)).sum((1, 2)) / (n * (n - 1) / 2)
+        spread = [[dist_unit(np.take_along_axis(acts[name], cells, axis=1).swapaxes(0, 1)).sum((1, 2)).reshape(s, s)
                    for name in names] for names in self._stage_names]
-        maps = np.array(spread).reshape(*np.shape(spread)[:2], s, s)
+        label = "mean unit-norm distance between boards"
         return self._save({"embeddings_z_acrossBoards": plot_panels(
-            maps, self._stage_names, "mean unit-norm distance between boards", scale="shared", cmap="magma")}, folder)
+            np.array(spread) / (n * (n - 1) / 2), self._stage_names, label, scale="shared", cmap="magma")}, folder)
 
     def analyze_across_boards_attn(self, boards, masks, queries, folder: str = "default") -> dict:
-        """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (framed) pays to each key; dark is
-        attention that does not depend on the board. attnVar_merge: heads downwards, blocks across. queries (h, w)."""
+        """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (outlined) pays to each cell;
+        dark is attention that does not depend on the board. attnVar_merge: heads downwards, blocks across.
+
+        queries (h, w), as in analyze_all."""
         boards, masks = self._given(boards, masks)
         queries, figures = self._queries(queries), {}
-        for prefix, (site, keys_are_cells) in self.attention.items():
+        for prefix, (site, boardlike) in self.attention.items():
             acts = self._recorded(boards, masks, names=[f"b{i}_{site}" for i in range(self.n_layer)])
-            maps = np.stack([acts[f"b{i}_{site}"][:, :, queries[0]].var(0) for i in range(self.n_layer)])
-            heads = {j: f"head {j}" for j in range(self.n_head)}
-            figures |= self._figures_attn(maps, heads, f"{prefix}Var", queries, "variance", keys_are_cells)
-        self._save(figures, folder)
-        self._merge([f"{prefix}Var" for prefix in self.attention], folder)
-        return figures
+            maps = np.stack([acts[f"b{i}_{site}"][:, :, queries["tokens"]].var(0) for i in range(self.n_layer)])
+            figures |= self._figures_queries(maps, range(self.n_head), f"{prefix}Var", queries, "variance", boardlike)
+        return self._save(figures, folder, [f"{prefix}Var" for prefix in self.attention])
 
 
 def by_head(acts: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
-    """acts, and of attention weights (n, H, T, keys) and values (n, T, D), heads side by side, each head's as {name}_h{j}."""
+    """acts, and each head's share of attention weights (n, H, T, keys) and of values (n, T, D) as {name}_h{j}."""
     parts = dict(acts)
     for name, act in acts.items():
         if name.endswith("_a"):

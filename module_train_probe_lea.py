@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import module_train_probe
 from module_dataset import TYPES
-from module_train_probe import TrainParams, evaluating
+from module_train_probe import MOST, TrainParams, evaluating
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
 from utils import (
     dist,
@@ -41,36 +41,40 @@ class LEAParams(TrainParams):
              "loss_speech_epoch_end")
 
     transformer_type: str = param("factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type")
-    n_embd: int = param(32, "width of the residual streams D", low=1)
-    n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1)
+    n_embd: int = param(32, "width of the residual streams D", low=1, high=MOST)
+    n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1, high=MOST)
     masking_patch_epoch: int | None = param(
-        None, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0
+        None, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0, high=MOST
     )
     masking_patch_p: float = param(0, "share of boards that also lose a patch of a root's size", low=0, high=1)
-    board_proba_epoch_start: int = param(1000, "epoch at which board-type probabilities start to move", low=0)
-    board_proba_epoch_end: int = param(2000, "epoch at which they have moved", low=0)
+    board_proba_epoch_start: int = param(1000, "epoch at which board-type probabilities start to move", low=0, high=MOST)
+    board_proba_epoch_end: int = param(2000, "epoch at which they have moved", low=0, high=MOST)
     board_proba_start: list[float] = param(
-        (0.95, 0.05, 0), "probabilities of single, double, composition before", low=0, length=3
+        (0.95, 0.05, 0), "probabilities of single, double, composition before", low=0, high=MOST, length=3
     )
     board_proba_end: list[float] = param(
-        (0.6, 0.4, 0), "probabilities of single, double, composition after", low=0, length=3
+        (0.6, 0.4, 0), "probabilities of single, double, composition after", low=0, high=MOST, length=3
     )
-    epoch2save: int = param(500, "epochs between checkpoints", low=1)
-    vocab_speech_size: int = param(128, "words in the codebook K", low=2)
-    block_speech_size: int = param(16, "words in a sentence S", low=1)
+    epoch2save: int = param(500, "epochs between checkpoints", low=1, high=MOST)
+    vocab_speech_size: int = param(128, "words in the codebook K", low=2, high=MOST)
+    block_speech_size: int = param(16, "words in a sentence S", low=1, high=MOST)
     bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
     vq_type: str = param("EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla"))
     vq_expire: float = param(
         VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0, high=0.99
     )
-    loss_rfs_epoch_start: int = param(250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0)
-    loss_rfs_epoch_end: int = param(1000, "epoch at which it has moved", low=0)
-    loss_rfs_val_start: float = param(0, "that weight before", low=0)
-    loss_rfs_val_end: float = param(1, "that weight after", low=0)
-    loss_speech_epoch_start: int = param(1000, "epoch at which the weight of the sparsity loss starts to move", low=0)
-    loss_speech_epoch_end: int = param(3000, "epoch at which it has moved", low=0)
-    loss_speech_val_start: float = param(0, "that weight before", low=0)
-    loss_speech_val_end: float = param(0, "that weight after", low=0)
+    loss_rfs_epoch_start: int = param(
+        250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0, high=MOST
+    )
+    loss_rfs_epoch_end: int = param(1000, "epoch at which it has moved", low=0, high=MOST)
+    loss_rfs_val_start: float = param(0, "that weight before", low=0, high=MOST)
+    loss_rfs_val_end: float = param(1, "that weight after", low=0, high=MOST)
+    loss_speech_epoch_start: int = param(
+        1000, "epoch at which the weight of the sparsity loss starts to move", low=0, high=MOST
+    )
+    loss_speech_epoch_end: int = param(3000, "epoch at which it has moved", low=0, high=MOST)
+    loss_speech_val_start: float = param(0, "that weight before", low=0, high=MOST)
+    loss_speech_val_end: float = param(0, "that weight after", low=0, high=MOST)
 
     def check(self):
         super().check()
@@ -319,4 +323,4 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 def entropy_bits(counts: np.ndarray) -> float:
     """Entropy of the distribution that counts (K,) make, in bits."""
     share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
+    return float((share * np.log2(1 / share)).sum())

@@ -31,6 +31,7 @@ from utils import fresh_seed, torch_rng
 
 EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
 INIT_STD = 0.02
+MAX_NUMBERS = 2**31  # in a network
 
 
 class Site(nn.Module):
@@ -185,14 +186,22 @@ def init_weights(network: nn.Module, seed: int) -> None:
 
 
 def check_sizes(**sizes: int) -> None:
-    """TypeError unless every size is a whole number; ValueError unless it is at least 1, and n_embd, if there, divides by
-    n_head."""
+    """TypeError unless every size is a whole number; ValueError unless it is at least 1, and of a network's sizes n_embd
+    divides by n_head and all of them stay below some MAX_NUMBERS weights and mask entries."""
     for name, size in sizes.items():
         if not isinstance(size, numbers.Integral) or size < 1:
             error = ValueError if isinstance(size, numbers.Integral) else TypeError
             raise error(f"{name} must be a whole number of at least 1, not {size!r}.")
-    if "n_head" in sizes and sizes["n_embd"] % sizes["n_head"]:
+    if "n_head" not in sizes:
+        return
+    if sizes["n_embd"] % sizes["n_head"]:
         raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
+    width, T = sizes["n_embd"] + sizes["n_embd_pos"], sizes["block_size"]
+    count = sizes["n_layer"] * (12 * width * sizes["n_embd"] + T**2) + width * sum(sizes.values())
+    if count > MAX_NUMBERS:
+        given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ValueError(f"{given} must make a network of at most {MAX_NUMBERS} numbers, not {count}; block_size is "
+                         "board_dim squared.")
 
 
 def check_drops(**drops: float) -> None:

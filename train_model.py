@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
 from module_train_probe import TrainingStopped, TrainTransformer
-from utils import FlagParser, fresh_seed, params_from_flags, unused_run_name
+from utils import MAX_SEED, FlagParser, fresh_seed, out_of_memory, params_from_flags, read_json, unused_run_name
 
 # what this script sets otherwise than DatasetParams and TrainParams do
 DATASET = {}
@@ -37,7 +38,11 @@ def main(
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except OSError as error:
-        parser.error(f"runs: {error.filename} cannot be written ({error.strerror}).")
+        parser.error(f"runs: {error.filename or flags.resume or 'the run folder'} cannot be written ({error.strerror}).")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        parser.error(f"there is too little memory; reduce --n_embd, --n_layer or --board_dim ({str(error)[:80]}).")
     for trainer in trainers:
         if trainer.epoch >= trainer.epochs:
             print(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
@@ -78,7 +83,7 @@ def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[T
     """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for a wrong flag."""
     if flags.wandb not in ("disabled", "offline", "online"):
         raise ValueError(f"--wandb must be disabled, offline or online, not {flags.wandb!r}.")
-    repeat = whole_number("--repeat", flags.repeat, 1)
+    repeat = whole_number("--repeat", flags.repeat, 1, 1000)
     training = training_defaults | params_from_flags(trainer_class.params_class, flags)
     boards = dataset_defaults | params_from_flags(DatasetParams, flags)
     if flags.resume is not None:
@@ -90,20 +95,27 @@ def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[T
         name = training.get("run_name", "") + (f"_{i + 1}" if training.get("run_name") and repeat > 1 else "")
         own = {"run_name": name, "seed": seed + i if data_seed is None else data_seed}
         trainers.append(trainer_class(AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}))
+        if name and (trainers[-1].folder / "run_log.csv").exists():
+            raise ValueError(f"run_name = {name!r} must be new: {trainers[-1].folder} already holds a run.")
     return trainers
 
 
 def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
     """The trainer of the run that --resume names; flags besides may only change what can change."""
-    given = params_from_flags(trainer_class.params_class, flags)
-    trainer = trainer_class.resume(flags.resume, **given)
-    boards = params_from_flags(DatasetParams, flags) | ({} if flags.data_seed is None else {"seed": int(flags.data_seed)})
-    for name, value in boards.items():
-        if name not in given and getattr(trainer.dataset, name) != value:
-            raise ValueError(f"{name} = {value!r} must stay as the run has it, {getattr(trainer.dataset, name)!r}.")
     if repeat != 1:
         raise ValueError("--repeat cannot go with --resume.")
-    return trainer
+    given, boards = (params_from_flags(params, flags) for params in (trainer_class.params_class, DatasetParams))
+    boards = {name: value for name, value in boards.items() if name not in given}
+    if flags.data_seed is not None:
+        boards["seed"] = whole_number("--data_seed", flags.data_seed, 0)
+    path = Path(flags.resume) / "params_dataset.json"
+    if boards and path.is_file():
+        before = read_json(path)
+        wanted = DatasetParams.from_dict(before | boards).as_dict()
+        for name in boards:
+            if wanted[name] != before.get(name):
+                raise ValueError(f"{name} = {boards[name]!r} must stay as the run has it, {before.get(name)!r}.")
+    return trainer_class.resume(flags.resume, **given)
 
 
 def train(trainer: TrainTransformer, wandb_mode: str) -> None:
@@ -119,9 +131,9 @@ def train(trainer: TrainTransformer, wandb_mode: str) -> None:
         trainer.train(bool_wandb=True)
 
 
-def whole_number(flag: str, text: str, low: int) -> int:
-    if not text.isdecimal() or int(text) < low:
-        raise ValueError(f"{flag} must be a whole number of at least {low}, not {text!r}.")
+def whole_number(flag: str, text: str, low: int, high: int = MAX_SEED) -> int:
+    if not (text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
+        raise ValueError(f"{flag} must be a whole number from {low} to {high}, not {text!r}.")
     return int(text)
 
 

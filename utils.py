@@ -9,19 +9,24 @@ import contextlib
 import dataclasses
 import datetime
 import difflib
+import errno
 import functools
 import inspect
+import io
 import itertools
 import json
 import math
 import numbers
 import os
 import pickle
+import pickletools
+import re
 import shutil
 import sys
 import tempfile
 import types
 import typing
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -182,6 +187,15 @@ def _expected(kind, is_list, none, meta) -> str:
     return words + (" or None" if none else "")
 
 
+def shown(value) -> str:
+    """repr(value), cut to what fits into a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of over 4300 digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) < 200 else text[:200] + "..."
+
+
 @dataclasses.dataclass(kw_only=True)
 class Params:
     """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an unknown
@@ -200,7 +214,7 @@ class Params:
         """value as parameter `name` holds it, or TypeError or ValueError."""
         meta = cls.__dataclass_fields__[name].metadata
         kind, is_list, none = _kinds(cls)[name]
-        wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {value!r}."
+        wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {shown(value)}."
         if value is None and none:
             return None
         try:
@@ -215,6 +229,7 @@ class Params:
                 or (meta["low"] is not None and v < meta["low"])
                 or (meta["high"] is not None and v > meta["high"])
                 or (meta["choices"] and v not in meta["choices"])
+                or (kind is str and ("\0" in v or v != v.encode("utf-8", "replace").decode()))
             ):
                 raise ValueError(wrong)
         if meta["length"] and len(items) != meta["length"]:
@@ -332,7 +347,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
     """Opens a file beside path for writing and moves it to path once it is written and flushed, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         os.fchmod(handle, 0o666 & ~_umask())
         with os.fdopen(handle, mode) as file:
@@ -391,6 +406,35 @@ def load_array(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
     except Exception:  # numpy's header parser raises many kinds on damaged bytes
         raise ValueError(f"{path}: is cut off or is not a numeric .npy array.") from None
+
+
+def save_tensors(path: str | Path, values) -> None:
+    """Writes what `load_tensors` reads."""
+    whole = io.BytesIO()  # written by torch itself, a full disk would be no OSError
+    torch.save(values, whole)
+    with atomic_write(path) as file:
+        file.write(whole.getbuffer())
+
+
+def load_tensors(path: str | Path):
+    """What torch.save wrote of tensors, numbers and text, on the CPU; ValueError names a file that is missing, damaged
+    or something else. Each part must fit its checksum, which torch.load does not look at, and its pickle may name only
+    what tensors are made of: no code is run, and no more memory taken than the file's size."""
+    allowed = re.compile(r"collections OrderedDict|torch \w+Storage|torch._utils _rebuild_(tensor_v2|parameter)")
+    try:
+        with zipfile.ZipFile(path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > os.path.getsize(path) or parts.testzip():
+                raise ValueError("a part does not fit its checksum")
+            for name in parts.namelist():
+                for code, named, _ in pickletools.genops(parts.read(name)) if name.endswith("data.pkl") else ():
+                    if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not allowed.fullmatch(named or ""):
+                        raise ValueError(f"it names {named}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+    except Exception as error:  # zipfile and torch.load raise many kinds on damaged bytes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ValueError(f"{path}: is cut off, damaged or no file of tensors ({reason}).") from None
 
 
 class BatchedArray:
@@ -459,30 +503,44 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
             number += 1
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a run folder for this process; ValueError where another has it. The lock goes with the process, however it ends."""
+def lock(folder: Path) -> typing.IO:
+    """Holds a run folder for this process until the file returned is closed; ValueError where it is held already. The lock
+    goes with the process, however it ends."""
     import fcntl
 
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another process is training in this run folder.") from None
-        yield
+    file = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if not isinstance(error, BlockingIOError):
+            raise OSError(error.errno, error.strerror, str(folder / ".lock")) from None
+        raise ValueError(f"{folder}: another process is training in this run folder.") from None
+    return file
 
 
 def save_state(folder: Path, epoch: int, state: dict) -> None:
     """Saves what a run needs to go on after `epoch` epochs, and keeps the last two such files."""
-    with atomic_write(folder / "checkpoints" / f"state_{epoch}.pt") as file:
-        torch.save(state, file)
+    save_tensors(folder / "checkpoints" / f"state_{epoch}.pt", state)
     for path in newest_states(folder)[2:]:
         path.unlink()
 
 
 def newest_states(folder: Path) -> list[Path]:
     """The saved states of a run, newest first."""
-    return sorted((folder / "checkpoints").glob("state_*.pt"), key=lambda path: -int(path.stem.split("_")[1]))
+    return [path for _, path in numbered(folder / "checkpoints", r"state_(\d+)\.pt")][::-1]
+
+
+def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+    """(number, path) of the files in folder whose names match pattern, whose group is the number; in order."""
+    found = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had too little memory."""
+    text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search(text, str(error)) is not None
 
 
 # Text
@@ -577,7 +635,7 @@ def token_colors(n_background: int, n_token: int) -> np.ndarray:
 def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
     """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched where `mask`
     is 1, a cross where `wrong` is true."""
-    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Rectangle
 
     board = np.asarray(board)
     h, w = board.shape
@@ -588,10 +646,9 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
     for i, j in np.argwhere(np.zeros((h, w)) if numbers is None else np.asarray(numbers)):
         light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
         ax.text(j, i, str(board[i, j]), ha="center", va="center", fontsize=font, color="black" if light else "white")
-    hidden = np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask))[:, None, ::-1]
-    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-    ax.add_collection(PolyCollection(hidden + corners, facecolor=(0, 0, 0, 0.25), hatch="////", edgecolor=(1, 1, 1, 0.6),
-                                     linewidth=0))
+    for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
+                               edgecolor=(1, 1, 1, 0.6), linewidth=0))
     for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
         ax.plot([j - 0.4, j + 0.4], [i - 0.4, i + 0.4], color="crimson", linewidth=1.5)
         ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
@@ -680,11 +737,15 @@ def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis"
 
 def draw_bar(image, ax, label: str, height: float = 1, extend: str = "neither") -> None:
     """The colour bar of an image, right of ax, `height` times as high."""
+    from matplotlib.ticker import MaxNLocator
+
     box, inch = ax.get_position(), 1 / image.figure.get_figwidth()
     place = (box.x1 + 0.07 * inch, box.y0, 0.1 * inch, height * box.height)
-    bar = image.figure.colorbar(image, cax=image.figure.add_axes(place), extend=extend)
+    bar = image.figure.colorbar(image, cax=image.figure.add_axes(place), extend=extend, ticks=MaxNLocator(4 * round(height)))
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
+    bar.ax.yaxis.get_offset_text().set_fontsize(6)
+    bar.formatter.set_powerlimits((-2, 4))  # short numbers, which leave the next panel alone
 
 
 def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None,
@@ -697,7 +758,7 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
     """
     values = np.asarray(values)
     R, C, a, _ = values.shape
-    figure, axes = panel_figure(R, C, size, view, gap=0.55 if scale is None else 0.14)
+    figure, axes = panel_figure(R, C, size, view, gap=0.6 if scale is None else 0.14)
     if objects is not None:
         below = np.tri(a, k=-1, dtype=bool)
         values = np.where(below, np.nan, values)
@@ -715,17 +776,18 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
     return figure
 
 
-def plot_table(table, groups, name):
+def plot_table(table, groups, title, name):
     """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines
-    between groups [(name, size), ...] of rows."""
+    between groups [(name, size), ...] of rows. name: what rows are."""
     figure, axes = panel_figure(1, 4, 3, gap=0.9)
-    panels = [(name, table, "viridis", (None, None)),
+    panels = [(title, table, "viridis", (None, None)),
               ("Euclidean distance", mirrored(dist(table)), "magma", (0, None)),
               ("unit-norm Euclidean distance", mirrored(dist_unit(table)), "magma", (0, 2)),
               ("cosine", mirrored(dist_cosine(table)), "cividis", (-1, 1))]
     for ax, (title, values, cmap, limits) in zip(axes[0], panels, strict=True):
         first = ax is axes[0, 0]
-        image = draw_matrix(ax, values, (groups, () if first else groups), limits, cmap, title, ("", "dimension" * first))
+        names = (name, "dimension") if first else ("", name)
+        image = draw_matrix(ax, values, (groups, () if first else groups), limits, cmap, title, names)
         ax.tick_params(axis="y", labelrotation=90)
         draw_bar(image, ax, "")
     return figure
@@ -748,15 +810,15 @@ def plot_across(values, names, label, scale, view):
     return figure
 
 
-def plot_queries(maps, cells, titles, label, title="", view=None):
+def plot_queries(maps, cells, names, label, title="", view=None):
     """A map (h, w) for each query, maps (Q, h, w), on one scale from 0; the query's cell, of cells (Q, 2), is outlined."""
     columns = min(len(maps), 5)
     figure, axes = panel_figure(-(-len(maps) // columns), columns, 2, view, left=0.1, bottom=0)
     figure.suptitle(title, fontsize=9, y=0.98)
     for ax in axes.flat[len(maps):]:
         ax.remove()
-    for ax, values, (i, j), name in zip(axes.flat, maps, cells, titles, strict=False):
-        image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=name)
+    for ax, values, (i, j), name in zip(axes.flat, maps, cells, names, strict=False):
+        image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=f"query {name}")
         ax.plot([j - 0.4, j + 0.4, j + 0.4, j - 0.4, j - 0.4], [i - 0.4, i - 0.4, i + 0.4, i + 0.4, i - 0.4], "#D55E00")
     draw_bar(image, axes[0, -1], label)
     return figure
@@ -789,16 +851,18 @@ class RunLog:
     """
 
     def __init__(self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None):
-        self.columns, self.folder = list(columns), folder
+        self.columns, self.folder, self.rows = list(columns), folder, resume_at or 0
         self.arrays = {name: np.empty(0) for name in columns}
         self.extend(epochs)
         if folder is None:
             return
+        self.path = path = folder / "run_log.csv"
         if resume_at is None:
-            with open(folder / "run_log.csv", "x", encoding="utf-8") as file:
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            with atomic_write(path, "w") as file:
                 file.write(",".join(self.columns) + "\n")
             return
-        path = folder / "run_log.csv"
         log = read_run_log(path, resume_at)
         if list(log) != self.columns or log["epoch"].tolist() != list(range(resume_at)):
             raise ValueError(f"{path}: must hold the rows of epochs 0 to {resume_at - 1}.")
@@ -820,9 +884,23 @@ class RunLog:
         for name, value in row.items():
             self.arrays[name][int(row["epoch"])] = value
         if self.folder is not None:
-            cells = ["" if math.isnan(v := float(row.get(name, math.nan))) else repr(v).removesuffix(".0") for name in self.columns]
-            with open(self.folder / "run_log.csv", "a", encoding="utf-8") as file:
-                file.write(",".join(cells) + "\n")
+            cells = (float(row.get(name, math.nan)) for name in self.columns)
+            line = ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells).encode() + b"\n"
+            with open(self.path, "ab", buffering=0) as file:
+                end = file.tell()
+                if file.write(line) < len(line):  # a full disk takes a part
+                    file.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.rows += 1
+
+    def settle(self) -> None:
+        """Sees to it that the rows so far are on the disk. ValueError where the file holds others than those of this log."""
+        if self.folder is not None:
+            with open(self.path, "rb+") as file:
+                if (found := sum(1 for _ in file) - 1) != self.rows:
+                    raise ValueError(f"{self.path}: holds {found} epochs, not the {self.rows} of this trainer; another one "
+                                     "has gone on with the run.")
+                os.fsync(file.fileno())
 
     def save_arrays(self) -> None:
         """Writes run_log.pkl."""
@@ -836,10 +914,11 @@ def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndar
     names a damaged file."""
     try:
         with open(path, encoding="utf-8") as file:
-            names = file.readline().rstrip("\n").split(",")
-            lines = itertools.islice(file, rows)
-            found = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in lines]
-        if any(len(row) != len(names) for row in found):
+            header, *lines = itertools.islice(file, None if rows is None else rows + 1)
+        names = header.rstrip("\n").split(",")
+        found = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in lines]
+        whole = all(line.endswith("\n") for line in (header, *lines)) and all(len(row) == len(names) for row in found)
+        if not whole or len(set(names)) < len(names):
             raise ValueError
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None

@@ -1,0 +1,159 @@
+"""Hostile arguments: whatever is passed, training can start or one sentence names the parameter, at once and for little
+memory. The matrix is generated from the parameter classes, so that a new parameter is in it."""
+import contextlib
+import dataclasses
+import math
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_model
+import train_model_lea
+import utils
+from module_dataset import AbstractionDataset, DatasetParams
+from module_train_probe import TrainParams, TrainTransformer
+from module_train_probe_lea import LEAParams
+from module_train_probe_lea import TrainTransformer as TrainLEA
+from utils import _kinds
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS, BYTES = 20, 2**30  # more than that of an argument is a hang or a leak
+HUGE, ENDLESS = (10**6, 10**7, 2**31, 2**63, 10**12, 10**30), (math.nan, math.inf, -math.inf)
+WRONG = {
+    int: [0, -1, 1, 2, 1.5, *HUGE, -(10**12), 10**5000, *ENDLESS, "3", "", None, True, [3], (), {}, b"3", 1j, object,
+          np.int64(-3), np.uint64(2**64 - 1), np.float64(2), torch.tensor(2)],
+    float: [0, -1, -1e-9, 0.5, 1, 1.5, 1e-320, 1e308, *HUGE, 10**400, 10**5000, *ENDLESS, "0.5", None, True, [0.5], {}, b"x",
+            1j, np.float32(math.nan), np.array(0.5), torch.tensor(0.5)],
+    bool: [0, 1, 2, -1, 0.5, math.nan, "yes", "0", None, [], [True], {}, np.bool_(True), torch.tensor(True)],
+    str: ["", "\0", "a\0b", "\ud800", "..", ".", "a/b", "/", "x" * 300, "x" * 10**6, "né\n", 5, True, None, b"x", ["x"], {},
+          math.nan],
+    "list of float": [[], [0], [0, 0, 0], [1], [1, 2], [1, 2, 3], [1] * 4, [-1, 1, 1], [math.nan, 1, 1], [math.inf, 0, 0],
+                      [1e308] * 3, [1e-320, 0, 0], [10**400, 1, 1], ["a", "b", "c"], [[1], [2], [3]], [None] * 3, [True] * 3,
+                      "123", 1, None, {}, {1: 2}, np.ones(3), np.ones((3, 3)), np.array(1.0), range(3), [1] * 10**5],
+    "list of str": [[], ["single"], ["single", "single"], ["triple"], ["single", "double", "composition", "single"], "single",
+                    [1], [None], None, 5, {"single": 1}, np.array(["double"]), [["single"]], ["single"] * 10**4],
+}  # fmt: skip
+DATASET = dict(dataset_len=6, board_dim=7, vocab_bck=2, vocab_token=4, abs_n=3, abs_dim=2, abs_c=3, comp_n=2, comp_c=2, card_test=1,
+               seed=0)
+TRAINING = dict(n_layer=1, n_head=2, n_embd=4, n_embd_pos=2, batch_size=3, epochs=2, seed=0, device="cpu")
+LEA = dict(vocab_speech_size=5, block_speech_size=3)
+
+# pairs that do not fit, and what must be named
+DATASET_PAIRS = [
+    (dict(abs_c=10, abs_dim=3), "abs_c"), (dict(abs_w_c=4, abs_c=3), "abs_w_c"), (dict(abs_w_c=1, abs_w_m=9), "abs_w_m"),
+    (dict(comp_c=5, comp_dim=2), "comp_c"), (dict(board_dim=4), "board_dim"), (dict(abs_dim=8), "abs_dim"),
+    (dict(comp_margin=9), "board_dim"), (dict(abs_dim=7, abs_c=1), "board_dim"), (dict(abs_n=10**5), "abs_n"),
+    (dict(abs_n=1, comp_n=50), "comp_n"), (dict(board_types=["single"]), "board_types_proba"),
+    (dict(board_types=["single"], board_types_proba=[0]), "board_types_proba"),
+    (dict(board_types=["single"], board_types_proba=[1, 1]), "board_types_proba"),
+    (dict(card_test=0.5), "card_test"), (dict(card_val=1e300), "card_val"), (dict(card_test=10**9), "card_test"),
+    (dict(split_method="fraction", card_test=1), "card_test"),
+    (dict(split_method="fraction", card_test=0.5, card_val=0.5), "card_val"),
+    (dict(split_method="stringent", board_dim=2, board_types=["single"], board_types_proba=[1]), "split_method"),
+    (dict(board_dim=256, abs_dim=256, abs_c=1, abs_n=10**6, board_types=["single"], board_types_proba=[1]), "abs_n"),
+    (dict(abs_n=10**6, abs_dim=7, abs_c=20, board_types=["single"], board_types_proba=[1]), "abs_n"),
+    (dict(comp_n=10**6, comp_dim=12), "board_dim"), (dict(allow_overlap=0, board_dim=3, board_types=["double"],
+                                                          board_types_proba=[1]), "board_dim"),
+    (dict(board_dim=256, vocab_bck=10**6, abs_n=10**6), "abs_n"),
+]  # fmt: skip
+TRAINING_PAIRS = [
+    (dict(n_embd=6, n_head=4), "n_embd"), (dict(n_head=10**6), "n_head"), (dict(n_embd=10**6, n_layer=1000), "n_embd"),
+    (dict(n_embd=10**6), "n_embd"), (dict(n_embd_pos=10**6, n_embd=512), "n_embd_pos"),
+    (dict(board_proba_epoch_start=5, board_proba_epoch_end=4), "board_proba_epoch_end"),
+    (dict(board_proba_start=[0, 0, 0]), "board_proba_start"), (dict(board_proba_end=[0, 0, 0]), "board_proba_end"),
+    (dict(vocab_size=8), "vocab_size"), (dict(block_size=10**12), "block_size"), (dict(masking_token=0), "masking_token"),
+    (dict(masking_patch_epoch=10**6, epochs=10**6, recipe_epochs=1), "masking_patch_epoch"),
+    (dict(recipe_epochs=0), "recipe_epochs"), (dict(device="cuda:77"), "device"), (dict(device="meta"), "device"),
+    (dict(device="cpu:3"), "device"), (dict(surprise=1), "surprise"), (dict(n_embed=8), "n_embd"), (dict(run_name="a/b"), "run_name"),
+]  # fmt: skip
+LEA_PAIRS = [
+    (dict(loss_rfs_epoch_start=5, loss_rfs_epoch_end=4), "loss_rfs_epoch_end"),
+    (dict(loss_speech_epoch_start=5, loss_speech_epoch_end=4), "loss_speech_epoch_end"),
+    (dict(vocab_speech_size=10**6, n_embd=10**4), "vocab_speech_size"), (dict(vocab_speech_size=1), "vocab_speech_size"),
+    (dict(block_speech_size=10**6, n_embd=10**4), "block_speech_size"), (dict(vq_expire=1), "vq_expire"),
+    (dict(transformer_type="vanilla", n_embd=10**6), "n_embd"),
+]  # fmt: skip
+BOTH_PAIRS = [  # of both sets
+    (dict(board_dim=256), {}, "board_dim"), (dict(vocab_token=10**6), dict(n_embd=10**4), "n_embd"),
+    (dict(board_dim=64, dataset_len=10**6), dict(batch_size=10**6), "batch_size"),
+    (dict(board_types=["single"], board_types_proba=[1]), dict(board_proba_start=[0, 1, 0]), "board_proba_start"),
+]
+
+
+def values_of(params_class) -> list[tuple[str, object]]:
+    """(parameter, value) for every parameter of a class, with what is hostile to its type and bounds."""
+    found = []
+    for field in dataclasses.fields(params_class):
+        kind, is_list, _ = _kinds(params_class)[field.name]
+        values = list(WRONG[f"list of {kind.__name__}" if is_list else kind])
+        for bound, beyond in (("low", -1), ("high", 1)):
+            if not is_list and field.metadata[bound] is not None:
+                values += [field.metadata[bound], field.metadata[bound] + beyond]
+        found += [(field.name, value) for value in values]
+    return found
+
+
+@contextlib.contextmanager
+def little():
+    """Little time and memory."""
+
+    def late(signum, frame):
+        raise AssertionError(f"more than {SECONDS} seconds")
+
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, late)
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, before[1]))
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def refusal(make, *names: str) -> str | None:
+    """None where make() works; else the sentence that it was refused with, after a look at it."""
+    try:
+        with little():
+            make()
+        return None
+    except (ValueError, TypeError) as error:
+        text = str(error)
+    assert re.search("|".join(names), text), f"names none of {names}: {text[:500]}"
+    assert text.endswith((".", "?")), text[-200:]
+    assert "\n" not in text, text
+    assert len(text) < 1000
+    return text
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def trains(dataset, cls, **params) -> None:
+    """Makes a trainer and, where that is quick, trains an epoch."""
+    trainer = cls(dataset, **params)
+    if trainer.block_size * trainer.n_layer * trainer.vocab_size < 10**5 and trainer.run_name == "":
+        trainer.epochs = 1
+        with contextlib.suppress(train_model.TrainingStopped):
+            trainer.train()
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(DatasetParams)])
+def test_data_set(name):
+    refused = []
+    for other, value in values_of(DatasetParams):
+        if other == name:
+            refused.append(refusal(lambda: AbstractionDataset(**DATASET | {name: value}).sample(2), name))  # noqa: B023
+    assert sum(text is not None for text in refused) >= 4

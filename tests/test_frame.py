@@ -1,0 +1,149 @@
+"""What stands around the modules: requirements, environment, Makefile, CI, README."""
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_model
+import train_model_lea
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = {"utils", "module_dataset", "module_transformer_factor", "module_transformer_lea", "module_train_probe",
+           "module_train_probe_lea", "module_analysis", "train_model", "train_model_lea"}
+DISTRIBUTIONS = {"PIL": "pillow"}  # where the name differs from what is imported
+NOTEBOOK = {"IPython"}  # imported only where a notebook runs, which brings it
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+def imported(path):
+    """Top-level names that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_modules_are_the_known_ones():
+    found = {path.stem for path in ROOT.glob("*.py")}
+    assert found - MODULES == set()
+    assert MODULES - found <= {"module_analysis"}
+
+
+def test_every_requirement_is_pinned():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in requirements(name):
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.+]*", line), f"{name}: {line}"
+
+
+def test_every_import_is_required_and_every_requirement_imported():
+    third_party = set()
+    for path in ROOT.glob("*.py"):
+        third_party |= imported(path) - set(sys.stdlib_module_names) - {other.stem for other in ROOT.glob("*.py")}
+    required = {line.split("==")[0].lower() for line in requirements("requirements.txt")}
+    assert {DISTRIBUTIONS.get(name, name) for name in third_party - NOTEBOOK} == required
+
+
+def test_tests_need_no_more_than_the_development_requirements():
+    lines = requirements("requirements.txt") + requirements("requirements-dev.txt")
+    required = {line.split("==")[0].lower() for line in lines}
+    own = {path.stem for folder in (ROOT, ROOT / "tests", ROOT / "benchmarks", ROOT / "img") for path in folder.glob("*.py")}
+    for path in (ROOT / "tests").glob("*.py"):
+        names = imported(path) - set(sys.stdlib_module_names) - own
+        assert {DISTRIBUTIONS.get(name, name) for name in names} <= required, path.name
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text()
+
+
+def test_modules_import_downwards_only():
+    own = {path.stem: imported(path) & MODULES for path in ROOT.glob("*.py")}
+    assert own["utils"] == set()
+    assert own["module_dataset"] == {"utils"}
+    assert own["module_transformer_factor"] == {"utils"}
+    assert own["module_transformer_lea"] == {"module_transformer_factor", "utils"}
+    for name, names in own.items():
+        assert name.startswith("train_model") or not names & {"train_model", "train_model_lea"}, name
+        assert name.startswith("module_analysis") or "module_analysis" not in names, name
+
+
+def test_wandb_is_imported_where_it_is_used_only():
+    for path in ROOT.glob("*.py"):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not any("wandb" in ast.unparse(node) for node in top), path.name
+
+
+def test_environment_installs_the_requirements():
+    text = (ROOT / "environment.yml").read_text()
+    assert re.search(r"^ +- -r requirements\.txt$", text, re.MULTILINE)
+    wanted = re.search(r"requires-python = \">=([0-9.]+)\"", (ROOT / "pyproject.toml").read_text()).group(1)
+    assert re.search(rf"^ +- python={re.escape(wanted)}$", text, re.MULTILINE)
+    listed = set(re.findall(r"^ +- ([a-z0-9_-]+)(?:=.*)?$", text, re.MULTILINE)) - {"conda-forge"}
+    assert listed == {"python", "pip"}  # nothing pinned a second time
+
+
+def test_makefile_has_the_commands_and_ci_runs_them():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    phony = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split())
+    assert phony == targets
+    assert {"train", "test"} <= targets
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if not line.startswith("#")]
+    assert "make test" in commands
+    readme = ROOT / "README.md"
+    if readme.exists():
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", readme.read_text(), re.MULTILINE))
+        assert {"train", "test"} <= named <= targets
+
+
+def test_scripts_that_the_makefile_runs_exist():
+    for script in re.findall(r"\$\(RUN\) (\S+\.py)", (ROOT / "Makefile").read_text()):
+        assert (ROOT / script).is_file(), script
+
+
+@pytest.fixture
+def readme():
+    path = ROOT / "README.md"
+    if not path.exists():
+        pytest.skip("there is no README.md yet")
+    return path.read_text()
+
+
+@pytest.mark.parametrize("script", [train_model, train_model_lea], ids=["factor", "lea"])
+def test_readme_s_tables_have_every_flag(readme, script):
+    tables = "\n".join(line for line in readme.splitlines() if line.startswith("|"))
+    flags = {name for action in script.make_parser()._actions for name in action.option_strings if name.startswith("--")}
+    named = set(re.findall(r"`(--\w+)`", tables))
+    assert flags - {"--help"} <= named
+
+
+def test_readme_names_no_flag_that_is_not(readme):
+    parsers = train_model.make_parser(), train_model_lea.make_parser()
+    flags = {name for parser in parsers for action in parser._actions for name in action.option_strings}
+    tables = "\n".join(line for line in readme.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"^\| `(--\w+)`", tables, re.MULTILINE)) <= flags
+
+
+def test_readme_links_and_pictures_are_there(readme):
+    targets = re.findall(r"\]\(([^)#\s]+)\)", readme) + re.findall(r"<img src=\"([^\"]+)\"", readme)
+    local = [target for target in targets if not target.startswith("http")]
+    assert local
+    for target in local:
+        assert (ROOT / target).exists(), target
+
+
+def test_readme_names_every_module(readme):
+    for path in ROOT.glob("*.py"):
+        assert path.name in readme or path.stem == "module_analysis", path.name
+
+
+def test_the_yardstick_is_unchanged():
+    original = ROOT.parent / "shared" / "plain_float64.py"
+    if not original.exists():
+        pytest.skip("the original yardstick, ../shared/plain_float64.py, is not here")
+    assert (ROOT / "benchmarks" / "plain_float64.py").read_bytes() == original.read_bytes()
