@@ -317,15 +317,18 @@ def ceiling(trainer, scenes: Scenes, proba, rng, rounds: int = 20, bar=iter) -> 
 
 
 def ridge(X: np.ndarray, Y: np.ndarray) -> list[np.ndarray]:
-    """Weights (F + 1, C), the last row an offset, of linear read-outs of Y (N, C) from X (N, F), one for each of RIDGE."""
+    """Weights (F + 1, C), the last row an offset, of linear read-outs of Y (N, C) from X (N, F), one for each of RIDGE; from
+    the products of features or, where there are fewer, of examples."""
     mean, mean_y = X.mean(0, dtype=np.float64), Y.mean(0, dtype=np.float64)
-    centred = torch.from_numpy((X - mean).astype(np.float32))
-    gram = (centred.T @ centred).double()
-    cross = (centred.T @ torch.from_numpy((Y - mean_y).astype(np.float32))).double()
-    scale = gram.diagonal().mean().clamp_min(1e-30)
+    x, y = (torch.from_numpy(values - m) for values, m in ((X, mean), (Y, mean_y)))
+    dual = x.shape[0] < x.shape[1]
+    gram, target = (x @ x.T, y) if dual else (x.T @ x, x.T @ y)
+    scale = (gram.trace() / x.shape[1]).clamp_min(1e-30)
     found = []
     for strength in RIDGE:
-        weights = torch.linalg.solve(gram + strength * scale * torch.eye(len(gram), dtype=gram.dtype), cross).numpy()
+        root = torch.linalg.cholesky(gram + strength * scale * torch.eye(len(gram), dtype=gram.dtype))
+        solved = torch.cholesky_solve(target, root)
+        weights = (x.T @ solved if dual else solved).numpy()
         found.append(np.concatenate([weights, (mean_y - mean @ weights)[None]]).astype(np.float32))
     return found
 
@@ -392,7 +395,8 @@ def decodability(sources: dict[str, dict[str, np.ndarray]], sample: Sample, W: n
     n_fit, n_valid, W = sample.n_fit, sample.n_valid, sample.weights(W)
     tokens = sample.scenes.boards.reshape(len(sample.scenes), -1)
     random = rng.integers(CONTROL_CLASSES, size=(tokens.shape[1], tokens.max() + 1))
-    labels = sample.labels | {"control task": random[np.arange(tokens.shape[1]), tokens]}
+    labels = {name: values for name, values in sample.labels.items() if (values[:n_fit] >= 0).any()}
+    labels["control task"] = random[np.arange(tokens.shape[1]), tokens]
     hidden = sample.masks.reshape(tokens.shape)
     every = np.ones_like(hidden)
     uses = {name: {label: (where & sample.known.get(label, every) & (labels[label] >= 0))[n_fit:] for label in labels}

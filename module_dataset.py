@@ -30,6 +30,7 @@ from utils import (
     print_dict,
     read_json,
     save_array,
+    shown,
     token_colors,
     write_json,
 )
@@ -86,7 +87,7 @@ class DatasetParams(Params):
             if value > most:
                 raise ValueError(f"{name} = {value} must be at most {limit} = {most}.")
         if not self.board_types or len(set(self.board_types)) < len(self.board_types):
-            raise ValueError(f"board_types must name each family once and at least one, not {self.board_types}.")
+            raise ValueError(f"board_types must name each family once and at least one, not {shown(self.board_types)}.")
         weights = [1.0] * len(self.board_types) if self.board_types_proba is None else self.board_types_proba
         self.board_types_proba = _weights(weights, self.board_types)
         if "composition" in self.board_types and side > self.board_dim:
@@ -97,8 +98,8 @@ class DatasetParams(Params):
             raise ValueError(f"board_dim = {self.board_dim} must be at least {least}, for two roots of abs_dim = {d} "
                              f"with allow_overlap {self.allow_overlap}, as board_types has 'double'.")
         for name, entries in (("abs_n", self.abs_n * d**2 * self.abs_w_m), ("comp_n", self.comp_n * self.comp_dim**2)):
-            if entries > 2**27:
-                raise ValueError(f"{name} = {getattr(self, name)} makes {entries} numbers, more than 2**27.")
+            if entries > 2**24:
+                raise ValueError(f"{name} = {getattr(self, name)} makes {entries} numbers, more than 2**24.")
         if max(family.size for family in self.families) >= 2**62:
             raise ValueError(f"abs_n = {self.abs_n} and board_dim = {self.board_dim} allow more than 2**62 boards.")
 
@@ -174,7 +175,7 @@ def _weights(values, board_types) -> list[float]:
     possible = np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
     if not possible or weights.shape != (len(board_types),):
         raise ValueError(f"board_types_proba must be {len(board_types)} non-negative numbers, one for each of "
-                         f"{list(board_types)} and not all zero, not {weights.tolist()}.")
+                         f"{list(board_types)} and not all zero, not {shown(weights.tolist())}.")
     if weights.max() > 1 or abs(weights.sum() - 1) > 1e-12:
         weights = weights / weights.max()
         weights /= weights.sum()
@@ -1214,7 +1215,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 train, *out = (_numbers_of(table, family) for table in tables)
                 if type_ not in self.params.board_types and not any(map(len, tables)):
                     out = None
-                elif not np.array_equal(np.sort(np.concatenate([train, *out])), np.arange(family.size)):
+                elif sum(map(len, tables)) != family.size or not np.array_equal(
+                    np.sort(np.concatenate([train, *out])), np.arange(family.size)
+                ):
                     raise ValueError(f"train, val and test of {name} do not hold each of its {family.size} rows once.")
                 held.append(out)
         self.sets = _row_tables(self.params, held)

@@ -92,7 +92,7 @@ class TrainParams(Params):
     vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
     block_size: int | None = param(None, "cells of a board T; none: the data set's", low=1)
     masking_token: int | None = param(None, "index of the UNK token; none: the data set's", low=0)
-    n_layer: int = param(3, "blocks", low=1, high=1000)
+    n_layer: int = param(3, "blocks", low=1, high=200)
     n_head: int = param(2, "attention heads", low=1, high=MOST)
     n_embd: int = param(64, "width of the residual stream D", low=1, high=MOST)
     n_embd_pos: int = param(32, "width of the position code P", low=1, high=MOST)
@@ -148,8 +148,9 @@ class TrainParams(Params):
                 f"board_proba_epoch_end = {self.board_proba_epoch_end} must not come before "
                 f"board_proba_epoch_start = {self.board_proba_epoch_start}."
             )
-        if self.run_name != Path(self.run_name).name or self.run_name == "..":
-            raise ValueError(f"run_name must be the name of a folder without a path, not {self.run_name!r}.")
+        name = self.run_name
+        if name != Path(name).name or name == ".." or len(name) > 200 or not name.isprintable():
+            raise ValueError(f"run_name must be a folder's name without a path, at most 200 characters, not {shown(name)}.")
         pick_device(self.device)
 
 
@@ -805,6 +806,8 @@ class TrainTransformer:
         side, given = self.dataset.board_dim, []
         for name, array in zip(names, arrays, strict=False):
             array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"{name} must be an array of whole numbers, not of {array.dtype}.")
             shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)
             if array.ndim not in (2, 3) or shape[1:] != (side, side) or not shape[0] or (one and shape[0] > 1):
                 wanted = f"({side}, {side})" if one else f"(n, {side}, {side}) or ({side}, {side})"
@@ -1139,12 +1142,13 @@ class TrainTransformer:
         if (counts != s * s).any() or not s:
             raise ValueError("focus_masks must mark the same square number of cells on every board.")
         cells = np.nonzero(focus.reshape(n, -1))[1].reshape(n, s * s, 1)
-        acts = self._recorded(boards, masks, names=sum(self._stage_names, []))
-        spread = [[dist_unit(np.take_along_axis(acts[name], cells, axis=1).swapaxes(0, 1)).sum((1, 2)).reshape(s, s)
-                   for name in names] for names in self._stage_names]
+        names = sum(self._stage_names, [])
+        acts = self._recorded(boards, masks, names=names)
+        tokens = np.concatenate([np.take_along_axis(acts[name], cells, axis=1) for name in names], axis=1).swapaxes(0, 1)
+        spread = np.array([dist_unit(token).sum() for token in tokens]) / (n * (n - 1) / 2)  # pairs: n x n at a time
         label = "mean unit-norm distance between boards"
         return self._save({"embeddings_z_acrossBoards": plot_panels(
-            np.array(spread) / (n * (n - 1) / 2), self._stage_names, label, scale="shared", cmap="magma")}, folder)
+            spread.reshape(self.n_layer, -1, s, s), self._stage_names, label, scale="shared", cmap="magma")}, folder)
 
     def analyze_across_boards_attn(self, boards, masks, queries, folder: str = "default") -> dict:
         """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (outlined) pays to each cell;

@@ -15,7 +15,7 @@ import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
 from module_train_probe import TrainingStopped, TrainTransformer
-from utils import MAX_SEED, FlagParser, fresh_seed, out_of_memory, params_from_flags, read_json, unused_run_name
+from utils import MAX_SEED, FlagParser, fresh_seed, out_of_memory, params_from_flags, read_json, shown, unused_run_name
 
 # what this script sets otherwise than DatasetParams and TrainParams do
 DATASET = {}
@@ -38,7 +38,8 @@ def main(
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except OSError as error:
-        parser.error(f"runs: {error.filename or flags.resume or 'the run folder'} cannot be written ({error.strerror}).")
+        name = shown(error.filename or flags.resume or "the run folder")
+        parser.error(f"runs: {name} cannot be written ({error.strerror}).")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -82,7 +83,7 @@ def make_parser(
 def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[TrainTransformer]:
     """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for a wrong flag."""
     if flags.wandb not in ("disabled", "offline", "online"):
-        raise ValueError(f"--wandb must be disabled, offline or online, not {flags.wandb!r}.")
+        raise ValueError(f"--wandb must be disabled, offline or online, not {shown(flags.wandb)}.")
     repeat = whole_number("--repeat", flags.repeat, 1, 1000)
     training = training_defaults | params_from_flags(trainer_class.params_class, flags)
     boards = dataset_defaults | params_from_flags(DatasetParams, flags)
@@ -133,7 +134,7 @@ def train(trainer: TrainTransformer, wandb_mode: str) -> None:
 
 def whole_number(flag: str, text: str, low: int, high: int = MAX_SEED) -> int:
     if not (text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
-        raise ValueError(f"{flag} must be a whole number from {low} to {high}, not {text!r}.")
+        raise ValueError(f"{flag} must be a whole number from {low} to {high}, not {shown(text)}.")
     return int(text)
 
 

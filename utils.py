@@ -193,6 +193,7 @@ def shown(value) -> str:
         text = repr(value)
     except ValueError:  # Python prints no number of over 4300 digits
         text = f"a huge {type(value).__name__}"
+    text = " ".join(text.split())
     return text if len(text) < 200 else text[:200] + "..."
 
 
@@ -225,7 +226,7 @@ class Params:
             raise TypeError(wrong) from None
         for v in items:
             if (
-                (kind is float and not abs(v) <= sys.float_info.max)
+                (kind in (int, float) and not abs(v) <= (MAX_SEED if kind is int else sys.float_info.max))
                 or (meta["low"] is not None and v < meta["low"])
                 or (meta["high"] is not None and v > meta["high"])
                 or (meta["choices"] and v not in meta["choices"])
@@ -335,7 +336,7 @@ def pick_device(name: str) -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
     if device is None or not present.get(device.type) or (device.index or 0) >= count:
-        raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {name!r}.")
+        raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {shown(name)}.")
     return device
 
 
@@ -455,7 +456,7 @@ class BatchedArray:
         out, file = np.empty((flat.size, *self.shape[1:]), self.dtype), np.searchsorted(self.ends, flat, side="right")
         for k in np.unique(file):
             part = np.load(self.paths[k], mmap_mode="r")
-            out[file == k] = part[flat[file == k] - self.ends[k] + len(part)]
+            out[file == k] = part[flat[file == k] - self.ends[k]]  # negative, from the end of the part
         return out.reshape(*rows.shape, *self.shape[1:])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -647,8 +648,8 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
         light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
         ax.text(j, i, str(board[i, j]), ha="center", va="center", fontsize=font, color="black" if light else "white")
     for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
-                               edgecolor=(1, 1, 1, 0.6), linewidth=0))
+        ax.add_artist(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
+                                edgecolor=(1, 1, 1, 0.6), linewidth=0))
     for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
         ax.plot([j - 0.4, j + 0.4], [i - 0.4, i + 0.4], color="crimson", linewidth=1.5)
         ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
@@ -726,7 +727,8 @@ def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis"
     sides = (ax.yaxis, ax.hlines, values.shape[1]), (ax.xaxis, ax.vlines, values.shape[0])
     for (axis, lines, length), group, name in zip(sides, groups, names, strict=True):
         ends = np.cumsum([0, *(size for _, size in group)])
-        lines(ends[1:-1] - 0.5, -0.5, length - 0.5, color="0.8", linewidth=0.5)
+        if len(ends) > 2:
+            lines(ends[1:-1] - 0.5, -0.5, length - 0.5, color="0.8", linewidth=0.5)
         shown = [] if name is None else (ends[1:] + ends[:-1] - 1) / 2
         axis.set_ticks(shown, labels=[label for label, _ in group][: len(shown)], fontsize=6)
         axis.set_label_text(name or "", fontsize=7)
@@ -741,7 +743,8 @@ def draw_bar(image, ax, label: str, height: float = 1, extend: str = "neither") 
 
     box, inch = ax.get_position(), 1 / image.figure.get_figwidth()
     place = (box.x1 + 0.07 * inch, box.y0, 0.1 * inch, height * box.height)
-    bar = image.figure.colorbar(image, cax=image.figure.add_axes(place), extend=extend, ticks=MaxNLocator(4 * round(height)))
+    ticks = MaxNLocator(5 * round(height), steps=[1, 2, 2.5, 5, 10])
+    bar = image.figure.colorbar(image, cax=image.figure.add_axes(place), extend=extend, ticks=ticks)
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
     bar.ax.yaxis.get_offset_text().set_fontsize(6)

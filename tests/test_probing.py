@@ -464,6 +464,7 @@ def test_wrong_inputs_are_named(tmp_path):
     calls = [
         ("boards", lambda: t.forward_all_activations(b[:, :5], m)), ("masks", lambda: t.forward_all_activations(b, m[:2])),
         ("masks", lambda: t.forward_all_activations(b, m - 1)), ("boards", lambda: t.forward_all_activations(b[:0], m[:0])),
+        ("masks", lambda: t.forward_all_activations(b, None)), ("boards", lambda: t.forward_all_activations(b * np.nan, m)),
         ("boards", lambda: t.forward_all_activations(b + 20, m)), ("boards", lambda: t.forward_all_activations(b + 0.5, m)),
         ("board ", lambda: t.forward_svg(b, q, m[0])), ("board_abs", lambda: t.forward_svg(b[0], q[0], m[0])),
         ("boards_abs", lambda: t.forward_pca(b, q, m)), ("extra_meta", lambda: t.forward_pca(b, b, m, extra_meta={"a": t})),

@@ -557,6 +557,9 @@ def test_every_board_has_dropout_of_its_own(kind):
     same = idx[:1].expand(3, -1)
     logits = dropped(same)[1]
     assert not torch.equal(logits[0], logits[1])
+    one_word = small(kind, embd_pdrop=0.5, vocab_speech_size=1).train()  # the same sentence for all boards
+    from_words = one_word(same)[1]
+    assert (from_words[0] - from_words[1]).abs().max() > 1e-3
     again = small(kind, resid_pdrop=0.5, attn_pdrop=0.2, embd_pdrop=0.2).train()
     assert torch.equal(again(same)[1], logits)
     assert torch.equal(dropped.eval()(same)[0][0], dropped(same)[0][1])
