@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import numbers
 import shlex
 import signal
 import threading
@@ -666,6 +667,8 @@ class TrainTransformer:
 
     def _mask(self, boards: np.ndarray, p: float, patch_p: float, rng, types=None, corners=None):
         for name, value in (("masking_p", p), ("patch_masking_p", patch_p)):
+            if not isinstance(value, numbers.Real):
+                raise TypeError(f"{name} must be a number from 0 to 1, not {value!r}.")
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}.")
         return self.dataset.mask(boards, p, patch_p, types, corners, rng)
@@ -680,6 +683,8 @@ class TrainTransformer:
         """
         array = board.cpu().numpy() if isinstance(board, torch.Tensor) else np.asarray(board)
         side = self.dataset.board_dim
+        if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
+            raise ValueError(f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}.")
         boards = array.reshape(-1, side, side)
         mask, kinds = self._mask(boards, masking_p, patch_masking_p if patch_masking else 0.0, self._user_rng)
         masked = np.where(mask, self.masking_token, boards).reshape(array.shape)

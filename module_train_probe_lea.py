@@ -57,7 +57,7 @@ class LEAParams(TrainParams):
     )
     epoch2save: int = param(500, "epochs between checkpoints", low=1, high=MOST)
     vocab_speech_size: int = param(128, "words in the codebook K", low=2, high=MOST)
-    block_speech_size: int = param(16, "words in a sentence S", low=1, high=MOST)
+    block_speech_size: int = param(16, "words in a sentence S", low=1, high=10**4)
     bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
     vq_type: str = param("EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla"))
     vq_expire: float = param(
@@ -288,9 +288,12 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         """The same activations when IN reads sentences (n, S) or (n, S, K) before a board of which everything is hidden;
         boards (n, h, w): what was meant, to print the accuracy."""
         indices = self._indices(sentences)
+        boards = None if boards is None else self._given(boards)[0]
+        if boards is not None and len(boards) != len(indices):
+            raise ValueError(f"boards must be as many as sentences, {len(indices)}, not {len(boards)}.")
         with evaluating(self.transformer), self.record(self._stream_names()) as acts:
             self.transformer.predict_from_speech(indices)
-        return self._activations(acts, None if boards is None else self._given(boards)[0])
+        return self._activations(acts, boards)
 
     # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions and the
     # block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a column a word

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from utils import fresh_seed, torch_rng
+from utils import fresh_seed, shown, torch_rng
 
 EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
 INIT_STD = 0.02
@@ -186,12 +186,12 @@ def init_weights(network: nn.Module, seed: int) -> None:
 
 
 def check_sizes(**sizes: int) -> None:
-    """TypeError unless every size is a whole number; ValueError unless it is at least 1, and of a network's sizes n_embd
-    divides by n_head and all of them stay below some MAX_NUMBERS weights and mask entries."""
+    """TypeError unless every size is a whole number; ValueError unless it is at least 1 and, where they are a network's,
+    n_embd divides by n_head and all of them make no more than some MAX_NUMBERS weights and mask entries."""
     for name, size in sizes.items():
-        if not isinstance(size, numbers.Integral) or size < 1:
+        if not isinstance(size, numbers.Integral) or not 1 <= size <= MAX_NUMBERS:
             error = ValueError if isinstance(size, numbers.Integral) else TypeError
-            raise error(f"{name} must be a whole number of at least 1, not {size!r}.")
+            raise error(f"{name} must be a whole number of at least 1 and at most {MAX_NUMBERS}, not {shown(size)}.")
     if "n_head" not in sizes:
         return
     if sizes["n_embd"] % sizes["n_head"]:

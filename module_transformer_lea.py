@@ -71,7 +71,7 @@ class VectorQuantizer(nn.Module):
         share = encodings.flatten(0, -2).mean(0)
         loss = self._fit(quantised, x) + self.usage_cost * (share - 1 / len(words)).square().mean()
         quantised = x + (quantised - x).detach()
-        if self.training:
+        if self.training and len(flat):
             self._update_(flat, encodings.flatten(0, -2))
         return quantised, loss, encodings, indices
 

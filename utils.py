@@ -117,14 +117,19 @@ def fresh_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
+def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
+    """The stream of a seed, key[0], that the other numbers name; a list of them all would mix up (s, 1) and (s, 1, 0)."""
+    return np.random.SeedSequence(key[0], spawn_key=key[1:])
+
+
 def numpy_rng(*key: int) -> np.random.Generator:
     """A numpy generator for the stream named by the whole numbers of key."""
-    return np.random.default_rng(list(key))
+    return np.random.default_rng(_stream(key))
 
 
 def torch_rng(*key: int, device="cpu") -> torch.Generator:
     """A torch generator for the stream named by the whole numbers of key."""
-    state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0]
+    state = _stream(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> 1))
 
 

@@ -76,7 +76,7 @@ def visual_abstract() -> None:
     sheet.text("…", 4.25, 2.2, 11)
     sheet.text("composite objects", 0.3, 2.78, 8.5, ha="left", weight="bold")
     for i in range(3):
-        board, _ = ds._draw_board_deterministic("composite", composite=i, composite_position=[0, 0], composite_margin=1, token_bck=0)
+        board, _ = ds._draw_board_deterministic("composite", None, None, i, [0, 0], composite_margin=1, token_bck=0)
         sheet.board(board[:7, :7], 0.3 + i * 1.3, 2.94, 1.1, font=4.5)
     sheet.text("…", 4.25, 3.5, 11)
     sheet.text("boards: one root (single), two (double) or a composite (composition),\nanywhere, on any background", 0.3, 4.5,

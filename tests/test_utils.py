@@ -594,3 +594,10 @@ def test_draw_board_marks_cells():
     assert [patch.get_xy() for patch in ax.patches] == [(0.5, -0.5)]
     assert len(ax.lines) == 2
     assert (np.asarray(ax.images[0].get_array()) == colors[board]).all()
+
+
+@pytest.mark.parametrize(("one", "other"), [((5, 1), (5, 1, 0)), ((3 * 2**32 + 7, 5), (7, 3, 5)), ((7,), (7, 0))])
+def test_streams_of_different_names_differ(one, other):
+    assert utils.numpy_rng(*one).integers(2**62) != utils.numpy_rng(*other).integers(2**62)
+    draws = [torch.randint(2**62, (1,), generator=utils.torch_rng(*key)).item() for key in (one, other)]
+    assert draws[0] != draws[1]
