@@ -525,8 +525,8 @@ def nearness(X: np.ndarray, root: np.ndarray, token: np.ndarray, board: np.ndarr
     parts = [(squares(X, w), squares(one, w)) for w in np.array_split(W, len(W) // 50 + 1)]
     (same_root, same_token), (n_root, n_token) = ([np.concatenate(p) for p in zip(*side, strict=True)]
                                                   for side in zip(*parts, strict=True))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return same_root / n_root - same_token / n_token
+    n_root, n_token = (np.where(n > 0, n, np.nan) for n in (n_root, n_token))
+    return same_root / n_root - same_token / n_token
 
 
 def dimension(moments: np.ndarray) -> np.ndarray:

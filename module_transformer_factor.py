@@ -189,8 +189,9 @@ def check_sizes(**sizes: int) -> None:
     """TypeError unless every size is a whole number; ValueError unless it is at least 1 and, where they are a network's,
     n_embd divides by n_head and all of them make no more than some MAX_NUMBERS weights and mask entries."""
     for name, size in sizes.items():
-        if not isinstance(size, numbers.Integral) or not 1 <= size <= MAX_NUMBERS:
-            error = ValueError if isinstance(size, numbers.Integral) else TypeError
+        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
+        if not whole or not 1 <= size <= MAX_NUMBERS:
+            error = ValueError if whole else TypeError
             raise error(f"{name} must be a whole number of at least 1 and at most {MAX_NUMBERS}, not {shown(size)}.")
     if "n_head" not in sizes:
         return
@@ -205,10 +206,11 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_drops(**drops: float) -> None:
-    """ValueError unless every dropout is from 0 to 1."""
+    """TypeError unless every dropout is a number, ValueError unless it is from 0 to 1."""
     for name, p in drops.items():
-        if not 0 <= p <= 1:
-            raise ValueError(f"{name} must be a number from 0 to 1, not {p!r}.")
+        real = isinstance(p, numbers.Real) and not isinstance(p, bool)
+        if not real or not 0 <= p <= 1:
+            raise (ValueError if real else TypeError)(f"{name} must be a number from 0 to 1, not {shown(p)}.")
 
 
 def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:

@@ -197,10 +197,10 @@ class LEA(nn.Module):
         sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                      vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width=n_embd, width=n_embd)
+        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd, apart=False)
 
-    def _build(self, sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width, width):
-        """Makes the modules; width: of what sub-layers read, pos_width: of the position embeddings."""
+    def _build(self, sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width, apart):
+        """Makes the modules; pos_width: of the position embeddings; apart: sub-layers read them beside the stream."""
         super().__init__()
         check_sizes(**sizes, n_embd_pos=pos_width)
         check_drops(**drops)
@@ -208,6 +208,7 @@ class LEA(nn.Module):
             raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
         seed = fresh_seed() if seed is None else seed
         V, T, D = sizes["vocab_size"], sizes["block_size"], sizes["n_embd"]
+        width = D + apart * pos_width  # of what sub-layers read
         K, S = sizes["vocab_speech_size"], sizes["block_speech_size"]
         self.unk, self.bool_blank_speech = V - 1, bool_blank_speech
         self.noise = Noise(seed)
@@ -319,8 +320,7 @@ class LEAFactor(LEA):
         sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                      vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width=n_embd_pos,
-                    width=n_embd + n_embd_pos)
+        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd_pos, apart=True)
 
     def _place(self, x, positions):
         return x, positions

@@ -436,9 +436,9 @@ def load_tensors(path: str | Path):
                     if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not allowed.fullmatch(named or ""):
                         raise ValueError(f"it names {named}")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
     except Exception as error:  # zipfile and torch.load raise many kinds on damaged bytes
+        if isinstance(error, OSError) and error.filename:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ValueError(f"{path}: is cut off, damaged or no file of tensors ({reason}).") from None
 

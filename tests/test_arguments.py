@@ -72,7 +72,7 @@ TRAINING_PAIRS = [
     (dict(vocab_size=8), "vocab_size"), (dict(block_size=10**12), "block_size"), (dict(masking_token=0), "masking_token"),
     (dict(masking_patch_epoch=10**6, epochs=10**6, recipe_epochs=1), "masking_patch_epoch"),
     (dict(device="cuda:77"), "device"), (dict(device="meta"), "device"), (dict(device="cpu:3"), "device"),
-    (dict(surprise=1), "surprise"), (dict(n_embed=8), "n_embd"),
+    (dict(surprise=1), "surprise"), (dict(n_embed=8), "n_embe?d"),
 ]  # fmt: skip
 LEA_PAIRS = [
     (dict(loss_rfs_epoch_start=5, loss_rfs_epoch_end=4), "loss_rfs_epoch_end"),
@@ -292,6 +292,10 @@ def test_flags_of_the_script(argv, name, capsys):
 @pytest.mark.parametrize(("script", "argv", "name"), [
     ("train_model.py", ["--epoch", "0"], "epochs"), ("train_model.py", ["--n_layer", "1" + "0" * 12], "n_layer"),
     ("train_model.py", ["--board_dim", "1000000"], "board_dim"), ("train_model.py", ["--learning_rate", "nan"], "learning_rate"),
+    ("train_model.py", ["--device", "cuda:99"], "device"), ("train_model.py", ["--batch", "many"], "batch_size"),
+    ("train_model.py", ["--save", "2"], "save_model"), ("train_model.py", ["--n_embd", "100000"], "n_embd"),
+    ("train_model.py", ["--repeat", "1" + "0" * 12], "--repeat"), ("train_model.py", ["--resume", "nowhere"], "nowhere"),
+    ("train_model.py", ["--card_test", "0.5"], "card_test"), ("train_model.py", ["--run_name", "../x"], "run_name"),
     ("train_model_lea.py", ["--board_proba_start", "1", "2"], "board_proba_start"),
     ("train_model_lea.py", ["--vq_expire", "inf"], "vq_expire"), ("train_model_lea.py", ["--n_embd", "5"], "n_embd"),
 ])  # fmt: skip

@@ -1,0 +1,674 @@
+"""Runs that are killed, stopped, resumed, damaged, or short of disk and memory. `make stress` tries more of it."""
+import contextlib
+import errno
+import functools
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import module_train_probe
+import train_model
+import utils
+from module_dataset import AbstractionDataset
+from module_train_probe import CHANGEABLE, TrainingStopped
+from module_train_probe_lea import LEAParams
+from tests.faults import (
+    CLASSES,
+    DATASET,
+    LEA,
+    LOADERS,
+    TRAINING,
+    Steps,
+    damaged,
+    damaged_json,
+    differences,
+    flags,
+    forked,
+    nth,
+    only,
+    same,
+)
+from utils import load_tensors, newest_states, read_json, read_run_log, save_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+both = pytest.mark.parametrize("kind", ["factor", "lea"])
+
+
+def make(kind="factor", **params):
+    """A trainer like those of the scripts' small runs."""
+    names = {"batch": "batch_size", "epoch": "epochs", "save": "save_model"}
+    values = TRAINING | (LEA if kind == "lea" else {})
+    values = {names.get(name, name): value for name, value in values.items()}
+    return CLASSES[kind](AbstractionDataset(**DATASET, seed=0), **values | params)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    for cls in CLASSES.values():
+        monkeypatch.setattr(cls, "_figures", lambda self, epoch: {})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function of a kind: the runs folder with the run 'r' that nothing interrupted, and the steps it took."""
+    runs = tmp_path_factory.mktemp("whole")
+
+    @functools.cache
+    def of(kind):
+        folder = runs / kind
+        assert forked(kind, flags(kind, folder), runs / "out", lambda: Steps(log=runs / f"{kind}.steps").install()) == 0
+        return folder / "r", (runs / f"{kind}.steps").read_text().splitlines()
+
+    return of
+
+
+def resume(kind, folder, *argv) -> tuple[int, str]:
+    """Exit code and output of a script with --resume."""
+    output = folder.parent / "resumed"
+    return forked(kind, ["--resume", str(folder), *argv], output), output.read_text()
+
+
+def contents(folder: Path) -> dict:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+
+
+# killed
+
+
+KILLS = [("write .state_", 1), ("fsync .state_", 2), ("replace .state_", 1), ("replace .state_", -1), ("write .model_", 1),
+         ("write run_log.csv", 3), ("unlink state_", 0), ("write .run_log.pkl", 0)]  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize(("step", "n"), KILLS)
+def test_killed_and_resumed(kind, step, n, whole, tmp_path):
+    wanted, steps = whole(kind)
+    at = nth(steps, step, n)
+    assert forked(kind, flags(kind, tmp_path), tmp_path / "out", lambda: Steps(at).install()) == -signal.SIGKILL
+    code, text = resume(kind, tmp_path / "r")
+    assert code == 0, text
+    assert differences(tmp_path / "r", wanted) == []
+    assert not list((tmp_path / "r").rglob("*.tmp"))
+
+
+def test_killed_twice(whole, tmp_path):
+    wanted, steps = whole("factor")
+    assert forked("factor", flags("factor", tmp_path), tmp_path / "out", lambda: Steps(nth(steps, "write run_log.csv", 3)).install())
+    argv = ["--resume", str(tmp_path / "r")]
+    assert forked("factor", argv, tmp_path / "out", Steps(12).install) == -signal.SIGKILL
+    assert resume("factor", tmp_path / "r")[0] == 0
+    assert differences(tmp_path / "r", wanted) == []
+
+
+def test_the_script_killed_by_another_process(whole, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, ROOT / "train_model.py", *flags("factor", tmp_path, epoch=2000, epoch2save=3, epoch2test=2000)]
+    running = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "r" / "run_log.csv"
+    while running.poll() is None and (not log.exists() or len(log.read_bytes().splitlines()) < 30):
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    trained = read_run_log(log, 30)
+    resumed = module_train_probe.TrainTransformer.resume(tmp_path / "r")
+    assert resumed.epoch >= 28
+    plain = make(epochs=resumed.epoch + 1, epoch2test=2000, save_model=False)
+    torch.set_num_threads(1)
+    plain.train()
+    assert trained["loss"][:29].tolist() == plain.log.arrays["loss"][:29].tolist()
+
+
+def test_killed_before_anything_was_saved(whole, tmp_path):
+    _, steps = whole("factor")
+    argv = flags("factor", tmp_path)
+    for at in (nth(steps, "write .params_training.json"), nth(steps, "write .state_0.pt"), nth(steps, "replace .run_log.csv")):
+        assert forked("factor", argv, tmp_path / "out", Steps(at).install) == -signal.SIGKILL
+        code, text = resume("factor", tmp_path / "r")
+        assert code == 2
+        assert "nothing to resume" in text
+        assert "start it again" in text
+    assert forked("factor", argv, tmp_path / "out") == 0
+    assert differences(tmp_path / "r", whole("factor")[0]) == []
+
+
+def test_rows_after_the_saved_state_are_cut(whole, tmp_path):
+    wanted, steps = whole("factor")
+    forked("factor", flags("factor", tmp_path), tmp_path / "out", Steps(nth(steps, "write run_log.csv", 3)).install)
+    rows = (tmp_path / "r" / "run_log.csv").read_bytes()
+    state = load_tensors(newest_states(tmp_path / "r")[0])
+    assert rows.count(b"\n") == 1 + 3
+    assert not rows.endswith(b"\n")  # the row of epoch 3 is half written
+    trainer = module_train_probe.TrainTransformer.resume(tmp_path / "r")
+    assert trainer.epoch == state["epoch"] == 3
+    assert (tmp_path / "r" / "run_log.csv").read_bytes() == b"\n".join(rows.split(b"\n")[:4]) + b"\n"
+
+
+# signals
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@both
+def test_a_signal_saves_and_says_how_to_resume(kind, which, whole, tmp_path):
+    def later():
+        original = CLASSES[kind]._loss
+
+        def loss(self, masked, boards, epoch):
+            if epoch == 3:
+                signal.raise_signal(which)
+            return original(self, masked, boards, epoch)
+
+        CLASSES[kind]._loss = loss
+
+    assert forked(kind, flags(kind, tmp_path), tmp_path / "out", later) == 128 + which
+    line = (tmp_path / "out").read_text().splitlines()[-1]
+    assert f"stopped by {which.name} in epoch 3; resume with --resume {tmp_path / 'r'}." in line
+    assert "Traceback" not in (tmp_path / "out").read_text()
+    assert newest_states(tmp_path / "r")[0].name == "state_3.pt"
+    assert resume(kind, tmp_path / "r")[0] == 0
+    assert differences(tmp_path / "r", whole(kind)[0]) == []
+
+
+def test_a_signal_ends_all_runs_of_repeat(tmp_path):
+    def later():
+        original = CLASSES["factor"]._keep
+
+        def keep(self, epoch, *args):
+            if epoch == self.epochs - 1:
+                signal.raise_signal(signal.SIGTERM)
+            return original(self, epoch, *args)
+
+        CLASSES["factor"]._keep = keep
+
+    assert forked("factor", flags("factor", tmp_path, repeat=2), tmp_path / "out", later) == 143
+    assert len(read_run_log(tmp_path / "r_2" / "run_log.csv")["epoch"]) == 0
+
+
+def test_a_signal_without_a_state(tmp_path):
+    def later():
+        CLASSES["factor"]._loss = lambda *_: signal.raise_signal(signal.SIGINT)
+
+    assert forked("factor", flags("factor", tmp_path, save=0), tmp_path / "out", later) == 130
+    assert "nothing was saved (--save 0)" in (tmp_path / "out").read_text()
+
+
+# resuming
+
+
+@both
+def test_n_and_n_are_2n(kind, tmp_path):
+    runs = dict(runs=tmp_path, epoch2test=3, epoch2save=1)
+    make(kind, run_name="whole", epochs=6, **runs).train()
+    make(kind, run_name="r", epochs=3, **runs | {"epoch2test": 2}).train()  # tests epochs 0 and 2
+    code, text = resume(kind, tmp_path / "r")
+    assert code == 0
+    assert "is finished, 3 epochs; a larger --epoch trains on" in text
+    trainer = CLASSES[kind].resume(tmp_path / "r", epochs=6, epoch2test=3)
+    assert len(trainer.train()) == 3
+    a, b = (load_tensors(tmp_path / name / "checkpoints" / "state_6.pt") for name in ("r", "whole"))
+    assert same(a, b)
+    a, b = (read_run_log(tmp_path / name / "run_log.csv") for name in ("r", "whole"))
+    for name in trainer.loss_columns:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_nothing_to_resume(tmp_path):
+    make(runs=tmp_path, run_name="r", epochs=1, save_model=False).train()
+    code, text = resume("factor", tmp_path / "r")
+    assert code == 2
+    assert "nothing to resume" in text
+    assert "--save 0" in text
+    assert resume("factor", tmp_path / "nowhere")[0] == 2
+    with pytest.raises(ValueError, match="params_training.json: cannot be read"):
+        module_train_probe.TrainTransformer.resume(tmp_path / "nowhere")
+
+
+OTHER = dict(
+    transformer_type="vanilla", vocab_size=9, block_size=9, masking_token=0, n_layer=2, n_head=1, n_embd=8, n_embd_pos=3,
+    embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.5, masking_p=0.5, masking_patch_epoch=9, masking_patch_p=0.9,
+    board_curriculum=False, board_proba_epoch_start=1, board_proba_epoch_end=9999, board_proba_start=[1, 1, 1],
+    board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="cosine", lr_warmup=1, lr_decay_start=1, batch_size=2,
+    save_model=False, run_name="other", dtype="float64", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
+    bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
+    loss_rfs_val_end=0.5, loss_speech_epoch_start=1, loss_speech_epoch_end=9999, loss_speech_val_start=0.5, loss_speech_val_end=0.5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A LEA run of 3 of 4 epochs."""
+    folder = tmp_path_factory.mktemp("stopped")
+    argv = flags("lea", folder, epoch=4)
+    assert forked("lea", argv, folder / "out", lambda: Steps(log=folder / "steps").install()) == 0
+    at = nth((folder / "steps").read_text().splitlines(), "write run_log.csv", 3)
+    (folder / "r").rename(folder / "finished")
+    assert forked("lea", argv, folder / "out", Steps(at).install) == -signal.SIGKILL
+    return folder / "r"
+
+
+@pytest.mark.parametrize("name", [name for name in LEAParams.__dataclass_fields__ if name not in CHANGEABLE])
+def test_a_changed_parameter_is_refused_by_name(name, stopped):
+    before = contents(stopped)
+    with pytest.raises(ValueError, match=f"{name} = .* must stay as the run has it"):
+        CLASSES["lea"].resume(stopped, **{name: OTHER[name]})
+    assert contents(stopped) == before
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--n_embd", "8"], "n_embd = 8 must stay as the run has it, 4."), (["--board_dim", "8"], "board_dim = 8 must stay"),
+    (["--data_seed", "3"], "seed = 3 must stay"), (["--board_types_proba", "1", "0", "0"], "board_types_proba"),
+    (["--repeat", "2"], "--repeat"), (["--epoch", "2"], "epochs = 2 must be at least 3"), (["--data_seed", "x"], "--data_seed"),
+])  # fmt: skip
+def test_changed_flags_are_refused_by_name(argv, message, stopped):
+    before = contents(stopped)
+    code, text = resume("lea", stopped, *argv)
+    assert code == 2
+    assert message in text
+    assert contents(stopped) == before
+
+
+def test_what_may_change_and_what_stays_the_same_is_accepted(stopped):
+    changed = dict(epochs=7, device="cpu", epoch2print=2, epoch2test=5, epoch2save=4, plot_dpi=30)
+    assert set(changed) == set(CHANGEABLE)
+    trainer = CLASSES["lea"].resume(stopped, **changed, n_embd=4, board_proba_start=(0.95, 0.05, 0))
+    assert {name: trainer.params[name] for name in changed} == changed
+    assert read_json(stopped / "params_training.json") == trainer.params
+    argv = flags("lea", stopped.parent, epoch=4) + ["--board_types_proba", "0.95", "0.05", "0", "--resume", str(stopped)]
+    assert forked("lea", argv, stopped.parent / "out") == 0, (stopped.parent / "out").read_text()
+    with pytest.raises(TypeError, match="'surprise' is not a parameter"):
+        CLASSES["lea"].resume(stopped, surprise=1)
+
+
+def test_another_torch_or_number_of_threads_is_a_warning(tmp_path):
+    make(runs=tmp_path, run_name="r", epochs=1).train()
+    path = newest_states(tmp_path / "r")[0]
+    state, threads = load_tensors(path), torch.get_num_threads()
+    save_tensors(path, state | {"torch": "1.0.0", "threads": threads + 1})
+    try:
+        with pytest.warns() as found:
+            module_train_probe.TrainTransformer.resume(tmp_path / "r")
+        assert "trained with torch 1.0.0" in str(found[0].message)
+        assert f"goes on with {threads + 1} threads as before, not {threads}" in str(found[1].message)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_damaged_state_is_passed_over(whole, tmp_path):
+    wanted, steps = whole("factor")
+    forked("factor", flags("factor", tmp_path), tmp_path / "out", Steps(nth(steps, "write run_log.csv", -1)).install)
+    newest, before = newest_states(tmp_path / "r")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    code, text = resume("factor", tmp_path / "r")
+    assert code == 0
+    assert f"{newest}: is cut off, damaged" in text
+    assert "passed over" in text
+    assert differences(tmp_path / "r", wanted) == []
+    assert newest.with_suffix(".pt.damaged").exists()
+
+
+def test_all_states_damaged(tmp_path):
+    make(runs=tmp_path, run_name="r", epochs=3).train()
+    for path in newest_states(tmp_path / "r"):
+        path.write_bytes(path.read_bytes()[:1000])
+    before = contents(tmp_path / "r")
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(ValueError, match="no saved state can be read"):
+        module_train_probe.TrainTransformer.resume(tmp_path / "r")
+    assert contents(tmp_path / "r") == before
+
+
+def test_the_last_two_states_are_kept(tmp_path, monkeypatch):
+    kept = []
+    original = module_train_probe.save_state
+    monkeypatch.setattr(module_train_probe, "save_state", lambda *args: (
+        original(*args), kept.append([path.name for path in newest_states(args[0])])))  # fmt: skip
+    make(runs=tmp_path, run_name="r").train()
+    assert kept == [["state_0.pt"], ["state_1.pt", "state_0.pt"], ["state_3.pt", "state_1.pt"], ["state_5.pt", "state_3.pt"],
+                    ["state_6.pt", "state_5.pt"]]
+
+
+def test_a_state_at_least_every_five_minutes(tmp_path, monkeypatch):
+    saved, clock = [], [0.0]
+    monkeypatch.setattr(module_train_probe, "save_state", lambda folder, epoch, state: saved.append(epoch))
+    monkeypatch.setattr(module_train_probe.time, "monotonic", lambda: clock[0])
+    trainer = make(runs=tmp_path, run_name="r", epochs=12, epoch2save=1000, epoch2test=1000)
+    original = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda *args: (clock.__setitem__(0, clock[0] + 40), original(*args))[1])
+    trainer.train()  # 3 steps an epoch, 2 minutes
+    assert saved == [0, 1, 4, 7, 10, 12]
+
+
+# one run folder, two processes
+
+
+def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
+    output = tmp_path / "out"
+    running = os.fork()
+    if not running:
+        try:
+            CLASSES["factor"]._loss = lambda *_: (Path(tmp_path / "ready").touch(), time.sleep(60))
+            make(runs=tmp_path, run_name="r").train()
+        finally:
+            os._exit(0)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    before = contents(tmp_path / "r")
+    assert forked("factor", flags("factor", tmp_path), output) == 2
+    assert "already holds a run" in output.read_text()
+    with pytest.raises(ValueError, match="another process is training in this run folder"):
+        make(runs=tmp_path, run_name="r").start_run()
+    code, text = resume("factor", tmp_path / "r")
+    assert code == 2
+    assert "another process is training in this run folder" in text
+    assert contents(tmp_path / "r") == before
+    os.kill(running, signal.SIGKILL)
+    os.waitpid(running, 0)
+    assert resume("factor", tmp_path / "r")[0] == 0
+
+
+def test_a_trainer_notices_that_another_went_on(tmp_path):
+    first = make(runs=tmp_path, run_name="r", epochs=2)
+    first.train()
+    module_train_probe.TrainTransformer.resume(tmp_path / "r", epochs=4).train()
+    before, first.epochs = contents(tmp_path / "r"), 3
+    with pytest.raises(ValueError, match="run_log.csv: holds 4 epochs, not the 2 of this trainer"):
+        first.train()
+    assert contents(tmp_path / "r") == before
+
+
+# disk, memory, numbers
+
+
+def stops(trainer, match) -> str:
+    """The message of training that ends early, with its state to resume and no half-written file."""
+    with pytest.raises(TrainingStopped, match=match) as found:
+        trainer.train()
+    assert not list(trainer.folder.rglob("*.tmp"))
+    return str(found.value)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "tempfile.mkstemp"])
+def test_a_disk_that_fails_midway(call, error, tmp_path, monkeypatch):
+    trainer = make(runs=tmp_path, run_name="r")
+    module, name = call.split(".")
+    module = {"os": os, "tempfile": tempfile}[module]
+    original = getattr(module, name)
+    failing = []
+
+    def fails(*args, **kwargs):
+        if trainer.epoch > 2 and "state_6" not in str(args):
+            failing.append(args)
+            raise OSError(error, os.strerror(error), "the file")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, fails)
+        message = stops(trainer, os.strerror(error))
+    assert failing
+    assert "could not be saved again; resume with --resume" in message
+    assert newest_states(tmp_path / "r")[0].name == "state_1.pt"
+    assert trainer.epoch == 3
+    resumed = module_train_probe.TrainTransformer.resume(tmp_path / "r")
+    resumed.train()
+    assert same(resumed._state()["transformer"], uninterrupted()["transformer"])
+
+
+@functools.cache
+def uninterrupted() -> dict:
+    trainer = make(save_model=False)
+    trainer.train()
+    return trainer._state()
+
+
+@pytest.mark.parametrize("bytes_", [900, 6000])  # less than the log's rows; less than a state
+def test_files_that_cannot_grow(bytes_, tmp_path):
+    def full():
+        original = CLASSES["factor"]._train_epoch
+
+        def train_epoch(self, epoch):
+            if epoch == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, resource.RLIM_INFINITY))
+            return original(self, epoch)
+
+        CLASSES["factor"]._train_epoch = train_epoch
+
+    output = tmp_path / "out"
+    assert forked("factor", flags("factor", tmp_path), output, full) == 1
+    assert "No space left on device" in output.read_text() or "File too large" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert resume("factor", tmp_path / "r")[0] == 0
+    found = load_tensors(tmp_path / "r" / "checkpoints" / "state_6.pt")
+    assert same(found["transformer"], uninterrupted()["transformer"])
+
+
+@pytest.mark.parametrize("save", [0, 1])
+def test_a_folder_that_becomes_read_only(save, tmp_path, monkeypatch):
+    trainer = make(runs=tmp_path, run_name="r", save_model=save)
+    original = trainer._train_epoch
+
+    def train_epoch(epoch):
+        if epoch == 1:
+            def refuses(*args, **kwargs):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "r" / "run_log.csv"))
+
+            patched.setattr(utils, "open", refuses, raising=False)
+            patched.setattr(tempfile, "mkstemp", refuses)
+        return original(epoch)
+
+    monkeypatch.setattr(trainer, "_train_epoch", train_epoch)
+    with monkeypatch.context() as patched:
+        message = stops(trainer, "run_log.csv: Permission denied")
+    assert ("resume with --resume" if save else "nothing was saved") in message
+    assert trainer.epoch == 1
+    assert read_run_log(tmp_path / "r" / "run_log.csv")["epoch"].tolist() == [0]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for name, argv in (("file", []), ("file/runs", [])):
+        output = tmp_path / "out"
+        assert forked("factor", flags("factor", tmp_path / name) + argv, output) == 2
+        assert "runs: " in output.read_text()
+        assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@both
+def test_a_loss_that_is_not_finite(kind, bad, tmp_path, monkeypatch):
+    trainer = make(kind, runs=tmp_path, run_name="r")
+    original = trainer._loss
+    state = []
+
+    def loss(masked, boards, epoch):
+        value, parts = original(masked, boards, epoch)
+        if epoch == 2 and trainer.step == 2 * 3 + 1:
+            state.append(trainer.epoch)
+            value = value + bad
+            parts[trainer.loss_columns[0]] = value.detach()
+        return value, parts
+
+    monkeypatch.setattr(trainer, "_loss", loss)
+    message = stops(trainer, f"the loss is {bad} at epoch 2, step 7, with learning_rate 0.001, batch_size 4, dtype float32, seed 0")
+    newest = newest_states(tmp_path / "r")[0]
+    assert message.endswith(f"the state before is kept in {newest}.")
+    kept = load_tensors(newest)
+    assert kept["epoch"] == trainer.epoch == 2
+    assert same(kept["transformer"], dict(trainer.transformer.state_dict()))
+    assert all(value.isfinite().all() for value in kept["transformer"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+    trainer = make(runs=tmp_path, run_name="r")
+    original = trainer.optim.step
+
+    def step():
+        original()
+        if trainer.step == 2 * 3 + 2:  # the last of epoch 2: no loss of that epoch shows it
+            with torch.no_grad():
+                trainer.transformer.head.weight[0, 0] = math.inf
+
+    monkeypatch.setattr(trainer.optim, "step", step)
+    stops(trainer, "weights are no longer finite at epoch 2, step 9")
+    for path in newest_states(tmp_path / "r"):
+        assert all(value.isfinite().all() for value in load_tensors(path)["transformer"].values())
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), MemoryError("Unable to allocate"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    RuntimeError("MPS backend out of memory"),
+])  # fmt: skip
+def test_too_little_memory_says_what_to_reduce(error, tmp_path, monkeypatch):
+    trainer = make(runs=tmp_path, run_name="r")
+    original = trainer._loss
+
+    def loss(masked, boards, epoch):
+        if epoch == 2:
+            raise error
+        return original(masked, boards, epoch)
+
+    monkeypatch.setattr(trainer, "_loss", loss)
+    message = stops(trainer, "cpu is out of memory; reduce --batch, --n_embd, --n_layer or --board_dim")
+    assert "resume with --resume" in message
+    assert load_tensors(newest_states(tmp_path / "r")[0])["epoch"] == 2
+
+
+def test_too_little_memory_for_the_network(tmp_path):
+    def poor():
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**27, resource.RLIM_INFINITY))
+
+    assert forked("factor", flags("factor", tmp_path, n_embd=4096), tmp_path / "out", poor) == 2
+    assert "too little memory; reduce --n_embd" in (tmp_path / "out").read_text()
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
+    trainer = make(runs=tmp_path, run_name="r")
+    monkeypatch.setattr(trainer, "_loss", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes do not match")))
+    with pytest.raises(RuntimeError, match="^sizes do not match$"):
+        trainer.train()
+    with contextlib.closing(utils.lock(tmp_path / "r")):
+        pass
+
+
+# random states
+
+
+@both
+def test_the_global_random_states_are_left_alone(kind, tmp_path):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    before = states()
+    trainer = make(kind, runs=tmp_path, run_name="r", epochs=2, seed=None)
+    trainer.train()
+    resumed = CLASSES[kind].resume(tmp_path / "r", epochs=3)
+    resumed.train()
+    found = CLASSES[kind].from_run(tmp_path / "r", "model_1.pth", device="cpu")
+    found.load_transformer(tmp_path / "r" / "checkpoints" / "model_1.pth")
+    boards, _ = found.dataset.get_all_boards("test", 2)
+    masks = np.zeros_like(boards)
+    masks[:, 0] = 1
+    found.test_model_accuracy(5, 0.2, True)
+    found.test_model_accuracy_set("test", 0.2, count_max=2)
+    found.test_model_accuracy_subset(boards, masks)
+    found._mask_input(boards, 0.5, True, 0.5, True)
+    if kind == "lea":
+        found.forward_activations_fromBoard(boards, masks)
+        found.speaker_predict_from_speech(found.speaker_predict(boards, masks)[2])
+    else:
+        found.forward_all_activations(boards, masks)
+    found.dataset.export(tmp_path / "again")
+    found.dataset.load(tmp_path / "again")
+    next(iter(torch.utils.data.DataLoader(found.dataset, batch_size=3, generator=torch.Generator())))
+    assert states() == before
+
+
+# damaged files
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert forked("factor", flags("factor", folder, epoch=2), folder / "out") == 0
+    return folder / "r"
+
+
+def loaded(call, path: Path):
+    """What call() loads, or None after a look at the error, which must say what is damaged."""
+    try:
+        return call()
+    except ValueError as error:
+        assert str(path.parent) in str(error), error
+        return None
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_damaged_files(name, run):
+    path, rng = run / name, np.random.default_rng(7)
+    load, sealed = LOADERS[name]
+    data, wanted = path.read_bytes(), load(run)
+    refused = 0
+    for _ in range(60):
+        other = damaged(data, rng)
+        if name.endswith(".json") and rng.random() < 0.5:
+            other = damaged_json(data.decode(), rng).encode()
+        with only(path, other):
+            found = loaded(lambda: load(run), path)
+        refused += found is None
+        assert found is None or not sealed or same(found, wanted)
+    assert refused > 20
+
+
+@pytest.mark.parametrize("part", ["roots", "doubleRoot_test"])
+def test_a_corrupted_data_set_is_named(part, run):
+    path = run / "datasets" / f"dataset_{part}.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    for content in (bytes(data), bytes(data[:-1]), b""):
+        with only(path, content):
+            code, text = resume("factor", run)
+            assert code == 2
+            assert f"{path}: " in text
+
+
+def test_no_code_and_no_memory_from_a_checkpoint(run, tmp_path):
+    """Files that torch itself would read: a flipped bit of a weight, and a pickle that asks for a gigabyte."""
+    import zipfile
+
+    path = run / "checkpoints" / "model_1.pth"
+    with zipfile.ZipFile(path) as parts:
+        where = parts.getinfo(next(name for name in parts.namelist() if name.endswith("data/0")))
+        content = {name: parts.read(name) for name in parts.namelist()}
+    data = bytearray(path.read_bytes())
+    data[where.header_offset + 128] ^= 64
+    (tmp_path / "flipped.pth").write_bytes(data)
+    greedy = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x40\x85R."
+    with zipfile.ZipFile(tmp_path / "greedy.pth", "w") as parts:
+        for name, value in content.items():
+            parts.writestr(name, greedy if name.endswith("data.pkl") else value)
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, value in content.items():
+            parts.writestr(name, bytes(10**7) if name.endswith("data/0") else value)
+    for name, reason in (("flipped", "checksum"), ("greedy", "it names __builtin__ bytearray"), ("bomb", "checksum")):
+        with pytest.raises(ValueError, match=f"{name}.pth: .*{reason}"):
+            load_tensors(tmp_path / f"{name}.pth")
+
+
+def test_the_script_s_folder_is_the_one_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trainer = train_model.main(flags("factor", "my runs", epoch=1, save=1))[0]
+    assert f"trained: {trainer.folder}" in capsys.readouterr().out
+    assert train_model.main(["--resume", "my runs/r"])[0].epoch == 1
