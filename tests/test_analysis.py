@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 import module_analysis
-import module_analysis_language as lang
-import module_analysis_measures as measures
-import module_analysis_swaps as swapping
 import module_train_probe
 import module_train_probe_lea
 from module_dataset import AbstractionDataset
@@ -35,11 +32,11 @@ def singles():
 
 @pytest.fixture(scope="module")
 def sample(dataset):
-    return measures.make_sample(dataset, PROBA, np.random.default_rng(0), 150, 60, 12, 2)
+    return module_analysis.make_sample(dataset, PROBA, np.random.default_rng(0), 150, 60, 12, 2)
 
 
 def verdict_of(rows):
-    return measures.verdict(rows)["verdict"]
+    return module_analysis.verdict(rows)["verdict"]
 
 
 # scores and rules
@@ -50,22 +47,22 @@ def test_skill_is_balanced_accuracy_above_chance():
     predicted = np.array([[0, 0, 1, 1], [1, 2, 0, 0]])
     use = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], bool)
     accuracy = (2 / 3 + 2 / 2 + 1 / 2) / 3
-    got = measures.skill(predicted, truth, use, np.array([[1, 1], [0, 1]]))
+    got = module_analysis.skill(predicted, truth, use, np.array([[1, 1], [0, 1]]))
     assert got[0] == pytest.approx((accuracy - 1 / 3) / (2 / 3))
     assert got[1] == pytest.approx(((1 + 1 / 2) / 2 - 1 / 3) / (2 / 3))  # a class that was not drawn is left out
-    assert measures.skill(truth, truth, use, np.ones((1, 2)))[0] == 1
-    assert measures.skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
+    assert module_analysis.skill(truth, truth, use, np.ones((1, 2)))[0] == 1
+    assert module_analysis.skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
 
 
 def test_rules_of_judgement():
     score = lambda mean: np.r_[mean, mean + np.linspace(-0.1, 0.1, 201)]  # noqa: E731
-    judge = lambda effect, *controls, upper=1.0: measures.judge(  # noqa: E731
+    judge = lambda effect, *controls, upper=1.0: module_analysis.judge(  # noqa: E731
         "c", "f", score(effect), {str(i): np.full(202, c) for i, c in enumerate(controls)}, upper)["holds"]
     assert judge(0.8, 0.1, 0.5)
     assert not judge(0.8, 0.1, 0.75)  # the strongest control is within the interval
     assert not judge(0.4, 0.1)  # less than half of the upper bound
     assert judge(0.4, 0.1, upper=0.7)
-    row = measures.judge("c", "f", score(0.8), {"a": np.full(202, 0.1), "b": np.full(202, 0.5)})
+    row = module_analysis.judge("c", "f", score(0.8), {"a": np.full(202, 0.1), "b": np.full(202, 0.5)})
     assert (row["strongest control"], row["gain"]) == ("b", pytest.approx(0.3))
     rows = lambda *flags: [{"feature": f, "holds": h, "counts": c} for f, h, c in flags]  # noqa: E731
     assert verdict_of(rows(("a", True, True), ("b", True, True), ("c", False, False))) == "holds"
@@ -76,13 +73,13 @@ def test_rules_of_judgement():
 def test_labels_and_their_posterior(dataset, sample):
     scenes = sample.scenes
     for b in range(0, len(scenes), 40):
-        posterior = measures.label_posterior(dataset, scenes.boards[b], PROBA)
+        posterior = module_analysis.label_posterior(dataset, scenes.boards[b], PROBA)
         for name, table in posterior.items():
             np.testing.assert_allclose(table.sum(1), 1)
             true = np.take_along_axis(table, sample.labels[name][b][:, None], 1)[:, 0]
             np.testing.assert_allclose(true, 1)  # an unmasked board of these tells everything
     everything = np.full((8, 8), dataset.masking_token)
-    np.testing.assert_allclose(measures.label_posterior(dataset, everything, PROBA)["background"][:, :10], 0.1)
+    np.testing.assert_allclose(module_analysis.label_posterior(dataset, everything, PROBA)["background"][:, :10], 0.1)
     tokens = scenes.boards.reshape(len(scenes), -1)
     on = sample.labels["root"] >= 0
     np.testing.assert_array_equal(tokens[on] - 10, (sample.labels["root"] * 9 + sample.labels["place in the root"])[on])
@@ -99,9 +96,9 @@ def test_ceiling_of_the_best_and_of_a_blind_network(dataset):
             made = dataset.best_reconstruction(np.where(masks, dataset.masking_token, boards), PROBA).marginal
             return {"": made if self.best else np.zeros_like(boards)}
 
-    scenes = measures.draw_scenes(dataset, {0: 6, 1: 6, 2: 6}, "test", np.random.default_rng(0))
+    scenes = module_analysis.draw_scenes(dataset, {0: 6, 1: 6, 2: 6}, "test", np.random.default_rng(0))
     for best in (True, False):
-        rows = measures.ceiling(Stub(best), scenes, PROBA, np.random.default_rng(1), 3)
+        rows = module_analysis.ceiling(Stub(best), scenes, PROBA, np.random.default_rng(1), 3)
         assert {row["boards"] for row in rows} == {"all", "single", "double", "composition"}
         for row in rows:
             assert (row["network"] == row["ceiling, cell by cell"]) == best
@@ -125,16 +122,16 @@ def test_decodability_of_the_label_itself_and_of_noise(dataset, sample, planted)
     late = one_hot_labels(sample) if planted else noise_like(sample, 3)
     sources = {"network": {"early": noise_like(sample, 1), "late": late},
                "untrained network": {"late": noise_like(sample, 2)}}
-    W = measures.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
-    rows, curves = measures.decodability(sources, sample, W, np.random.default_rng(0))
+    W = module_analysis.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
+    rows, curves = module_analysis.decodability(sources, sample, W, np.random.default_rng(0))
     assert verdict_of(rows) == ("holds" if planted else "does not")
-    assert {row["feature"].split(",")[0] for row in rows if row["counts"]} == set(measures.label_names(dataset))
+    assert {row["feature"].split(",")[0] for row in rows if row["counts"]} == set(module_analysis.label_names(dataset))
     if planted:
         assert all(row["stage"] == "late" and row["effect"] > 0.95 for row in rows)
         chance = [row["skill"] for row in curves if row["label"] == "control task" and row["stage"] == "early"]
         assert np.abs(chance).max() < 0.3
-    halves = measures.conditions_of(sample, dataset)
-    rows = measures.generalisation(sources, sample, halves, W, rng=np.random.default_rng(0))
+    halves = module_analysis.conditions_of(sample, dataset)
+    rows = module_analysis.generalisation(sources, sample, halves, W, rng=np.random.default_rng(0))
     crossed = [row for row in rows if row["feature"] in ("root across background", "root across place on the board",
                                                          "root across companion", "row across root")]
     assert len(crossed) == 4
@@ -144,13 +141,13 @@ def test_decodability_of_the_label_itself_and_of_noise(dataset, sample, planted)
 
 
 def test_read_outs_fitted_in_one_context_fail_where_the_code_changes(dataset, sample):
-    halves = measures.conditions_of(sample, dataset)
+    halves = module_analysis.conditions_of(sample, dataset)
     root = sample.labels["root"]
     code = np.where(halves["background"] == 0, root, (root + 5) % 10 * (root >= 0) - (root < 0))
     X = np.eye(11, dtype=np.float32)[code]
     sources = {"network": {"x": X}, "untrained network": {"x": noise_like(sample, 2)}}
-    W = measures.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
-    rows = measures.generalisation(sources, sample, halves, W, [("root", "background")], rng=np.random.default_rng(0))
+    W = module_analysis.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
+    rows = module_analysis.generalisation(sources, sample, halves, W, [("root", "background")], rng=np.random.default_rng(0))
     assert rows[0]["effect"] < 0.1
     assert verdict_of(rows) == "does not"
 
@@ -159,16 +156,16 @@ def test_whole_board_read_out_is_fitted_for_each_cell(sample):
     n_fit = sample.n_fit
     labels = {"background": sample.labels["background"]}
     X = np.eye(10, dtype=np.float32)[sample.scenes.backgrounds]
-    made = measures.predict(X, labels, np.ones_like(sample.tokens, bool), n_fit)["background"]
+    made = module_analysis.predict(X, labels, np.ones_like(sample.tokens, bool), n_fit)["background"]
     np.testing.assert_array_equal(made[0], sample.labels["background"][n_fit:])
 
 
 def test_nearness_equals_a_loop_over_pairs():
     rng = np.random.default_rng(0)
-    X, board = measures.unit(rng.standard_normal((40, 5))), np.arange(40) // 8
+    X, board = module_analysis.unit(rng.standard_normal((40, 5))), np.arange(40) // 8
     root, token = rng.integers(3, size=40), rng.integers(4, size=40)
     W = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 3, 0]])
-    got = measures.nearness(X, root, token, board, W)
+    got = module_analysis.nearness(X, root, token, board, W)
     for w, value in zip(W, got, strict=True):
         sums, counts = np.zeros(2), np.zeros(2)
         for i in range(40):
@@ -183,15 +180,15 @@ def test_nearness_equals_a_loop_over_pairs():
 
 def test_convergence_of_a_planted_code_and_of_noise(sample):
     tokens = np.where(sample.labels["root"] >= 0, sample.labels["place in the root"] % 3 + 10, 0)  # three tokens, all roots
-    scenes = measures.replace(sample.scenes, boards=tokens.reshape(-1, 8, 8))
-    here = measures.replace(sample, scenes=scenes)
+    scenes = module_analysis.replace(sample.scenes, boards=tokens.reshape(-1, 8, 8))
+    here = module_analysis.replace(sample, scenes=scenes)
     by_token = np.eye(13, dtype=np.float32)[tokens] + 0.1 * noise_like(sample, 1, 13)
     by_root = np.eye(11, dtype=np.float32)[sample.labels["root"]] + 0.05 * noise_like(sample, 1, 11)
     noise = {stage: noise_like(sample, i) for i, stage in enumerate("abc")}
-    W = measures.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
+    W = module_analysis.resample(sample.groups.max() + 1, np.random.default_rng(0), 100)
     for stages, expected in (({"a": by_token, "b": by_root, "c": by_token}, True), (noise, False)):
         sources = {"network": stages, "untrained network": noise}
-        rows, curves = measures.convergence(sources, here, W, np.random.default_rng(0))
+        rows, curves = module_analysis.convergence(sources, here, W, np.random.default_rng(0))
         held = {row["feature"]: row["holds"] for row in rows}
         for cells in ("visible cells", "hidden cells"):
             assert held[f"nearer by root than by token, {cells}"] == expected
@@ -200,8 +197,8 @@ def test_convergence_of_a_planted_code_and_of_noise(sample):
 
 
 def test_participation_ratio():
-    assert measures.dimension(np.eye(5)) == pytest.approx(5)
-    assert measures.dimension(np.diag([1.0, 0, 0])) == pytest.approx(1)
+    assert module_analysis.dimension(np.eye(5)) == pytest.approx(5)
+    assert module_analysis.dimension(np.diag([1.0, 0, 0])) == pytest.approx(1)
 
 
 # what drives decisions
@@ -236,12 +233,12 @@ class Lookup:
 
 def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot(singles):
     rng = np.random.default_rng(0)
-    swaps = swapping.root_swaps(singles, 0, 60, rng)
-    scenes = measures.draw_scenes(singles, {0: 200}, "train", rng)
+    swaps = module_analysis.root_swaps(singles, 0, 60, rng)
+    scenes = module_analysis.draw_scenes(singles, {0: 200}, "train", rng)
     for listens in (True, False):
         network = Lookup(singles, listens)
-        means = swapping.class_means(network, singles, scenes, rng)
-        rows = swapping.swap_rows(network, swaps, "here", "drives decisions", rng, 200, means)
+        means = module_analysis.class_means(network, singles, scenes, rng)
+        rows = module_analysis.swap_rows(network, swaps, "here", "drives decisions", rng, 200, means)
         swap, difference = rows
         assert verdict_of(rows) == ("holds" if listens else "does not")
         assert swap["upper"] == 1
@@ -253,8 +250,8 @@ def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot(single
 
 def test_swaps_are_matched_and_read_only_where_nothing_was_edited(dataset):
     rng = np.random.default_rng(0)
-    made = [swapping.root_swaps(dataset, 0, 30, rng), swapping.root_swaps(dataset, 1, 30, rng)]
-    made += [swapping.composite_swaps(dataset, 30, rng, k) for k in (1, 2, None)]
+    made = [module_analysis.root_swaps(dataset, 0, 30, rng), module_analysis.root_swaps(dataset, 1, 30, rng)]
+    made += [module_analysis.composite_swaps(dataset, 30, rng, k) for k in (1, 2, None)]
     for swaps, edited in zip(made, (1, 1, 1, 2, 3), strict=True):
         b, c = np.nonzero(swaps.edit)
         cells = swaps.cells[b, c]
@@ -284,50 +281,50 @@ def code(singles):
 
     def rebuild(words):
         rows = words[:, [1, 2, 3, 0]] % [10, 6, 6, 10]
-        return measures.scenes_of(singles, 0, rows, np.random.default_rng(0)).boards
+        return module_analysis.scenes_of(singles, 0, rows, np.random.default_rng(0)).boards
 
     return speak, rebuild
 
 
 def test_language_that_is_a_known_code_and_one_that_ignores_the_scene(singles):
     rng = np.random.default_rng(0)
-    scenes = measures.draw_scenes(singles, {0: 700}, "train", rng)
-    features = lang.scene_features(scenes, 10)
+    scenes = module_analysis.draw_scenes(singles, {0: 700}, "train", rng)
+    features = module_analysis.scene_features(scenes, 10)
     speak, rebuild = code(singles)
     said, silent = speak(scenes.boards), rng.integers(8, size=(700, 5))
     for words, expected in ((said, True), (silent, False)):
         sources = {"words": words, "random codes": rng.permutation(words)}
-        rows = lang.words_readout(sources, features, 500, rng, 200)
+        rows = module_analysis.words_readout(sources, features, 500, rng, 200)
         assert verdict_of(rows) == ("holds" if expected else "does not")
         assert {row["feature"] for row in rows if row["counts"]} == {"background", "row", "column", "which roots are there"}
-        for row in lang.word_information(words, features, rng, 20):
+        for row in module_analysis.word_information(words, features, rng, 20):
             assert (row["MI/H"] > max(0.2, row["95% of chance"])) == expected
-        similarity, chance, p = lang.mantel(words[:150], lang.scene_distances(scenes.take(slice(150))), rng, 50)
+        similarity, chance, p = module_analysis.mantel(words[:150], module_analysis.scene_distances(scenes.take(slice(150))), rng, 50)
         assert (p < 0.03) == expected
         assert (similarity > 0.9) == expected
         attributes = [scenes.backgrounds, *scenes.objects[:, 0].T]
-        assert (lang.disentanglement(words, attributes) > 0.9) == expected
-    steered = lang.steering(speak, rebuild, singles, [0], rng, 40, 200)
+        assert (module_analysis.disentanglement(words, attributes) > 0.9) == expected
+    steered = module_analysis.steering(speak, rebuild, singles, [0], rng, 40, 200)
     assert verdict_of(steered) == "holds"
     for row in steered:
         assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
-    deaf = lang.steering(speak, lambda words: scenes.boards[: len(words)], singles, [0], rng, 40, 200)
+    deaf = module_analysis.steering(speak, lambda words: scenes.boards[: len(words)], singles, [0], rng, 40, 200)
     assert verdict_of(deaf) == "does not"
 
 
 def test_scene_distance_ignores_the_order_of_objects(dataset):
     rows = np.array([[1, 0, 0, 2, 4, 4, 3], [2, 4, 4, 1, 0, 0, 3], [2, 4, 4, 1, 0, 1, 0]])
-    scenes = measures.Scenes.join([measures.scenes_of(dataset, 1, rows, np.random.default_rng(0)),
-                                   measures.scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), np.random.default_rng(0))])
+    scenes = module_analysis.Scenes.join([module_analysis.scenes_of(dataset, 1, rows, np.random.default_rng(0)),
+                                   module_analysis.scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), np.random.default_rng(0))])
     expected = [[0, 0, 2, 3], [0, 0, 2, 3], [2, 2, 0, 5], [3, 3, 5, 0]]
-    np.testing.assert_array_equal(lang.scene_distances(scenes), expected)
+    np.testing.assert_array_equal(module_analysis.scene_distances(scenes), expected)
 
 
 def test_information_equals_the_sum_over_a_contingency_table():
     rng = np.random.default_rng(0)
     words, values = rng.integers(4, size=(300, 2)), rng.integers(3, size=300)
     words[:, 1] = values
-    found = lang.information(words, values)
+    found = module_analysis.information(words, values)
     for s in range(2):
         bits = 0.0
         for w in range(4):

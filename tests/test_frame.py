@@ -55,7 +55,7 @@ def test_every_import_is_required_and_every_requirement_imported():
 def test_tests_need_no_more_than_the_development_requirements():
     lines = requirements("requirements.txt") + requirements("requirements-dev.txt")
     required = {line.split("==")[0].lower() for line in lines}
-    own = {path.stem for folder in (ROOT, ROOT / "tests", ROOT / "benchmarks", ROOT / "img") for path in folder.glob("*.py")}
+    own = {path.stem for folder in (ROOT, ROOT / "tests", ROOT / "benchmarks", ROOT / "img") for path in folder.glob("*.py")} | {"tests"}
     for path in (ROOT / "tests").glob("*.py"):
         names = imported(path) - set(sys.stdlib_module_names) - own
         assert {DISTRIBUTIONS.get(name, name) for name in names} <= required, path.name

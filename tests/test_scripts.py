@@ -69,6 +69,17 @@ def finished(process):
 # from end to end
 
 
+@both
+def test_the_authors_own_settings(kind, tmp_path, no_pictures):
+    more = ["--dtype", "float64", "--keep_twins", 0, "--save", 1, "--run_name", "theirs", "--epoch", 3]
+    [trainer] = SCRIPTS[kind].main([*flags(kind, tmp_path, *more), *(["--vq_expire", "0"] if kind == "lea" else [])])
+    assert trainer.epoch == 3
+    assert all(value.dtype == torch.float64 for value in weights(tmp_path / "theirs", 2).values() if value.is_floating_point())
+    table = trainer.dataset.sets["doubleRoot_test"]
+    numbers = table.family.rank(table[:])
+    assert not np.isin(table.family.twin(numbers), numbers).all()  # twins are apart
+
+
 def test_two_runs_at_once_from_the_command_line(tmp_path):
     """The script as a user starts it, twice in the same folder at the same time."""
     processes = [start(tmp_path, [ROOT / "train_model.py"], *flags("factor", "runs", "--save", 1)) for _ in range(2)]
