@@ -521,15 +521,10 @@ class TrainTransformer:
         return ["written", "epoch", *self.loss_columns, *self.count_columns, *(name for names in tested for name in names)]
 
     def _keep(self, epoch: int, row: dict, state: dict, bool_wandb: bool) -> None:
-        """Checkpoint, arrays, figures and wandb's record of an epoch, as far as they are due."""
-        if self.save_model and self.run_name:
-            due = self._due(epoch, self.epoch2save)
-            if due:
-                self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
-            if due or time.monotonic() - self._saved_at > SAVE_SECONDS:
-                self.log.settle()
-                save_state(self.folder, self.epoch, state)
-                self._saved_at = time.monotonic()
+        """Checkpoint, arrays, figures, state and wandb's record of an epoch, as far as they are due."""
+        keeps, due = self.save_model and self.run_name, self._due(epoch, self.epoch2save)
+        if keeps and due:
+            self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
         figures = {}
         if row["written"] and (self.run_name or bool_wandb):
             figures = self._figures(epoch)
@@ -537,6 +532,10 @@ class TrainTransformer:
             self.log.save_arrays()
             for name, figure in figures.items():
                 save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
+        if keeps and (due or time.monotonic() - self._saved_at > SAVE_SECONDS):
+            self.log.settle()
+            save_state(self.folder, self.epoch, state)  # last: an epoch that a state holds has left all its files
+            self._saved_at = time.monotonic()
         if bool_wandb:
             import matplotlib.pyplot  # noqa: F401  wandb.Image looks for it
             import wandb
@@ -613,8 +612,6 @@ class TrainTransformer:
             write_json(folder / "params_training.json", trainer.params)
             for path in damaged:
                 path.rename(f"{path}.damaged")
-            for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # half-written when the run was killed
-                path.unlink()
         if state["torch"] != torch.__version__:
             warnings.warn(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=2)
         if state["threads"] != torch.get_num_threads():

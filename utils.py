@@ -522,6 +522,9 @@ def lock(folder: Path) -> typing.IO:
         if not isinstance(error, BlockingIOError):
             raise OSError(error.errno, error.strerror, str(folder / ".lock")) from None
         raise ValueError(f"{folder}: another process is training in this run folder.") from None
+    for part in ("", "checkpoints", "datasets"):
+        for path in (folder / part).glob(".*.tmp"):  # half written when a process was killed
+            path.unlink()
     return file
 
 
