@@ -376,8 +376,7 @@ def _umask() -> int:
 
 def write_json(path: str | Path, values: dict) -> None:
     with atomic_write(path, "w") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
+        file.write(json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> dict:

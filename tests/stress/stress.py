@@ -1,0 +1,462 @@
+"""Kills runs at every kind of moment, feeds damaged files to every loader, trains for thousands of epochs.
+
+    python tests/stress/stress.py                # all of it, about a quarter of an hour on one core
+    python tests/stress/stress.py kills          # or fuzz, or soak: that part alone
+
+What happened goes to tests/stress/results.json; the exit code is 1 where anything was not as it must be.
+"""
+from __future__ import annotations
+
+import collections
+import json
+import mmap
+import os
+import platform
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import module_dataset  # noqa: E402
+from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
+from module_train_probe import TrainingStopped  # noqa: E402
+from tests.faults import (  # noqa: E402
+    CLASSES,
+    DATASET,
+    LOADERS,
+    SCRIPTS,
+    Steps,
+    damaged,
+    damaged_json,
+    data_set,
+    differences,
+    flags,
+    forked,
+    same,
+)
+from utils import RunLog, load_array, read_run_log  # noqa: E402
+
+RESULTS = Path(__file__).with_name("results.json")
+AIMED_EACH = 3  # kills at each kind of step
+CHAINS, RANDOM = 12, 8  # runs killed over and over; kills by another process
+FUZZ = 2500  # files for each loader
+BYTES, SECONDS = 2**29, 20  # that a loader may take beyond what the process has, for files of kilobytes
+SOAK = {"factor": 6000, "lea": 3000}  # epochs
+
+
+# Kills
+
+
+def kills(folder: Path) -> dict:
+    return {kind: kills_of(kind, folder / kind) for kind in SCRIPTS}
+
+
+def kills_of(kind: str, folder: Path) -> dict:
+    """Kills of a small run, each resumed to the end and compared with the run that nothing interrupted."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    steps_file, tally = folder / "steps", collections.Counter()
+    wrong: list[str] = []
+    print(f"{kind}: runs are killed", flush=True)
+    argv = flags(kind, folder / "whole", epoch=8)
+    if forked(kind, argv, folder / "out", lambda: Steps(log=steps_file).install()):
+        raise RuntimeError((folder / "out").read_text())
+    steps, wanted = steps_file.read_text().splitlines(), folder / "whole" / "r"
+    argv = flags(kind, folder / "runs", epoch=8)
+    run = folder / "runs" / "r"
+
+    def kill(argv, at: int) -> bool:
+        """Whether the process was killed at a step, rather than at its end before it."""
+        code = forked(kind, argv, folder / "out", Steps(at).install)
+        if code not in (0, -signal.SIGKILL):
+            wrong.append(f"step {at}: exit code {code}: {(folder / 'out').read_text()[-300:]}")
+        tally["kills"] += code == -signal.SIGKILL
+        return code == -signal.SIGKILL
+
+    def resume() -> list[str]:
+        """argv that goes on: --resume, or where that says that there is nothing, the start again."""
+        code = forked(kind, ["--resume", str(run)], folder / "out")
+        text = (folder / "out").read_text()
+        if code == 0:
+            return []
+        if code == 2 and "nothing to resume" in text and "Traceback" not in text:
+            tally["nothing saved yet, said so and started again"] += 1
+            if forked(kind, argv, folder / "out") == 0:
+                return []
+        return [f"not resumed: {text[-300:]}"]
+
+    def finish(what: str) -> None:
+        faults = resume() or differences(run, wanted) + [str(path.name) for path in run.rglob("*.tmp")]
+        tally["survived" if not faults else "lost"] = tally["kills"] - (tally["lost"] if not faults else tally["survived"])
+        wrong.extend(f"{what}: {fault}" for fault in faults)
+        shutil.rmtree(folder / "runs")
+
+    kinds = collections.defaultdict(list)
+    for at, step in enumerate(steps, 1):
+        kinds["".join(c for c in step.rsplit(".", 2)[0] if not c.isdigit())].append(at)
+    aimed = sorted({places[i * (len(places) - 1) // (AIMED_EACH - 1)] for places in kinds.values() for i in range(AIMED_EACH)})
+    for at in aimed:
+        tally["aimed at a write, flush, rename or removal"] += 1
+        kill(argv, at)
+        finish(f"killed at {steps[at - 1]} ({at})")
+    for _ in range(CHAINS):
+        tally["runs killed again and again"] += 1
+        killed = kill(argv, int(rng.integers(1, len(steps))))
+        while killed and (run / "run_log.csv").exists() and rng.random() < 0.8:
+            killed = kill(["--resume", str(run)], int(rng.integers(1, len(steps) // 2)))
+        finish("chain")
+    faults = random_kills(kind, folder, rng, tally)
+    tally = dict(tally)
+    print(f"{kind}: {tally.get('survived', 0)} of {tally['kills']} kills' runs as if never interrupted", flush=True)
+    return {"steps of a run": len(steps), "kinds of steps": len(kinds), **tally, "wrong": wrong + faults}
+
+
+def random_kills(kind: str, folder: Path, rng, tally) -> list[str]:
+    """Kills of the script by another process, at random times from its start on."""
+    script = Path(SCRIPTS[kind].__file__)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def launch(argv):
+        with open(folder / "out", "w") as out:
+            return subprocess.Popen([sys.executable, script, *argv], stdout=out, stderr=out, env=environment, cwd=folder)
+
+    def argv(runs):
+        return flags(kind, folder / runs, epoch=300, epoch2save=7, epoch2test=150)
+
+    start = time.monotonic()
+    if launch(argv("plain")).wait():
+        return [(folder / "out").read_text()]
+    length, wrong = time.monotonic() - start, []
+    for _ in range(RANDOM):
+        tally["at a random moment, by another process"] += 1
+        running = launch(argv("random"))
+        time.sleep(float(rng.random() * length))
+        running.kill()
+        tally["kills"] += running.wait() == -signal.SIGKILL
+        code = launch(["--resume", str(folder / "random" / "r")]).wait()
+        text = (folder / "out").read_text()
+        if code == 2 and ("nothing to resume" in text or "cannot be read" in text):
+            tally["nothing saved yet, said so and started again"] += 1
+            code = launch(argv("random")).wait()
+        faults = differences(folder / "random" / "r", folder / "plain" / "r") if code == 0 else [text[-300:]]
+        tally["survived" if not faults else "lost"] += 1
+        wrong += faults
+        shutil.rmtree(folder / "random", ignore_errors=True)
+    return wrong
+
+
+# Damaged files
+
+
+def resealed(data: bytes, rng) -> bytes:
+    """A file of torch.save with damage in its parts, their checksums made to fit."""
+    import io
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as parts, zipfile.ZipFile(out, "w") as made:
+        names = parts.namelist()
+        hit = names[int(rng.integers(len(names)))] if rng.random() < 0.3 else next(n for n in names if n.endswith("data.pkl"))
+        for name in names:
+            made.writestr(name, damaged(parts.read(name), rng) if name == hit else parts.read(name))
+    return out.getvalue()
+
+
+def fuzz(folder: Path) -> dict:
+    folder.mkdir(parents=True)
+    if forked("factor", flags("factor", folder, epoch=2), folder / "out"):
+        raise RuntimeError((folder / "out").read_text())
+    run = folder / "r"
+    official(run, run / "official")
+    found = {name: fuzzed(name, *case, run) for name, case in cases(run).items()}
+    return found | {"wrong": [f"{name}: {text}" for name, tally in found.items() for text in tally.pop("wrong")]}
+
+
+def cases(run: Path) -> dict[str, tuple]:
+    """What is fuzzed: {name: (files to damage, how, what loads them, whether that must be what was saved)}."""
+
+    def bytes_(data, rng):
+        return damaged(data, rng)
+
+    def json_(data, rng):
+        return damaged(data, rng) if rng.random() < 0.3 else damaged_json(data.decode(), rng).encode()
+
+    def found(start, end=""):
+        return sorted(path for path in run.rglob(start) if path.name.endswith(end))
+
+    def state(train: bool):
+        trainer = CLASSES["factor"]._rebuilt(run, {"device": "cpu"})
+        fresh = trainer._state()
+
+        def load(run):
+            trainer._restore(fresh)
+            found = trainer._newest_state()[0]
+            if train:  # its checksums fit: what it holds must be of use
+                try:
+                    trainer._train_epoch(1)
+                except TrainingStopped:
+                    pass
+            return found
+
+        return load
+
+    def weights():
+        trainer = CLASSES["factor"]._rebuilt(run, {"device": "cpu"})
+
+        def load(run):
+            trainer.load_transformer(run / "checkpoints" / "model_1.pth")
+            return dict(trainer.transformer.state_dict())
+
+        return load
+
+    def log(run):
+        rows = read_run_log(run / "run_log.csv")
+        RunLog(list(rows), len(rows["epoch"]), run, resume_at=len(rows["epoch"]))
+        return None
+
+    (run / "checkpoints" / "state_1.pt").unlink()
+    json_file, arrays = [run / "datasets" / "dataset.json"], found("dataset_*.npy")
+    model, last = [run / "checkpoints" / "model_1.pth"], [run / "checkpoints" / "state_2.pt"]
+    array = arrays[0]
+    return {
+        "data set, JSON": (json_file, json_, data_set, True),
+        "data set, arrays": (arrays, bytes_, data_set, True),
+        "data set, checksums made to fit": ([*json_file, *arrays], refitted(run), data_set, False),
+        "official data set, JSON": ([run / "official" / "dataset.json"], json_, official_set, False),
+        "official data set, arrays": (found("official_*.npy"), bytes_, official_set, False),
+        "array (.npy)": ([array], bytes_, lambda run: load_array(array).tolist() and None, False),
+        "checkpoint (.pth)": (model, bytes_, weights(), True),
+        "checkpoint, checksums made to fit": (model, resealed, weights(), False),
+        "state (.pt)": (last, bytes_, state(False), True),
+        "state, checksums made to fit": (last, resealed, state(True), False),
+        "params_training.json": ([run / "params_training.json"], json_, LOADERS["params_training.json"][0], False),
+        "run_log.csv": ([run / "run_log.csv"], bytes_, log, False),
+    }
+
+
+def refitted(run: Path) -> Callable:
+    """Damage of a data set's file whose checksums are then made to fit, as far as it can be read at all."""
+    path = run / "datasets" / "dataset.json"
+
+    def damage(data, rng):
+        if data[:1] != b"{":  # an array: other numbers of the same shape and type
+            numbers = np.frombuffer(data[128:], data[:1] and np.uint8).copy()
+            for place in rng.integers(0, len(numbers), 3):
+                numbers[place] = rng.integers(0, 256)
+            data = data[:128] + numbers.tobytes()
+            values = json.loads(path.read_text())
+            changed = {name: zlib.crc32(data[128:]) for name, value in values["checksums"].items()
+                       if value == zlib.crc32((damage.before)[128:])}
+            values["checksums"] |= changed
+        else:
+            values = json.loads(damaged_json(data.decode(), rng))
+        try:
+            names = DatasetParams.__dataclass_fields__
+            params = DatasetParams.from_dict({name: values[name] for name in names})
+            values["checksum"] = module_dataset._checksum(params, values["checksums"])
+        except (KeyError, TypeError, ValueError):
+            pass
+        if data[:1] != b"{":
+            damage.beside = (path, json.dumps(values).encode())
+            return data
+        return json.dumps(values).encode()
+
+    damage.beside = None
+    return damage
+
+
+def official(run: Path, folder: Path) -> None:
+    """The run's data set in the official program's format."""
+    folder.mkdir(parents=True)
+    dataset = AbstractionDataset(**DATASET, seed=0)
+    dataset.load(run / "datasets" / "dataset")
+    values = dataset.params.as_dict()
+    for name in ("roots", "compositions", "board_types_proba"):
+        np.save(folder / f"official_{name}.npy", np.array(getattr(dataset, name)))
+        values[name] = f"/somewhere/else/official_{name}.npy"
+    values["sets"] = {name: table[:].tolist() for name, table in dataset.sets.items()}
+    (folder / "dataset.json").write_text(json.dumps(values))
+
+
+def official_set(run: Path) -> None:
+    AbstractionDataset(**DATASET, seed=0).load(run / "official" / "dataset")
+
+
+def fuzzed(name: str, files: list[Path], damage: Callable, load: Callable, sealed: bool, run: Path) -> dict:
+    """Loads damaged copies of files in processes of little memory and time; how often what happened."""
+    tally = {"files": 0, "refused by name": 0, "loaded": 0, "wrong": []}
+    whole = {path: path.read_bytes() for path in {*files, run / "datasets" / "dataset.json"}}
+    if sealed or load.__name__ != "log":
+        load(run)
+    shared = mmap.mmap(-1, 32)  # case, refused, loaded
+    peak, done, start = 0, 0, time.monotonic()
+    report = run.parent / "report"
+    while done < FUZZ:
+        report.write_text("")
+        pid = os.fork()
+        if not pid:
+            fuzz_from(done, files, damage, load, sealed, run, shared, report, whole)
+        status = os.wait4(pid, 0)
+        case, refused, loaded, kilobytes = struct.unpack("4q", shared[:])
+        tally["refused by name"] += refused
+        tally["loaded"] += loaded
+        tally["wrong"] += report.read_text().splitlines()
+        peak, ended = max(peak, kilobytes), case
+        if os.WIFSIGNALED(status[1]):
+            tally["wrong"].append(f"case {case}: killed by signal {os.WTERMSIG(status[1])}")
+            ended += 1
+        done = ended
+        for path, data in whole.items():
+            path.write_bytes(data)
+    tally["files"] = done
+    print(f"{name}: {tally['files']} files, {tally['loaded']} loaded, {len(tally['wrong'])} wrong", flush=True)
+    return tally | {"most memory taken, MB": round(peak / 1024, 1), "seconds": round(time.monotonic() - start, 1)}
+
+
+def fuzz_from(first: int, files, damage, load, sealed, run, shared, report, whole) -> None:
+    """Cases from `first` on in this process, which ends with them."""
+    refused = loaded = case = 0
+    try:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, resource.RLIM_INFINITY))
+        warnings.simplefilter("ignore")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        wanted = load(run) if sealed else None
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for case in range(first, FUZZ):
+            rng = np.random.default_rng([case, len(files), zlib.crc32(files[0].name.encode())])
+            path = files[int(rng.integers(len(files)))]
+            damage.before = whole[path]
+            path.write_bytes(damage(whole[path], rng))
+            beside = getattr(damage, "beside", None)
+            if beside:
+                beside[0].write_bytes(beside[1])
+                damage.beside = None
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            shared[:] = struct.pack("4q", case, refused, loaded, grown)
+            signal.alarm(SECONDS)
+            try:
+                found = load(run)
+                loaded += 1
+                if sealed and not same(found, wanted):
+                    log_fault(report, f"case {case}: loaded something else")
+            except ValueError as error:
+                refused += 1
+                if str(path.parent) not in str(error) and str(run) not in str(error):
+                    log_fault(report, f"case {case}: names no file: {str(error)[:200]}")
+            except Exception as error:
+                log_fault(report, f"case {case}: {type(error).__name__}: {str(error)[:200]}")
+            signal.alarm(0)
+            for other in {path, run / "datasets" / "dataset.json"}:
+                other.write_bytes(whole[other])
+            for left in run.rglob("*.damaged"):
+                left.unlink()
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        shared[:] = struct.pack("4q", FUZZ, refused, loaded, grown)
+    except BaseException as error:
+        log_fault(report, f"case {case}: the test itself: {type(error).__name__}: {str(error)[:300]}")
+        shared[:] = struct.pack("4q", FUZZ, refused, loaded, 0)
+    finally:
+        os._exit(0)
+
+
+def log_fault(report: Path, text: str) -> None:
+    with open(report, "a") as file:
+        file.write(" ".join(text.split()) + "\n")
+
+
+# Soak
+
+
+def soak(folder: Path) -> dict:
+    """One long training of short epochs a kind: memory, open files and speed over epochs."""
+    folder.mkdir(parents=True)
+    found = {}
+    for kind, epochs in SOAK.items():
+        curve = folder / f"{kind}.json"
+        argv = flags(kind, folder, name=kind, epoch=epochs, epoch2test=epochs // 10, epoch2save=epochs // 60)
+        code = forked(kind, argv, folder / "out", lambda: watch(kind, epochs // 30, curve), 3600, figures=True)  # noqa: B023
+        rows = json.loads(curve.read_text()) if curve.exists() else []
+        found[kind] = judged(rows) | {"epochs": epochs, "exit code": code, "curve": rows}
+        if code:
+            found[kind]["wrong"] = [(folder / "out").read_text()[-500:]]
+    return found | {"wrong": [f"{kind}: {text}" for kind in SOAK for text in found[kind].pop("wrong")]}
+
+
+def watch(kind: str, every: int, curve: Path) -> None:
+    """Notes memory, open files and time every so many epochs."""
+    keep, rows, last = CLASSES[kind]._keep, [], [time.process_time(), 0.0]
+
+    def kept(self, epoch, *args):
+        start = time.process_time()
+        keep(self, epoch, *args)
+        last[1] += time.process_time() - start  # saving and figures, apart from training
+        if (epoch + 1) % every == 0:
+            now = time.process_time()
+            rows.append({
+                "epoch": epoch + 1,
+                "memory, MB": round(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20, 1),
+                "open files": len(os.listdir("/proc/self/fd")),
+                "CPU ms an epoch": round(1000 * (now - last[0] - last[1]) / every, 3),
+            })
+            curve.write_text(json.dumps(rows))
+            last[:] = [now, 0.0]
+
+    CLASSES[kind]._keep = kept
+
+
+def judged(rows: list[dict]) -> dict:
+    """Growth from the end of warm-up, a fifth of the epochs, to the end."""
+    if len(rows) < 10:
+        return {"wrong": ["too few rows"]}
+    warm, part = len(rows) // 5, len(rows) // 3
+    memory, files, speed = (np.array([row[name] for row in rows]) for name in ("memory, MB", "open files", "CPU ms an epoch"))
+    grown = {
+        "memory after warm-up, share of growth": round(float(memory[warm:].max() / memory[warm] - 1), 4),
+        "open files after warm-up, most - least": int(np.ptp(files[warm:])),
+        "time an epoch, last third over middle third": round(float(np.median(speed[-part:]) / np.median(speed[part:-part])), 3),
+    }
+    a, b, c = grown.values()
+    return grown | {"wrong": [f"{grown}"] if a > 0.05 or b > 0 or c > 1.1 else []}
+
+
+PARTS = {"kills": kills, "fuzz": fuzz, "soak": soak}
+
+
+def main(names: list[str]) -> int:
+    if not set(names) <= set(PARTS):
+        raise SystemExit(f"the parts are {', '.join(PARTS)}.")
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    wrong = []
+    for name in names or PARTS:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            found = PARTS[name](Path(folder) / name)
+            text = json.dumps(found).replace(folder, "...")
+        results[name] = json.loads(text) | {"minutes": round((time.monotonic() - start) / 60, 1)}
+        parts = [part for part in (found, *found.values()) if isinstance(part, dict)]
+        faults = [fault for part in parts for fault in part.get("wrong", [])]
+        wrong += faults
+        print(f"{name}: {results[name]['minutes']} minutes, {len(faults)} faults", *faults[:20], sep="\n  ", flush=True)
+    results["with"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
