@@ -618,6 +618,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
         self._roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
         self._compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
         self.sets = self._make_sets(numpy_rng(self.params.seed, HELD_OUT)) if self.params.bool_split else None
+        for type_, name in enumerate(TYPES):
+            if name in self.params.board_types and not len(self._table(type_, "train")):
+                raise ValueError(f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves no {name!r} "
+                                 "boards to train on; choose another seed or larger boards.")
         self._set_type = "train"
         self._worker = None
 
@@ -1175,6 +1179,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
             self.rng.bit_generator.state = state
             if self.params.seed is None or _checksum(self.params, checksums) != checksum:
                 raise ValueError("its parameters or checksums are not those that it was written with.")
+            checksums["roots"], checksums["compositions"]  # must be there
         tables = {name: [f"{name}_val", f"{name}_test"] for name in FAMILIES}
         files = {name: _beside(path, name) for name in ("roots", "compositions", *sum(tables.values(), []))}
         files = {name: file for name, file in files.items() if name in checksums}

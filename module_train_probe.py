@@ -631,7 +631,8 @@ class TrainTransformer:
                 if {type(state[name]) for name in ("epoch", "step", "threads")} != {int} or not 0 < state["threads"] < 2**10:
                     raise ValueError(f"{path}: has no epoch, step or threads.")
                 for weight, moments in self.optim.state.items():
-                    if any(value.shape not in (weight.shape, ()) for value in moments.values()):
+                    shapes = {name: tuple(value.shape) for name, value in moments.items()}
+                    if shapes != {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:
                         raise ValueError(f"{path}: is of another network.")
                 return state, damaged
             except Exception as error:  # of any kind, for what is no state
@@ -656,7 +657,8 @@ class TrainTransformer:
 
     def _restore(self, state: dict) -> None:
         self.transformer.load_state_dict(state["transformer"])
-        self.optim.load_state_dict(state["optim"])
+        groups = self.optim.state_dict()["param_groups"]  # their settings are parameters of the run
+        self.optim.load_state_dict({"state": state["optim"]["state"], "param_groups": groups})
         self.epoch, self.step = state["epoch"], state["step"]
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
 

@@ -540,6 +540,13 @@ def test_types_follow_probabilities_and_rows_are_uniform():
     assert ds.sample(0).boards.shape == (0, 5, 5)
 
 
+def test_a_split_that_leaves_nothing_to_train_on_is_refused():
+    tiny = dict(board_dim=2, vocab_bck=1, vocab_token=2, abs_n=1, abs_dim=1, abs_c=1, comp_n=1, comp_margin=0, comp_c=1, card_test=0,
+                board_types=["composition"], split_method="stringent")
+    with pytest.raises(ValueError, match="split_method"):
+        AbstractionDataset(**tiny, seed=0)
+
+
 def test_board_types_are_alike_unless_weighted():
     assert AbstractionDataset(**SMALL, board_types=["single", "double"]).board_types_proba == [0.5, 0.5]
 
