@@ -399,8 +399,8 @@ class TrainTransformer:
         """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its steps.
 
         With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run: ValueError), else it
-        writes nothing. With save_model what `resume` needs is saved every epoch2save epochs, every 5 minutes, and on SIGINT
-        and SIGTERM. bool_wandb: also log to wandb's active run.
+        writes nothing. With save_model what `resume` needs is saved at the start, every epoch2save epochs, at the end of an
+        epoch after 5 minutes, and on SIGINT and SIGTERM. bool_wandb: also log to wandb's active run.
 
         TrainingStopped, with the network as it was at the start of the epoch, where a signal, a loss that is not finite, a
         full disk or too little memory ends it early.
@@ -419,12 +419,14 @@ class TrainTransformer:
                     losses.append(row[self.loss_columns[0]])
                     self.epoch = epoch + 1
                     state = self._state()
-                    self.log.add(row)
+                    self.log.note(row)
+                    self._keep(epoch, row, bool_wandb)
+                    self.log.add(row)  # an epoch counts once all its files are there
                     good = state
                     bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
                     if epoch % self.epoch2print == 0 or row["written"]:
                         bar.write(self._report(row))
-                    self._keep(epoch, row, good, bool_wandb)
+                    self._save_due(epoch, good)
                     self._heed_signal(f"after epoch {epoch}")
             except (OSError, MemoryError, RuntimeError) as error:
                 bar.close()
@@ -520,10 +522,17 @@ class TrainTransformer:
         tested = (self._test_columns(split, output) for split in ("train", "test") for output in self.outputs)
         return ["written", "epoch", *self.loss_columns, *self.count_columns, *(name for names in tested for name in names)]
 
-    def _keep(self, epoch: int, row: dict, state: dict, bool_wandb: bool) -> None:
-        """Checkpoint, arrays, figures, state and wandb's record of an epoch, as far as they are due."""
-        keeps, due = self.save_model and self.run_name, self._due(epoch, self.epoch2save)
-        if keeps and due:
+    def _save_due(self, epoch: int, state: dict) -> None:
+        """Saves the state after an epoch, if it is time."""
+        due = self._due(epoch, self.epoch2save) or time.monotonic() - self._saved_at > SAVE_SECONDS
+        if due and self.save_model and self.run_name:
+            self.log.settle()
+            save_state(self.folder, self.epoch, state)
+            self._saved_at = time.monotonic()
+
+    def _keep(self, epoch: int, row: dict, bool_wandb: bool) -> None:
+        """Checkpoint, arrays, figures and wandb's record of an epoch, as far as they are due."""
+        if self.save_model and self.run_name and self._due(epoch, self.epoch2save):
             self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
         figures = {}
         if row["written"] and (self.run_name or bool_wandb):
@@ -532,10 +541,6 @@ class TrainTransformer:
             self.log.save_arrays()
             for name, figure in figures.items():
                 save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
-        if keeps and (due or time.monotonic() - self._saved_at > SAVE_SECONDS):
-            self.log.settle()
-            save_state(self.folder, self.epoch, state)  # last: an epoch that a state holds has left all its files
-            self._saved_at = time.monotonic()
         if bool_wandb:
             import matplotlib.pyplot  # noqa: F401  wandb.Image looks for it
             import wandb
@@ -628,8 +633,9 @@ class TrainTransformer:
             try:
                 state = load_tensors(path)
                 self._restore(state)
-                if {type(state[name]) for name in ("epoch", "step", "threads")} != {int} or not 0 < state["threads"] < 2**10:
-                    raise ValueError(f"{path}: has no epoch, step or threads.")
+                kinds = {"epoch": int, "step": int, "threads": int, "torch": str}
+                if any(type(state[name]) is not kind for name, kind in kinds.items()) or not 0 < state["threads"] < 2**10:
+                    raise ValueError(f"{path}: is not all of a state.")
                 for weight, moments in self.optim.state.items():
                     shapes = {name: tuple(value.shape) for name, value in moments.items()}
                     if shapes != {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:

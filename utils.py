@@ -889,10 +889,14 @@ class RunLog:
             more = np.full(max(0, epochs - len(values)), 0 if name == "written" else np.nan)
             self.arrays[name] = np.concatenate([values, more])
 
-    def add(self, row: dict[str, float]) -> None:
-        """Files the row of epoch row['epoch']."""
+    def note(self, row: dict[str, float]) -> None:
+        """Enters the row of epoch row['epoch'] into the arrays."""
         for name, value in row.items():
             self.arrays[name][int(row["epoch"])] = value
+
+    def add(self, row: dict[str, float]) -> None:
+        """Enters a row into the arrays and the CSV."""
+        self.note(row)
         if self.folder is not None:
             cells = (float(row.get(name, math.nan)) for name in self.columns)
             line = ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells).encode() + b"\n"

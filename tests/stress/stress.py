@@ -452,8 +452,8 @@ def main(names: list[str]) -> int:
         faults = [fault for part in parts for fault in part.get("wrong", [])]
         wrong += faults
         print(f"{name}: {results[name]['minutes']} minutes, {len(faults)} faults", *faults[:20], sep="\n  ", flush=True)
-    results["with"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        results["with"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     return 1 if wrong else 0
 
 
