@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import math
 import numbers
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +31,9 @@ from utils import fresh_seed, shown, torch_rng
 EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
 INIT_STD = 0.02
 MAX_NUMBERS = 2**31  # in a network
+# multiply-adds from which, on a CPU, a product is faster as a convolution, and attention fused (benchmarks/bench_step.py)
+CONVOLVE_FROM = 5_000_000
+FUSE_FROM = 64 * 64 * 32  # of a head's scores
 
 
 class Site(nn.Module):
@@ -165,9 +167,24 @@ class Dropout(nn.Module):
         return x * self.noise.keep(x, self.p) if self.training and self.p > 0 else x
 
 
-def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
-    """A Linear layer whose weights are still to be drawn (`init_weights`)."""
-    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """F.linear of x (B, T, n). A large one in float32 on a CPU is taken for the 1 x 1 convolution that it is: torch computes that
+    by oneDNN, on an AMD processor twice as fast as F.linear by MKL (benchmarks/bench_step.py)."""
+    small = x.numel() * len(weight) < CONVOLVE_FROM or x.ndim != 3
+    if small or x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return F.linear(x, weight, bias)
+    y = F.conv2d(x.unsqueeze(2).permute(0, 3, 1, 2), weight[:, :, None, None], bias)  # (B, n, T, 1), channels last
+    return y.permute(0, 2, 3, 1).squeeze(2)
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `product`, its weights still to be drawn (`init_weights`)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return product(x, self.weight, self.bias)
 
 
 def embedding(n: int, dim: int) -> nn.Embedding:
@@ -221,16 +238,16 @@ def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     bias = torch.cat([layer.bias for layer in layers]) if len(layers) > 1 else layers[0].bias
     if p is None:
-        return F.linear(x, weight, bias)
+        return product(x, weight, bias)
     n = x.shape[-1]
-    return F.linear(x, weight[:, :n]) + F.linear(p, weight[:, n:], bias)
+    return product(x, weight[:, :n]) + F.linear(p, weight[:, n:], bias)
 
 
 class Attention(nn.Module):
     """Multi-head attention; queries from one stream, keys and values from another or, in self-attention, the same.
 
     width: what queries, keys and values are read from, n_embd with or without a position code. mask: None or a buffer
-    (1, 1, T, T), 1 where attention is allowed. Fused, unless dropout or somebody's hook asks for the weights.
+    (1, 1, T, T), 1 where attention is allowed. Fused, unless small or dropout or somebody's hook asks for the weights.
     """
 
     def __init__(
@@ -238,8 +255,8 @@ class Attention(nn.Module):
         name: str = "", mask: torch.Tensor | None = None,
     ):
         super().__init__()
-        self.key, self.query, self.value = (linear(width, n_embd) for _ in range(3))
-        self.proj = linear(n_embd, n_embd)
+        self.key, self.query, self.value = (Linear(width, n_embd) for _ in range(3))
+        self.proj = Linear(n_embd, n_embd)
         self.n_head = n_head
         self.attn_drop, self.resid_drop = Dropout(attn_pdrop, noise), Dropout(resid_pdrop, noise)
         self.sites = nn.ModuleDict({site: Site(name + site) for site in ("a", "v", "attn_v")})
@@ -270,16 +287,17 @@ class Attention(nn.Module):
     def _attend(self, q, k, v):
         """Heads' outputs (B, H, T, d)."""
         allowed = None if self.all_allowed else self.mask.bool()
-        drops = self.training and self.attn_drop.p > 0
-        if drops or self.sites["a"].watched:
-            scores = q @ k.mT / math.sqrt(q.shape[-1])
+        drops, watched = self.training and self.attn_drop.p > 0, self.sites["a"].watched
+        small = q.device.type == "cpu" and q.shape[-2:].numel() * k.shape[-2] < FUSE_FROM
+        if drops or watched or small:
+            scores = q * q.shape[-1] ** -0.5 @ k.mT
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))
             made = scores.softmax(dim=-1)
-            before = made.detach().clone()
+            before = made.detach().clone() if watched else made
             weights = self.sites["a"](made)
             # a hook that only looks leaves the fused result to the bit; one that changes the weights is obeyed
-            if drops or weights is not made or not torch.equal(weights, before):
+            if drops or small or weights is not made or not torch.equal(weights, before):
                 return self.attn_drop(weights) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
@@ -288,7 +306,7 @@ class MLP(nn.Sequential):
     """Linear(width -> 4D), exact GELU, Linear(4D -> D), dropout; width is D with or without a position code."""
 
     def __init__(self, width: int, n_embd: int, resid_pdrop: float, noise: Noise):
-        super().__init__(linear(width, 4 * n_embd), nn.GELU(), linear(4 * n_embd, n_embd), Dropout(resid_pdrop, noise))
+        super().__init__(Linear(width, 4 * n_embd), nn.GELU(), Linear(4 * n_embd, n_embd), Dropout(resid_pdrop, noise))
 
     def forward(self, x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
         """x (B, T, n), with p (T, P) if kept apart -> (B, T, D)."""
@@ -348,7 +366,7 @@ class GPTFactor(nn.Module):
             for i in range(n_layer)
         )
         self.ln_f = nn.LayerNorm(n_embd)
-        self.head = linear(n_embd, vocab_size, bias=False)
+        self.head = Linear(n_embd, vocab_size, bias=False)
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit")})
         init_weights(self, seed)
 

@@ -20,6 +20,7 @@ from module_transformer_factor import (
     MLP,
     Attention,
     Dropout,
+    Linear,
     Noise,
     Site,
     check_drops,
@@ -223,7 +224,7 @@ class LEA(nn.Module):
 
         self.ps_token_embedding, self.ps_pos_emb = embedding(V, D), embedding(T, pos_width)
         self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(D)
-        self.ps_head = nn.utils.skip_init(nn.Linear, D, V, bias=False)
+        self.ps_head = Linear(D, V, bias=False)
         self.ss_token_init, self.ss_pos_emb = embedding(S, D), embedding(S, pos_width)
         self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(D)
         if vq_type == "EMA":
