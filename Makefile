@@ -6,7 +6,7 @@ ARGS ?= --epoch 80 --recipe_epochs 1500 --learning_rate 0.003 --lr_schedule cosi
 
 LEA_ARGS ?= --epoch 25 --recipe_epochs 3000 --save 1
 
-.PHONY: train train-lea test stress bench lint
+.PHONY: train train-lea test notebooks stress bench lint
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ train-lea: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest
+
+notebooks: $(VENV)/.dev
+	$(RUN) tests/test_notebooks.py
 
 stress: $(VENV)/.dev
 	$(RUN) tests/stress/stress.py

@@ -1122,6 +1122,33 @@ class AbstractionDataset(torch.utils.data.Dataset):
             figure.savefig(save_path)
         return figure
 
+    def render_boards(self, boards, masks=None, titles=(), wrong=None, columns=6, size=1.8):
+        """Draws boards (n, h, w) of any h and w side by side, `columns` in a row, `size` inches wide each: a colour a token,
+        numbers on object tokens, cells hatched that are UNK or have masks (n, h, w) 1, cells crossed out where wrong
+        (n, h, w) is true; titles: one a board. Returns the figure."""
+        boards = np.asarray(boards)
+        if boards.ndim != 3 or not boards.size:
+            raise ValueError(f"boards must have shape (n, h, w), not {boards.shape}.")
+        boards = _integers("boards", boards, boards.shape, 0, self.masking_token)
+        n, h, w = boards.shape
+        masks, wrong = (np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool) for cells in (masks, wrong))
+        for name, cells in (("masks", masks), ("wrong", wrong)):
+            if cells.shape != boards.shape:
+                raise ValueError(f"{name} must have the boards' shape {boards.shape}, not {cells.shape}.")
+        columns = min(n, columns)
+        rows = -(-n // columns)
+        height = size * h / w + 0.12 + 0.2 * max([0, *(1 + title.count("\n") for title in titles)])
+        figure, axes = new_figure(rows, columns, (columns * (size + 0.12), rows * height))
+        colors = token_colors(self.params.vocab_bck, self.params.vocab_token)
+        for k, ax in enumerate(axes.flat):
+            if k >= n:
+                ax.remove()
+                continue
+            draw_board(ax, boards[k], colors, self._is_object(boards[k]), masks[k] | (boards[k] == self.masking_token),
+                       wrong[k], 28 * size / w)
+            ax.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+        return figure
+
     def whoamI(self) -> None:
         """Prints the parameters, the roots, the compositions and the sizes of the splits."""
         print_dict(self.params.as_dict())

@@ -1016,7 +1016,7 @@ class TrainTransformer:
             "embedding_token": plot_table(self.token_table, families, "token embeddings", "token"),
             "embedding_pos": plot_table(self.position_table, self._rows, "position codes", "cell, by row of the board"),
             "embedding_pos_2d": plot_panels(
-                tiled(maps.reshape(1, -1, *self._side, *self._side)), [list(measures)], "", (self._rows,) * 2, size=5,
+                tiled(maps.reshape(1, -1, *self._side, *self._side)), [list(measures)], "", (self._rows,) * 2, size=3.6,
                 names=("row of the cell", "column of the cell")),
         })
 

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 MAX_SEED = 2**63 - 1
 # of Okabe and Ito, told apart by colour-blind readers
@@ -555,10 +555,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
-    """iterable, with a progress bar of bar_length characters on stderr while it is walked through."""
+    """iterable, with a progress bar of bar_length characters while it is walked through: on stderr, in a notebook on stdout,
+    where bar and printed lines share one output and the bar stays one line."""
     form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    every = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file does not want every frame
-    return tqdm(iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=sys.stderr, mininterval=every, **kwargs)
+    file = sys.stdout if in_notebook() else sys.stderr
+    every = 0.5 if in_notebook() or file.isatty() else 30  # seconds; a log file does not want every frame
+    return tqdm(iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every, **kwargs)
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    return "ipykernel" in sys.modules
 
 
 def print_dict(d: dict, indent: int = 0) -> None:
@@ -608,10 +615,24 @@ def merge_attn_plots(path: str, heads: Iterable[int], blocks: Iterable[int], pre
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4), **kwargs):
     """(Figure, axes (rows, columns)) that needs no display and is on nobody's list of open figures."""
+    figure = blank_figure(size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def blank_figure(size: tuple[float, float], **kwargs):
+    """A Figure of size inches that a notebook shows as a picture when a cell ends in it, also without %matplotlib inline."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+    figure = Figure(figsize=size, **kwargs)
+    figure._repr_png_ = functools.partial(png_of, figure)
+    return figure
+
+
+def png_of(figure) -> bytes:
+    """A figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def save_figure(figure, path: str | Path, dpi: int = 150):
@@ -623,7 +644,7 @@ def save_figure(figure, path: str | Path, dpi: int = 150):
 
 def show_figure(figure) -> None:
     """Shows a figure in a notebook; nothing elsewhere."""
-    if "ipykernel" in sys.modules:
+    if in_notebook():
         from IPython.display import display
 
         display(figure)
@@ -644,6 +665,7 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
     """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched where `mask`
     is 1, a cross where `wrong` is true."""
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     board = np.asarray(board)
     h, w = board.shape
@@ -657,9 +679,10 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
     for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
         ax.add_artist(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
                                 edgecolor=(1, 1, 1, 0.6), linewidth=0))
+    rim = [withStroke(linewidth=3, foreground="white")]  # to be seen on red tokens
     for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
-        ax.plot([j - 0.4, j + 0.4], [i - 0.4, i + 0.4], color="crimson", linewidth=1.5)
-        ax.plot([j - 0.4, j + 0.4], [i + 0.4, i - 0.4], color="crimson", linewidth=1.5)
+        ax.plot([j - 0.35, j + 0.35], [i - 0.35, i + 0.35], color="crimson", linewidth=1.5, path_effects=rim)
+        ax.plot([j - 0.35, j + 0.35], [i + 0.35, i - 0.35], color="crimson", linewidth=1.5, path_effects=rim)
 
 
 def object_colors(labels) -> np.ndarray:
@@ -702,11 +725,9 @@ def panel_figure(rows: int, columns: int, size: float, view: BoardView | None = 
                  left: float = 0.5, bottom: float = 0.45):
     """(Figure, axes (rows, columns)) of square panels, `size` inches wide and gap apart, with room for titles, labels and a
     colour bar, and a board at the left. Placed by arithmetic: matplotlib takes seconds to lay out that many panels."""
-    from matplotlib.figure import Figure
-
     left += 2.2 * (view is not None)
     width, height = left + columns * (size + gap) + 0.75, rows * (size + 0.3) + bottom + 0.25
-    figure = Figure(figsize=(width, height))
+    figure = blank_figure((width, height))
 
     def place(x, top, size):
         return figure.add_axes((x / width, (height - top - size) / height, size / width, size / height))
@@ -789,7 +810,7 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
 def plot_table(table, groups, title, name):
     """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines
     between groups [(name, size), ...] of rows. name: what rows are."""
-    figure, axes = panel_figure(1, 4, 3, gap=0.9)
+    figure, axes = panel_figure(1, 4, 2.3, gap=0.65)
     panels = [(title, table, "viridis", (None, None)),
               ("Euclidean distance", mirrored(dist(table)), "magma", (0, None)),
               ("unit-norm Euclidean distance", mirrored(dist_unit(table)), "magma", (0, 2)),

@@ -831,6 +831,30 @@ def test_render_board(tmp_path):
         ds.render_board(board, None, mask[0])
 
 
+def test_render_boards(tmp_path):
+    ds = AbstractionDataset(seed=0)
+    boards, _ = ds.get_all_boards("test", 3)
+    masks = np.zeros(boards.shape, int)
+    masks[0, 0, :3] = 1
+    wrong = np.zeros(boards.shape, bool)
+    wrong[1, 4, 4] = True
+    boards[2, 7, 7] = ds.masking_token
+    figure = ds.render_boards(boards, masks, ["one", "two"], wrong, columns=4)
+    assert len(figure.axes) == 9  # 4 + 4 + 1, no empty ones
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["one", "two", ""]
+    for ax, board in zip(figure.axes, boards, strict=True):
+        objects = board[(board >= ds.vocab_bck) & (board < ds.masking_token)]
+        assert sorted(text.get_text() for text in ax.texts) == sorted(map(str, objects))
+    assert [len(ax.patches) for ax in figure.axes[:4]] == [3, 0, 1, 0]  # hatched: masked, and UNK
+    assert [bool(ax.lines) for ax in figure.axes[:3]] == [False, True, False]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert len(ds.render_boards(ds.roots[..., 0]).axes) == 10  # of any size
+    for name, more in (("boards", [boards[0]]), ("boards", [boards + 20]), ("masks", [boards, masks[0]]),
+                       ("wrong", [boards, None, (), wrong[:2]])):
+        with pytest.raises(ValueError, match=name):
+            ds.render_boards(*more)
+
+
 def test_quiet_but_for_whoami(capfd, tmp_path):
     ds = AbstractionDataset(**SMALL)
     ds.export(tmp_path / "d")

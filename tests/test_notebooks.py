@@ -1,0 +1,116 @@
+"""The notebooks run from top to bottom and are stored with their figures; figures and progress bars show well in a notebook.
+
+    python tests/test_notebooks.py     # executes them in place: make notebooks
+"""
+import base64
+import re
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SECONDS = 40  # of processor time, which other work on the machine does not stretch
+
+
+def executed(notebook, folder):
+    """The notebook with the outputs of a fresh kernel in folder; CellExecutionError where a cell raises."""
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+                   record_timing=False, coalesce_streams=True).execute()
+    notebook.metadata["language_info"] = {"name": "python"}  # of whatever version
+    return notebook
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def pictures(notebook):
+    found = [output.get("data", {}).get("image/png") for output in outputs(notebook)]
+    return [base64.b64decode(picture) for picture in found if picture]
+
+
+def texts(notebook):
+    """Everything in it that is read as words."""
+    for cell in notebook.cells:
+        yield cell.source
+    for output in outputs(notebook):
+        yield output.get("text", "")
+        yield from (str(value) for kind, value in output.get("data", {}).items() if kind != "image/png")
+
+
+def test_there_are_four():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    """In a copy of the project, so that what probing writes does not land in it."""
+    for module in ROOT.glob("*.py"):
+        (tmp_path / module.name).symlink_to(module)
+    shutil.copytree(ROOT / "pretrained", tmp_path / "pretrained")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # the notebook finds the project by itself
+    stored = nbformat.read(path, 4)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    fresh = executed(nbformat.read(path, 4), tmp_path / "notebooks")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
+    kinds = [[output.output_type for output in outputs(notebook)] for notebook in (stored, fresh)]
+    assert kinds[0] == kinds[1]  # stored as it runs
+    assert len(pictures(stored)) == len(pictures(fresh))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_executed(path):
+    assert path.stat().st_size < 1e6
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs(notebook))
+    assert len(pictures(notebook)) >= 5
+    assert all(picture.startswith(b"\x89PNG\r\n\x1a\n") and len(picture) > 2000 for picture in pictures(notebook))
+    for text in texts(notebook):
+        assert not re.search(r"(?<![\w.])/(?:tmp|home|root|work|Users|usr|opt)\b|[A-Z]:\\", text), text
+    prose = sum(cell.cell_type == "markdown" for cell in notebook.cells)
+    assert prose >= 5
+    assert max(cell.source.count("\n") for cell in code) < 40
+
+
+def test_figures_and_progress_in_a_notebook(tmp_path):
+    """No %matplotlib inline, no pyplot, no ipywidgets: a cell that ends in a figure shows it, a bar stays one line."""
+    cells = [
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from module_dataset import AbstractionDataset\nfrom module_train_probe import TrainTransformer\n"
+        "ds = AbstractionDataset(seed=0, dataset_len=64)\nds.render_board(ds[0], figsize=(3, 3))",
+        "trainer = TrainTransformer(ds, epochs=12, seed=0, n_layer=1, n_embd=8, n_embd_pos=4, epoch2print=4, epoch2test=100)\n"
+        "losses = trainer.train()",
+        "accuracy = trainer.test_model_accuracy(20, 0.5, display_erroneous_boards=True)",
+        "%matplotlib inline\nds.render_board(ds[0], figsize=(3, 3))",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    one, trained, wrong, inline = (cell.outputs for cell in executed(notebook, tmp_path).cells)
+    for shown in (one, wrong, inline):
+        assert [output.output_type for output in shown] in (["execute_result"], ["display_data"])
+        assert base64.b64decode(shown[0]["data"]["image/png"]).startswith(b"\x89PNG")
+    assert [output.name for output in trained] == ["stdout"]
+    lines = [line.strip() for line in trained[0].text.splitlines() if line.strip()]
+    assert sum(line.startswith("epochs") for line in lines) == 1
+    assert lines[-1].startswith("epochs 100%") or lines[0].startswith("epochs 100%")
+    assert sum(line.startswith("epoch ") for line in lines) == 4  # 0, 4, 8 and the last, two of them with a table
+    assert len(lines) == 1 + 4 + 2 * 3
+
+
+if __name__ == "__main__":
+    for path in NOTEBOOKS:
+        start = time.perf_counter()
+        nbformat.write(executed(nbformat.read(path, 4), path.parent), path)
+        print(f"{path.relative_to(ROOT)}: {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
+    sys.exit(0)
