@@ -564,8 +564,9 @@ def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
 
 
 def in_notebook() -> bool:
-    """Whether this process is a notebook's kernel."""
-    return "ipykernel" in sys.modules
+    """Whether this process is a notebook's kernel; one that only starts kernels is not."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def print_dict(d: dict, indent: int = 0) -> None:
