@@ -602,12 +602,19 @@ class TrainTransformer:
             raise ValueError(f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
                              "or stopped in its first moments; start it again.")
         before = read_json(folder / "params_training.json")
+        for name in cls.params_class.__dataclass_fields__:
+            if name not in before:
+                raise ValueError(f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version.")
+        before |= {"run_name": folder.name, "runs": str(folder.parent)}  # wherever it stands by now
         for name, value in changed.items():
             if name not in cls.params_class.__dataclass_fields__:
                 raise TypeError(f"{name!r} is not a parameter.")
             value = cls.params_class.checked(name, value)
-            if name not in CHANGEABLE and before.get(name) != value:
-                raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before.get(name)!r}.")
+            if name == "recipe_epochs" and value is not None:
+                raise ValueError(f"recipe_epochs = {value} must be left out: the epochs of the run's ramps are scaled already.")
+            value = str(Path(value).resolve()) if name == "runs" else value
+            if name not in CHANGEABLE and before[name] != value:
+                raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before[name]!r}.")
         trainer = cls._rebuilt(folder, changed)
         with lock(folder):
             state, damaged = trainer._newest_state()

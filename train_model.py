@@ -8,6 +8,7 @@ Every parameter of data set and training is a flag: see --help.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def main(
             trainer.start_run()
     except (ValueError, TypeError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: stopped by SIGINT before training.\n")
     except OSError as error:
         name = shown(error.filename or flags.resume or "the run folder")
         parser.error(f"runs: {name} cannot be written ({error.strerror}).")
@@ -116,7 +119,9 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
         for name in boards:
             if wanted[name] != before.get(name):
                 raise ValueError(f"{name} = {boards[name]!r} must stay as the run has it, {before.get(name)!r}.")
-    return trainer_class.resume(flags.resume, **given)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)  # without the place in the code
+        return trainer_class.resume(flags.resume, **given)
 
 
 def train(trainer: TrainTransformer, wandb_mode: str) -> None:

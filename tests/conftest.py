@@ -1,7 +1,10 @@
 """What several test files share."""
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -16,3 +19,36 @@ def golden() -> Path:
     if not GOLDEN.is_dir():
         pytest.skip("the official program's numbers, ../shared/golden, are not here")
     return GOLDEN
+
+
+def global_states() -> tuple:
+    """The global random states of random, numpy and torch."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), kind, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+
+
+@pytest.fixture(autouse=True)
+def _global_random_states():
+    """Whatever a test calls leaves the global random states alone, however they stand."""
+    before = global_states()
+    yield
+    assert global_states() == before, "a global random state has changed"
+
+
+@pytest.fixture
+def reseed():
+    """A function that seeds the global random states, which nothing may change after. They end as they were."""
+    before, seeded = (random.getstate(), np.random.get_state(), torch.get_rng_state()), []  # noqa: NPY002
+
+    def untouched() -> bool:
+        return not seeded or global_states() == seeded[-1]
+
+    def seed(number: int) -> None:
+        assert untouched()
+        random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
+        seeded.append(global_states())
+
+    yield seed
+    assert untouched()
+    for restore, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), before, strict=True):  # noqa: NPY002
+        restore(state)
