@@ -323,7 +323,14 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return arrays
 
 
-def entropy_bits(counts: np.ndarray) -> float:
-    """Entropy of the distribution that counts (K,) make, in bits."""
-    share = counts[counts > 0] / counts.sum()
-    return float((share * np.log2(1 / share)).sum())
+def entropy_bits(counts: np.ndarray) -> np.ndarray:
+    """Entropy, in bits, of the distributions that counts (..., K) make along their last axis; 0 where all are 0."""
+    share = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-30)
+    return (share * np.log2(1 / np.where(share > 0, share, 1))).sum(-1)
+
+
+def information(words: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Plug-in mutual information (S,), in bits, between the word (n, S) at each place and values (n,)."""
+    K, C = words.max() + 1, values.max() + 1
+    joint = np.array([np.bincount(w * C + values, minlength=K * C).reshape(K, C) for w in words.T])
+    return entropy_bits(joint.sum(2)) + entropy_bits(joint.sum(1)) - entropy_bits(joint.reshape(len(joint), -1))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import datetime
 import difflib
@@ -77,6 +78,52 @@ def dist_unit(X):
 def dist_cosine(X):
     """Cosines between the rows of X (..., n, d); shape as `dist`."""
     return _upper(X, lambda X: _unit(X) @ _unit(X).mT)
+
+
+def ridge(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float]) -> list[np.ndarray]:
+    """Weights (F + 1, C), the last row an offset, of linear read-outs of Y (N, C) from X (N, F), one for each of the
+    strengths, times the mean variance of a feature; from one Gram matrix, of features or, where there are fewer, of examples."""
+    mean, mean_y = X.mean(0, dtype=np.float64), Y.mean(0, dtype=np.float64)
+    x, y, dual, found = X - mean, Y - mean_y, X.shape[0] < X.shape[1], []
+    gram, target = (x @ x.T, y) if dual else (x.T @ x, x.T @ y)
+    for strength in strengths:
+        penalty = strength * max(gram.trace() / x.shape[1], 1e-30) * np.eye(len(gram))
+        weights = np.linalg.solve(gram + penalty, target)
+        weights = x.T @ weights if dual else weights
+        found.append(np.concatenate([weights, (mean_y - mean @ weights)[None]]).astype(np.float32))
+    return found
+
+
+def unit(X: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D) centred and of unit length."""
+    X = X - X.mean(0, dtype=np.float64)
+    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+
+
+def participation(X: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> float:
+    """Participation ratio of the means of classes (N,) of X (N, D), weighted (N,): over how many directions they spread."""
+    member = np.eye(classes.max() + 1)[classes] * weights[:, None]
+    size = member.sum(0)
+    moments = np.cov(((member.T @ X)[size > 0] / size[size > 0, None]).T)
+    return float(np.trace(moments) ** 2 / (moments**2).sum()) if moments.any() else np.nan
+
+
+def mantel(words: np.ndarray, distances: np.ndarray, rng, permutations: int = 200) -> tuple[float, float, float]:
+    """Topographic similarity: (rank correlation of the sentences' Hamming distances with the scenes' distances, the 95%
+    quantile over permutations of the boards, p). words (n, S)."""
+    upper = np.triu_indices(len(words), 1)
+
+    def ranks(D):  # symmetric, with mean 0 and variance 1 over pairs
+        _, inverse, counts = np.unique(D[upper], return_inverse=True, return_counts=True)
+        rank = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
+        full = np.zeros(D.shape)
+        full[upper] = (rank - rank.mean()) / max(rank.std(), 1e-30)
+        return full + full.T
+
+    x, y = ranks((words[:, None] != words).sum(-1)), ranks(distances)[upper]
+    orders = [np.arange(len(words)), *(rng.permutation(len(words)) for _ in range(permutations))]
+    found, *chance = (float(x[o][:, o][upper] @ y / len(y)) for o in orders)
+    return found, float(np.quantile(chance, 0.95)), float((1 + np.sum(np.array(chance) >= found)) / (1 + permutations))
 
 
 def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
@@ -573,6 +620,24 @@ def in_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
+def as_text(value, form: str = ".3f", none: str = "-") -> str:
+    """A cell of a table: floats in the given form, none where there is no number."""
+    return str(value) if not isinstance(value, (float, np.floating)) else none if np.isnan(value) else format(value, form)
+
+
+def save_table(path: str | Path, rows: Sequence[dict]) -> None:
+    """Writes rows as a CSV with all their columns; floats with 6 digits, nothing where a row has no value."""
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: as_text(value, ".6g", "") for name, value in row.items()} for row in rows)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A table in Markdown."""
+    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in (columns, ["---"] * len(columns), *rows))
+
+
 def print_dict(d: dict, indent: int = 0) -> None:
     """Prints a nested dict, a key a line, deeper levels further in."""
     for key, value in d.items():
@@ -874,6 +939,120 @@ def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, di
         ax.grid(alpha=0.3)
         if len(curves) > 1:
             ax.legend(fontsize=7)
+    return figure
+
+
+INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
+
+
+def plot_rows(rows: Sequence[dict], label: str):
+    """A line a feature: the effect of each run with its interval, its controls, its upper bound. rows: as module_analysis.judge
+    makes them, with 'run'; those that count are marked by whether they hold in every run."""
+    features, runs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("feature", "run"))
+    figure, axes = new_figure(1, 1, (9, 1.4 + 0.34 * len(features)))
+    ax, marks = axes[0, 0], dict(zip(runs, zip("so^D*vP", INKS, strict=True), strict=False))
+    for row in rows:
+        (marker, ink), step = marks[row["run"]], min(0.24, 0.7 / len(runs))
+        y = features.index(row["feature"]) + (runs.index(row["run"]) - (len(runs) - 1) / 2) * step
+        for name, value in row.items():
+            if name.startswith("control: "):
+                strongest = name.endswith(f": {row['strongest control']}")
+                ax.plot(value, y, "o", color="black" if strongest else "0.7", markersize=4.5 if strongest else 3.5,
+                        markerfacecolor="none", zorder=4 if strongest else 2)
+        ax.plot([row["upper"]] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
+        error = np.abs([[row["effect"] - row["effect low"]], [row["effect high"] - row["effect"]]])
+        ax.errorbar(row["effect"], y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
+    signs = {row["feature"]: "✓ " if row["counts"] else "" for row in rows}
+    signs |= {row["feature"]: "✗ " for row in rows if row["counts"] and not row["holds"]}
+    ax.set_yticks(range(len(features)), [signs[feature] + feature for feature in features], fontsize=8)
+    ax.set(xlabel=label, ylim=(len(features) - 0.4, -0.6))
+    ax.grid(axis="x", alpha=0.3)
+    for run, (marker, ink) in marks.items():
+        ax.plot([], [], marker, color=ink, label=run)
+    if any(row["strongest control"] for row in rows):
+        ax.plot([], [], "o", color="black", markerfacecolor="none", label="strongest control")
+        ax.plot([], [], "o", color="0.7", markerfacecolor="none", label="other controls")
+    ax.plot([], [], "|", color="black", markersize=9, markeredgewidth=2, label="upper bound")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=6)
+    return figure
+
+
+def plot_stages(curves: Sequence[dict], label: str):
+    """Values by stage with their intervals. curves: rows with run, cells (a line of panels each), label (a column each), source
+    (a colour each; those named 'epoch ...' of the first run alone), stage, 'value', 'value low', 'value high'."""
+    from matplotlib import colormaps
+
+    kinds, labels, runs, sources = (list(dict.fromkeys(row[name] for row in curves))
+                                    for name in ("cells", "label", "run", "source"))
+    figure, axes = new_figure(len(kinds), len(labels), ((2 if len(labels) > 3 else 4) * len(labels) + 1, 2.6 * len(kinds) + 0.6),
+                              sharex=True, sharey=True)
+    epochs, handles = [name for name in sources if name.startswith("epoch")], {}
+    inks = {name: (ink, line) for name, ink, line in zip(
+        (name for name in sources if name not in epochs), INKS, ("-", "--", ":", "-.", (0, (1, 3)), "-", "--"), strict=False)}
+    inks |= {name: (colormaps["viridis"](0.9 * i / max(len(epochs) - 1, 1)), "-") for i, name in enumerate(epochs)}
+    groups: dict[tuple, list] = {}
+    for row in curves:
+        if row["source"] not in epochs or row["run"] == runs[0]:
+            groups.setdefault((row["cells"], row["label"], row["source"], row["run"]), []).append(row)
+    for (kind, name, source, _), here in groups.items():
+        ax, (ink, line) = axes[kinds.index(kind), labels.index(name)], inks[source]
+        value, low, high = ([row[key] for row in here] for key in ("value", "value low", "value high"))
+        if len(here) > 1:
+            handles[source] = ax.plot(value, linestyle=line, color=ink, marker=".", linewidth=1.2)[0]
+            ax.fill_between(range(len(here)), low, high, color=ink, alpha=0.12)
+            ax.set_xticks(range(len(here)), [row["stage"] for row in here], rotation=90, fontsize=7)
+        else:
+            handles[source] = ax.axhline(value[0], color=ink, linestyle=line, linewidth=1.2)
+    for (i, j), ax in np.ndenumerate(axes):
+        ax.grid(alpha=0.3)
+        ax.axhline(0, color="0.6", linewidth=0.8)
+        ax.set_title(labels[j] if i == 0 else "", fontsize=9)
+        ax.set_ylabel(f"{label},\n{kinds[i]}" if j == 0 else "", fontsize=8)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str], colors):
+    """Groups of boards, each [(h, w), ...], under a title each, two groups side by side. colors: RGBA (V, 4) of the tokens."""
+    most, lines = max(map(len, groups)), -(-len(groups) // 2)
+    figure, axes = new_figure(lines, 2 * most, (2.2 * most, 1.4 * lines))
+    for ax in axes.flat:
+        ax.axis("off")
+    for line, boards, title in zip(axes.reshape(-1, most), groups, titles, strict=False):
+        line[0].set_title(title, fontsize=8, loc="left")
+        for ax, board in zip(line, boards, strict=False):
+            draw_board(ax, board, colors)
+    return figure
+
+
+def plot_components(stages: dict[str, np.ndarray], **labels):
+    """Two principal components of the points X (N, D) of each stage, a column each, a line of panels for each of labels (N,):
+    a colour a label, and its number at its mean."""
+    from matplotlib import colormaps
+
+    figure, axes = new_figure(len(labels), len(stages), (2.6 * len(stages), 2.8 * len(labels)))
+    for column, (stage, X) in zip(axes.T, stages.items(), strict=True):
+        X = X - X.mean(0)
+        X = X @ np.linalg.svd(X[:: len(X) // 4000 + 1], full_matrices=False)[2][:2].T
+        for ax, (name, values) in zip(column, labels.items(), strict=True):
+            ax.scatter(*X.T, s=3, c=colormaps["tab10"](values % 10), alpha=0.35, linewidths=0)
+            for c in np.unique(values):
+                ax.text(*X[values == c].mean(0), str(c), ha="center", va="center", fontsize=7,
+                        bbox=dict(boxstyle="circle,pad=0.15", fc="white", ec=colormaps["tab10"](c % 10), lw=1.5))
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(f"{stage}, by {name}", fontsize=9)
+    return figure
+
+
+def plot_shares(shares, names: Sequence[str], across: str, label: str):
+    """A matrix of shares 0 ... 1 with the names of its rows and the numbers of its columns, which are `across`."""
+    shares = np.asarray(shares)
+    figure, axes = new_figure(1, 1, (0.36 * shares.shape[1] + 3, 0.26 * len(shares) + 1.2))
+    groups = [(name, 1) for name in names], [(str(j), 1) for j in range(shares.shape[1])]
+    image = draw_matrix(axes[0, 0], shares, groups, (0, 1), names=("", across))
+    axes[0, 0].tick_params(labelsize=8)
+    axes[0, 0].xaxis.label.set_size(8)
+    figure.colorbar(image, ax=axes[0, 0]).set_label(label, fontsize=8)
     return figure
 
 
