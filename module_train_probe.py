@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from module_dataset import TYPES, AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor, cut_edits, make_optimizer, recording
@@ -37,6 +38,7 @@ from utils import (
     divide_into_batches,
     draw_board,
     fresh_seed,
+    from_leader,
     get_ij,
     keywords_of,
     load_tensors,
@@ -57,6 +59,7 @@ from utils import (
     plot_table,
     progress_bar,
     ramp,
+    rank_and_world,
     read_json,
     save_array,
     save_figure,
@@ -64,6 +67,7 @@ from utils import (
     save_tensors,
     show_figure,
     shown,
+    sum_over_processes_,
     tiled,
     token_colors,
     torch_entropy,
@@ -239,6 +243,12 @@ class TrainTransformer:
                 raise ValueError(f"{name} = {getattr(checked, name)} must be the data set's, {value}.")
             setattr(checked, name, value)
         checked.seed = fresh_seed() if checked.seed is None else checked.seed
+        self.rank, self.world = rank_and_world()
+        if self.rank > 0:  # the first process keeps the run
+            checked.run_name, checked.save_model = "", False
+        if self.world > min(checked.batch_size, len(dataset) % checked.batch_size or checked.batch_size):
+            raise ValueError(f"{self.world} processes must be at most the boards of the smallest batch; batch_size = "
+                             f"{checked.batch_size}, dataset_len = {len(dataset)}.")
         self._device_name = checked.device
         for name, value in checked.as_dict().items():
             setattr(self, name, value)
@@ -248,6 +258,7 @@ class TrainTransformer:
             dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
         self.transformer = self._network().to(self.device, self._dtype)
         self.optim = make_optimizer(self.transformer, self.learning_rate)
+        self._parallel: DistributedDataParallel | None = None
         self.step = self.epoch = 0
         self.log: RunLog | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
@@ -277,8 +288,9 @@ class TrainTransformer:
         )
 
     def _loss(self, masked: torch.Tensor, boards: torch.Tensor, epoch: int) -> tuple[torch.Tensor, dict]:
-        """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device."""
-        logits = self.transformer(masked)
+        """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device: means over the batch,
+        counts as whole numbers."""
+        logits = self._forward(masked)
         loss = F.cross_entropy(logits.flatten(0, 1), boards.flatten())
         return loss, {"loss": loss.detach(), "error": (logits.argmax(-1) != boards).sum()}
 
@@ -344,6 +356,14 @@ class TrainTransformer:
     def dataset_len(self) -> int:
         return len(self.dataset)
 
+    def _forward(self, masked: torch.Tensor):
+        """The network on a training batch; with several processes, gradients are then averaged over them."""
+        if self.world == 1:
+            return self.transformer(masked)
+        if self._parallel is None:
+            self._parallel = DistributedDataParallel(self.transformer)
+        return self._parallel(masked)
+
     def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Masked boards and boards (B, T) of an epoch on the device, drawn as one array as far as memory allows."""
         rng = numpy_rng(self.seed, STREAM_TRAIN, epoch)
@@ -365,20 +385,26 @@ class TrainTransformer:
         """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss or weights that are not
         finite, or at a step's end once a signal has come."""
         self.transformer.train()
-        self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch)
+        self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch, *[self.rank] * (self.rank > 0))
         for group in self.optim.param_groups:
             group["lr"] = self._learning_rate(epoch)
         totals: dict[str, torch.Tensor] = {}
         losses = []
-        for masked, boards in self._batches(epoch):
+        for batch in self._batches(epoch):
+            masked, boards = (x[self.rank :: self.world] for x in batch)
+            share = len(boards) / len(batch[1])  # of the batch, this process's
             loss, parts = self._loss(masked, boards, epoch)
             self.optim.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss if self.world == 1 else loss * (share * self.world)).backward()
             self.optim.step()
             self.step += 1
             losses.append(loss.detach())
-            totals = {name: totals[name] + part if totals else part for name, part in parts.items()}
-            self._heed_signal(f"in epoch {epoch}")
+            for name, part in parts.items():
+                part = part * share if part.is_floating_point() else part
+                totals[name] = totals[name] + part if name in totals else part
+            if self.world == 1:
+                self._heed_signal(f"in epoch {epoch}")
+        sum_over_processes_(*totals.values())
         read = {name: total.cpu().numpy() for name, total in totals.items()}
         values = [value for value in self.transformer.state_dict().values() if value.is_floating_point()]
         if not np.isfinite(read[self.loss_columns[0]]) or not torch.nn.utils.get_total_norm(values).isfinite():
@@ -390,6 +416,13 @@ class TrainTransformer:
                 f"{self.learning_rate}, batch_size {self.batch_size}, dtype {self.dtype}, seed {self.seed}"
             )
         return read
+
+    def _share_signal(self) -> None:
+        """With several processes, all stop after the same epoch."""
+        if self.world > 1:
+            signals = torch.tensor([self._signal], device=self.device)
+            torch.distributed.all_reduce(signals, torch.distributed.ReduceOp.MAX)
+            self._signal = int(signals)
 
     def _heed_signal(self, where: str) -> None:
         if self._signal:
@@ -407,13 +440,13 @@ class TrainTransformer:
         """
         self.start_run()
         losses = []
-        bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep")
+        bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep", disable=self.rank > 0)
         good = self._state()
         with self._listening():
             try:
                 for epoch in bar:
                     row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
-                    row["written"] = int(self._due(epoch, self.epoch2test))
+                    row["written"] = int(self.rank == 0 and self._due(epoch, self.epoch2test))
                     if row["written"]:
                         row |= self._test(epoch)
                     losses.append(row[self.loss_columns[0]])
@@ -424,9 +457,10 @@ class TrainTransformer:
                     self.log.add(row)  # an epoch counts once all its files are there
                     good = state
                     bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
-                    if epoch % self.epoch2print == 0 or row["written"]:
+                    if self.rank == 0 and (epoch % self.epoch2print == 0 or row["written"]):
                         bar.write(self._report(row))
                     self._save_due(epoch, good)
+                    self._share_signal()
                     self._heed_signal(f"after epoch {epoch}")
             except (OSError, MemoryError, RuntimeError) as error:
                 bar.close()
@@ -441,7 +475,7 @@ class TrainTransformer:
     def _listening(self) -> Iterator[None]:
         """With a state to save, SIGINT and SIGTERM only note themselves inside; the handlers of before return after."""
         self._signal = 0
-        if not (self.save_model and self.run_name) or threading.current_thread() is not threading.main_thread():
+        if not (self.save_model and self.run_name or self.rank > 0) or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -616,6 +650,9 @@ class TrainTransformer:
             if name not in CHANGEABLE and before[name] != value:
                 raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before[name]!r}.")
         trainer = cls._rebuilt(folder, changed)
+        if trainer.rank > 0:
+            trainer._restore(from_leader(None))
+            return trainer
         with lock(folder):
             state, damaged = trainer._newest_state()
             if trainer.epochs < trainer.epoch:
@@ -630,6 +667,7 @@ class TrainTransformer:
             warnings.warn(f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
                           stacklevel=2)
             torch.set_num_threads(state["threads"])
+        from_leader(state)
         return trainer
 
     def _newest_state(self) -> tuple[dict, list[Path]]:

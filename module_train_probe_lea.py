@@ -131,7 +131,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def _loss(self, masked, boards, epoch):
         alpha, beta = self._weights(epoch)
-        board_logits, speech_logits, vq, words = self.transformer(masked)
+        board_logits, speech_logits, vq, words = self._forward(masked)
         rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten()) for logits in (board_logits, speech_logits))
         used = words.sum((0, 1))  # (K,)
         speech = 1 - used[-1] / words[..., 0].numel()
@@ -139,7 +139,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return loss, {
             "loss_total": loss.detach(), "loss_rfb": rfb.detach(), "loss_rfs": rfs.detach(), "loss_vq": vq.detach(),
             "loss_speech": speech, "avg_error_rfb": (board_logits.argmax(-1) != boards).sum(),
-            "avg_error_rfs": (speech_logits.argmax(-1) != boards).sum(), "words": used,
+            "avg_error_rfs": (speech_logits.argmax(-1) != boards).sum(), "words": used.long(),
         }
 
     def _loss_row(self, totals, epoch):

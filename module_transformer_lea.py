@@ -28,7 +28,7 @@ from module_transformer_factor import (
     embedding,
     init_weights,
 )
-from utils import fresh_seed, torch_rng
+from utils import fresh_seed, rank_and_world, sum_over_processes_, torch_rng
 
 VQ_EXPIRE = 1 / 16
 COMMITMENT_COST = USAGE_COST = 0.25
@@ -69,18 +69,21 @@ class VectorQuantizer(nn.Module):
         indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
         encodings = F.one_hot(indices, len(words)).to(x.dtype)
         quantised = self.get_codebook_entries(indices)
-        share = encodings.flatten(0, -2).mean(0)
-        loss = self._fit(quantised, x) + self.usage_cost * (share - 1 / len(words)).square().mean()
+        counts = encodings.flatten(0, -2).sum(0)
+        if self.training:
+            sum_over_processes_(counts)
+        loss = self._fit(quantised, x) + self.usage_cost * (counts / counts.sum() - 1 / len(words)).square().mean()
         quantised = x + (quantised - x).detach()
         if self.training and len(flat):
-            self._update_(flat, encodings.flatten(0, -2))
+            self._update_(flat, encodings.flatten(0, -2), counts)
         return quantised, loss, encodings, indices
 
     def _fit(self, quantised, x):
         return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
 
-    def _update_(self, x: torch.Tensor, encodings: torch.Tensor) -> None:
-        """Moves the codebook after a training batch: here nothing, the optimiser does."""
+    def _update_(self, x: torch.Tensor, encodings: torch.Tensor, counts: torch.Tensor) -> None:
+        """Moves the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all processes: here nothing,
+        the optimiser does."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (...) -> words (..., D)."""
@@ -131,11 +134,12 @@ class VectorQuantizerEMA(VectorQuantizer):
         return self.commitment_cost * F.mse_loss(x, quantised)
 
     @torch.no_grad()
-    def _update_(self, x, encodings):
+    def _update_(self, x, encodings, counts):
         n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
-        counts = encodings.sum(0)
+        sums = encodings.T @ x
+        sum_over_processes_(sums)
         n.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        m.mul_(self.decay).add_(encodings.T @ x, alpha=1 - self.decay)
+        m.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         total = n.sum()
         smooth = (n + self.epsilon) / (total + len(n) * self.epsilon) * total
         words.copy_(torch.where((counts > 0)[:, None], m / smooth[:, None], words))
@@ -145,7 +149,7 @@ class VectorQuantizerEMA(VectorQuantizer):
     def _expire_(self, x):
         """Replaces words that are hardly used by vectors of the batch x (N, D)."""
         n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
-        expected = len(x) / len(n)
+        expected = len(x) * rank_and_world()[1] / len(n)
         idle = n < self.expire * expected
         if self.keep_last:
             idle[-1] = False

@@ -2,6 +2,7 @@
 
     python train_model.py --device cuda                    # a trial run of one epoch
     python train_model.py --epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/
+    torchrun --nproc_per_node=2 train_model.py ...         # the same run by two processes, each half of every batch
 
 Every parameter of data set and training is a flag: see --help.
 """
@@ -10,13 +11,25 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
 from module_train_probe import TrainingStopped, TrainTransformer
-from utils import MAX_SEED, FlagParser, fresh_seed, out_of_memory, params_from_flags, read_json, shown, unused_run_name
+from utils import (
+    MAX_SEED,
+    FlagParser,
+    fresh_seed,
+    out_of_memory,
+    params_from_flags,
+    process_group,
+    rank_and_world,
+    read_json,
+    shown,
+    unused_run_name,
+)
 
 # what this script sets otherwise than DatasetParams and TrainParams do
 DATASET = {}
@@ -31,10 +44,19 @@ def main(
     """Reads the flags, makes data set and trainer, trains. A wrong flag ends in one line on stderr and exit code 2."""
     parser = make_parser(trainer_class, description, dataset_defaults, training_defaults)
     flags = parser.parse_args(argv)
+    with process_group():
+        return run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe)
+
+
+def run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe) -> list[TrainTransformer]:
+    """What the flags ask for; of the processes that torchrun starts the first one speaks."""
+    leads = rank_and_world()[0] == 0
+    say = partial(print, flush=True) if leads else lambda *line: None
     try:
         trainers = prepare(flags, trainer_class, dataset_defaults, training_defaults)
         for trainer in trainers:
-            trainer.run_name = trainer.run_name or unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
+            if leads and not trainer.run_name:
+                trainer.run_name = unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
             trainer.start_run()
     except (ValueError, TypeError) as error:
         parser.error(str(error))
@@ -49,21 +71,21 @@ def main(
         parser.error(f"there is too little memory; reduce --n_embd, --n_layer or --board_dim ({str(error)[:80]}).")
     for trainer in trainers:
         if trainer.epoch >= trainer.epochs:
-            print(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
+            say(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
             continue
-        print(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, device {trainer.device}",
-              flush=True)
+        say(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, device {trainer.device}"
+            + f", {trainer.world} processes" * (trainer.world > 1))
         if trainer.epochs == 1:
-            print(f"One epoch is a trial run; the full recipe is {full_recipe}.", flush=True)
+            say(f"One epoch is a trial run; the full recipe is {full_recipe}.")
         try:
-            train(trainer, flags.wandb)
+            train(trainer, flags.wandb if leads else "disabled")
         except TrainingStopped as stop:
-            parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n")
+            parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if leads else None)
         except KeyboardInterrupt:
             parser.exit(130, f"{parser.prog}: stopped by SIGINT; nothing was saved (--save 0).\n")
-        print(f"trained: {trainer.folder}", flush=True)
-    if len(trainers) > 1:
-        print(spread(trainers))
+        say(f"trained: {trainer.folder}")
+    if leads and len(trainers) > 1:
+        say(spread(trainers))
     return trainers
 
 

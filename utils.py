@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
 from einops import rearrange
 from PIL import Image
 from tqdm import tqdm
@@ -160,8 +161,48 @@ def divide_into_batches(lst: Sequence, n: int) -> list[list]:
 
 
 def fresh_seed() -> int:
-    """A seed from the operating system, small enough to read aloud."""
-    return int.from_bytes(os.urandom(4), "little")
+    """A seed from the operating system, small enough to read aloud; the same one in all processes of a group."""
+    return from_leader(int.from_bytes(os.urandom(4), "little"))
+
+
+# Processes that train together
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Inside, the processes that torchrun started are one group (NCCL on CUDA, else Gloo); without torchrun, nothing changes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number in its group and how many there are; (0, 1) alone."""
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
+
+
+def from_leader(value):
+    """value as the group's first process has it."""
+    if rank_and_world()[1] == 1:
+        return value
+    held = [value]
+    torch.distributed.broadcast_object_list(held)
+    return held[0]
+
+
+def sum_over_processes_(*tensors: torch.Tensor) -> None:
+    """Adds up each tensor over the processes of the group, in place."""
+    if rank_and_world()[1] > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
 
 
 def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
