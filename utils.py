@@ -179,6 +179,7 @@ def process_group() -> Iterator[None]:
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
+        torch.distributed.barrier()  # none leaves while another still sends
     finally:
         torch.distributed.destroy_process_group()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import module_train_probe
 import module_train_probe_lea
@@ -410,3 +411,27 @@ def test_importing_a_script_runs_nothing(tmp_path, monkeypatch):
         assert script.__doc__.count("python train_model") == 2
     assert list(tmp_path.iterdir()) == []
     assert AbstractionDataset is train_model.AbstractionDataset
+
+
+@both
+def test_help_imports_neither_wandb_nor_scikit_learn(kind, tmp_path):
+    code = (f"import sys, {SCRIPTS[kind].__name__} as script\ntry:\n    script.main(['--help'])\nexcept SystemExit as end:\n"
+            "    print({'wandb', 'sklearn'} & set(sys.modules), end.code)")
+    done, out, _ = finished(start(tmp_path, ["-c", code]))
+    assert done == 0
+    assert out.splitlines()[-1] == "set() 0"
+
+
+def test_the_sweep_file_makes_commands_that_run(tmp_path, no_pictures):
+    """Each of its parameters is a flag, each value right; the metric is a column of the log."""
+    sweep = yaml.safe_load((ROOT / "benchmarks" / "sweep.yaml").read_text())
+    assert (ROOT / sweep["program"]).is_file()
+    values = {name: given.get("values", [given.get("value")]) for name, given in sweep["parameters"].items()}
+    assert values.pop("wandb") == ["online"]
+    assert sweep["metric"]["name"] in module_train_probe.TrainTransformer(AbstractionDataset(dataset_len=4))._columns()
+    assert values.pop("epoch") == [1500]
+    for pick in (0, -1):
+        given = [f"--{name}={several[pick]}" for name, several in values.items()]
+        (trainer,) = train_model.main([*given, "--epoch=1", "--dataset_len=8", f"--runs={tmp_path}"])
+        assert trainer.epoch == 1
+        assert trainer.seed == values["seed"][pick]
