@@ -12,7 +12,7 @@ import train_model_lea
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {"utils", "module_dataset", "module_transformer_factor", "module_transformer_lea", "module_train_probe",
            "module_train_probe_lea", "module_analysis", "train_model", "train_model_lea"}
-DISTRIBUTIONS = {"PIL": "pillow"}  # where the name differs from what is imported
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # where the name differs from what is imported
 NOTEBOOK = {"IPython"}  # imported only where a notebook runs, which brings it
 
 
