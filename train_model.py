@@ -136,11 +136,14 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
         boards["seed"] = whole_number("--data_seed", flags.data_seed, 0)
     path = Path(flags.resume) / "params_dataset.json"
     if boards and path.is_file():
-        before = read_json(path)
+        try:
+            before = DatasetParams.from_dict(read_json(path)).as_dict()
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
         wanted = DatasetParams.from_dict(before | boards).as_dict()
         for name in boards:
-            if wanted[name] != before.get(name):
-                raise ValueError(f"{name} = {boards[name]!r} must stay as the run has it, {before.get(name)!r}.")
+            if wanted[name] != before[name]:
+                raise ValueError(f"{name} = {boards[name]!r} must stay as the run has it, {before[name]!r}.")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)  # without the place in the code
         return trainer_class.resume(flags.resume, **given)

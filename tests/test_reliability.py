@@ -681,6 +681,16 @@ def test_a_corrupted_data_set_is_named(part, run):
             assert f"{path}: " in text
 
 
+@pytest.mark.parametrize("damage", [b'{"board_dimx": 7}', b'{"board_dim": "7"}', b'{"abs_c": 99}', b"{", b"[]"])
+def test_damaged_parameters_of_the_data_set_are_not_taken_for_a_wrong_flag(damage, run):
+    path = run / "params_dataset.json"
+    with only(path, damage):
+        code, text = resume("factor", run, "--board_dim", "7")
+    assert (code, text.count("\n")) == (2, 1)
+    assert f"{path}: " in text
+    assert resume("factor", run, "--board_dim", "7")[0] == 0
+
+
 def test_no_code_and_no_memory_from_a_checkpoint(run, tmp_path):
     """Files that torch itself would read: a flipped bit of a weight, and a pickle that asks for a gigabyte."""
     import zipfile
