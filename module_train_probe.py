@@ -600,12 +600,19 @@ class TrainTransformer:
 
     @classmethod
     def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
-        """Data set and trainer of a run folder, some parameters changed, network untrained."""
+        """Data set and trainer of a run folder, some parameters changed, network untrained; no larger than any saved."""
         params = read_json(folder / "params_training.json")
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
+        params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
+        sizes = [path.stat().st_size for path in (folder / "checkpoints").glob("*")]
         try:
-            return cls(dataset, **params | {"run_name": folder.name, "runs": str(folder.parent)} | changed)
+            p = cls.params_class.from_dict(params, ignored=IGNORED)
+            words = getattr(p, "vocab_speech_size", 0) + getattr(p, "block_speech_size", 0)
+            positions = dataset.board_dim**2 * p.n_embd_pos if p.transformer_type == "factor" else 0
+            if sizes and p.n_embd * (p.n_layer * p.n_embd + words) + positions > max(sizes):  # weights, and bytes of them all
+                raise ValueError("n_layer, n_embd and the other sizes are of a larger network than any in checkpoints.")
+            return cls(dataset, **params)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
 

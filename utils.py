@@ -1179,7 +1179,7 @@ def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndar
         names = header.rstrip("\n").split(",")
         found = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in lines]
         whole = all(line.endswith("\n") for line in (header, *lines)) and all(len(row) == len(names) for row in found)
-        if not whole or len(set(names)) < len(names):
+        if not whole or len(set(names)) < len(names) or "epoch" not in names:
             raise ValueError
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import functools
+import json
 import math
 import os
 import resource
@@ -689,6 +690,28 @@ def test_damaged_parameters_of_the_data_set_are_not_taken_for_a_wrong_flag(damag
     assert (code, text.count("\n")) == (2, 1)
     assert f"{path}: " in text
     assert resume("factor", run, "--board_dim", "7")[0] == 0
+
+
+@pytest.mark.parametrize("size", [dict(n_embd=4000), dict(n_embd_pos=10**6), dict(n_layer=200, n_embd=100)])
+def test_no_memory_for_a_network_larger_than_any_saved(size, run):
+    path = run / "params_training.json"
+    changed = json.dumps(read_json(path) | size).encode()
+    with only(path, changed), pytest.raises(ValueError, match="params_training.json: n_layer, n_embd and the other sizes are of"):
+        module_train_probe.TrainTransformer.from_run(run, device="cpu")
+
+
+@pytest.mark.parametrize("size", [dict(vocab_speech_size=10**6), dict(vocab_speech_size=10**5)])
+def test_no_memory_for_more_words_than_any_network_saved_has(size, stopped):
+    path = stopped / "params_training.json"
+    changed = json.dumps(read_json(path) | size).encode()
+    with only(path, changed), pytest.raises(ValueError, match="params_training.json: n_layer, n_embd and the other sizes are of"):
+        CLASSES["lea"].resume(stopped)
+
+
+def test_a_log_without_epochs_is_refused(run):
+    path = run / "run_log.csv"
+    with only(path, path.read_bytes().replace(b"epoch", b"epoc(", 1)), pytest.raises(ValueError, match="is not a run log"):
+        read_run_log(path)
 
 
 def test_no_code_and_no_memory_from_a_checkpoint(run, tmp_path):
