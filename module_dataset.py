@@ -149,6 +149,7 @@ class DatasetParams(Params):
 
     @property
     def comp_side(self) -> int:
+        """Cells across a composite."""
         return self.comp_dim * self.abs_dim + (self.comp_dim - 1) * self.comp_margin
 
     @functools.cached_property

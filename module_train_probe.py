@@ -277,6 +277,7 @@ class TrainTransformer:
 
     @property
     def folder(self) -> Path:
+        """The run folder, runs/<run_name>."""
         return Path(self.runs) / self.run_name
 
     # what a subclass with another network supplies
@@ -354,6 +355,7 @@ class TrainTransformer:
 
     @property
     def dataset_len(self) -> int:
+        """Boards in an epoch."""
         return len(self.dataset)
 
     def _forward(self, masked: torch.Tensor):

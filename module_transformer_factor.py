@@ -48,6 +48,7 @@ class Site(nn.Module):
 
     @property
     def watched(self) -> bool:
+        """Whether a hook is on it."""
         return bool(self._forward_hooks or self._forward_pre_hooks)
 
 

@@ -163,6 +163,7 @@ def train(trainer: TrainTransformer, wandb_mode: str) -> None:
 
 
 def whole_number(flag: str, text: str, low: int, high: int = MAX_SEED) -> int:
+    """A flag's text as a whole number; ValueError names the flag."""
     if not (text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
         raise ValueError(f"{flag} must be a whole number from {low} to {high}, not {shown(text)}.")
     return int(text)

@@ -21,10 +21,12 @@ FULL_RECIPE = "--epoch 3000 --save 1"
 
 
 def make_parser() -> FlagParser:
+    """The command line: train_model's, with LEA's parameters."""
     return train_model.make_parser(TrainTransformer, __doc__, DATASET, TRAINING)
 
 
 def main(argv: Sequence[str] | None = None) -> list[TrainTransformer]:
+    """Reads the flags, makes data set and trainer, trains, as train_model's does."""
     return train_model.main(argv, TrainTransformer, __doc__, DATASET, TRAINING, FULL_RECIPE)
 
 

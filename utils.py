@@ -343,16 +343,20 @@ class Params:
         return cls(**{name: value for name, value in values.items() if name in names})
 
     def as_dict(self) -> dict:
+        """{name: value}, which the constructor and JSON take."""
         return dataclasses.asdict(self)
 
 
 def keywords_of(params_class, first: Sequence[str] = ()):
-    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and notebooks."""
+    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and notebooks, and what they
+    mean."""
 
     def decorate(cls):
-        P = inspect.Parameter
-        keywords = inspect.signature(params_class).parameters.values()
-        cls.__signature__ = inspect.Signature([P(name, P.POSITIONAL_OR_KEYWORD) for name in first] + list(keywords))
+        P, fields = inspect.Parameter, dataclasses.fields(params_class)
+        keywords = [P(f.name, P.KEYWORD_ONLY, default=field_default(f), annotation=f.type) for f in fields]
+        cls.__signature__ = inspect.Signature([P(name, P.POSITIONAL_OR_KEYWORD) for name in first] + keywords)
+        meanings = [f"    {f.name} = {field_default(f)!r}: {f.metadata['help']}" for f in fields]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Keywords and their defaults:", "", *meanings])
         return cls
 
     return decorate
@@ -387,6 +391,7 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def field_default(field: dataclasses.Field):
+    """The value a field has where none is given."""
     return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 
@@ -468,6 +473,7 @@ def _umask() -> int:
 
 
 def write_json(path: str | Path, values: dict) -> None:
+    """Writes a dict as readable JSON, all of it or nothing."""
     with atomic_write(path, "w") as file:
         file.write(json.dumps(values, indent=2) + "\n")
 
@@ -487,6 +493,7 @@ def read_json(path: str | Path) -> dict:
 
 
 def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Writes an array as .npy, all of it or nothing."""
     with atomic_write(path) as file:
         np.save(file, array, allow_pickle=False)
 
@@ -826,6 +833,7 @@ class BoardView:
     colors: np.ndarray
 
     def draw(self, ax) -> None:
+        """Draws it into ax."""
         draw_board(ax, self.board, self.colors, self.objects >= 0, self.mask, font=56 / len(self.board))
         for label in np.unique(self.objects[self.objects >= 0]):
             color = object_colors(self.objects)[self.objects == label][0]

@@ -1,13 +1,20 @@
 """What stands around the modules: requirements, environment, Makefile, CI, README."""
 import ast
+import dataclasses
+import importlib
+import inspect
+import pydoc
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+import module_train_probe
+import module_train_probe_lea
 import train_model
 import train_model_lea
+from module_dataset import AbstractionDataset, DatasetParams
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {"utils", "module_dataset", "module_transformer_factor", "module_transformer_lea", "module_train_probe",
@@ -71,6 +78,27 @@ def test_modules_import_downwards_only():
     for name, names in own.items():
         assert name.startswith("train_model") or not names & {"train_model", "train_model_lea"}, name
         assert name.startswith("module_analysis") or "module_analysis" not in names, name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES - {"module_analysis"}))
+def test_everything_public_says_what_it_is(name):
+    """What `python -m pydoc` shows: no function, class or method without a sentence."""
+    module = importlib.import_module(name)
+    own = {key: value for key, value in vars(module).items() if getattr(value, "__module__", None) == name}
+    for key, value in own.items():
+        parts = {f"{key}.{part}": getattr(value, part) for part in vars(value)} if inspect.isclass(value) else {}
+        for what, thing in {key: value, **parts}.items():
+            if "_" not in {what[0], what.rpartition(".")[2][0]} and (callable(thing) or isinstance(thing, property)):
+                assert inspect.getdoc(thing), f"{name}.{what}"
+
+
+@pytest.mark.parametrize("cls", [AbstractionDataset, module_train_probe.TrainTransformer, module_train_probe_lea.TrainTransformer])
+def test_help_of_a_class_has_every_parameter(cls):
+    text = pydoc.plain(pydoc.render_doc(cls))
+    assert "<factory>" not in text.splitlines()[3]
+    fields = cls.params_class if hasattr(cls, "params_class") else DatasetParams
+    for field in dataclasses.fields(fields):
+        assert re.search(rf"^ \|      {field.name} = .*: {re.escape(field.metadata['help'])}$", text, re.MULTILINE), field.name
 
 
 def test_wandb_is_imported_where_it_is_used_only():
