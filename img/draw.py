@@ -30,7 +30,7 @@ class Sheet:
         self.dataset = AbstractionDataset(seed=3)
         self.colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
 
-    def board(self, board, x, y, side, numbers=True, mask=None, font=5.5):
+    def board(self, board, x, y, side, numbers=True, mask=None, font=7):
         """A board whose top left corner is at (x, y); side: inches of its longer side."""
         board = np.asarray(board)
         h, w = np.array(board.shape) * side / max(board.shape)
@@ -77,7 +77,7 @@ def visual_abstract() -> None:
     sheet.text("composite objects", 0.3, 2.78, 8.5, ha="left", weight="bold")
     for i in range(3):
         board, _ = ds._draw_board_deterministic("composite", None, None, i, [0, 0], composite_margin=1, token_bck=0)
-        sheet.board(board[:7, :7], 0.3 + i * 1.3, 2.94, 1.1, font=4.5)
+        sheet.board(board[:7, :7], 0.3 + i * 1.3, 2.94, 1.1, font=5.5)
     sheet.text("…", 4.25, 3.5, 11)
     sheet.text("boards: one root (single), two (double) or a composite (composition),\nanywhere, on any background", 0.3, 4.5,
                7.5, ha="left")
@@ -91,7 +91,7 @@ def visual_abstract() -> None:
     for i, (words, picture) in enumerate(zip(steps, pictures, strict=True)):
         y = 0.75 + i * 1.5
         sheet.text(words, 4.75, y - 0.15, 8, ha="left")
-        sheet.board(picture, 4.75, y, 1.15, mask=mask if i == 2 else None, font=4.5)
+        sheet.board(picture, 4.75, y, 1.15, mask=mask if i == 2 else None, font=5.5)
         if i < 2:
             sheet.arrow((5.32, y + 1.17), (5.32, y + 1.3))
 
@@ -117,7 +117,7 @@ def visual_abstract() -> None:
     sheet.arrow((7.2, 1.7), (7.2, 1.55), BLUE)
     sheet.box("LayerNorm, linear head", 7.5, 1.35, 1.6, 0.36, BLUE)
     sheet.arrow((8.32, 1.35), (8.62, 1.35))
-    sheet.board(board, 8.65, 0.72, 1.15, font=4.5)
+    sheet.board(board, 8.65, 0.72, 1.15, font=5.5)
     sheet.text("the whole board", 9.22, 0.6, 7.5)
     sheet.save("visual_abstract.png")
 
@@ -143,11 +143,11 @@ def lea() -> None:
             sheet.arrow((6.55, y), (6.85, y), ORANGE)
             sheet.text(words, 7.35, y, 8, ORANGE, family="monospace")
             continue
-        sheet.board(unk if i else masked, 0.25, y - 0.5, 1.0, mask=np.ones_like(mask) if i else mask, font=4)
+        sheet.board(unk if i else masked, 0.25, y - 0.5, 1.0, mask=np.ones_like(mask) if i else mask, font=5)
         sheet.arrow((1.3, y), (2.6, y))
         sheet.box("IN\ninference network", 3.65, y, 2.0, 0.62, BLUE)
         sheet.arrow((4.67, y), (6.7, y))
-        sheet.board(board, 6.75, y - 0.5, 1.0, font=4)
+        sheet.board(board, 6.75, y - 0.5, 1.0, font=5)
         said = "blank sentence" if i == 0 else "the words"
         sheet.text(said, 3.65, y - 0.62, 8, ORANGE)
         sheet.arrow((3.65, y - 0.53), (3.65, y - 0.33), ORANGE)

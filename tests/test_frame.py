@@ -170,6 +170,33 @@ def test_readme_names_every_module(readme):
         assert path.name in readme or path.stem == "module_analysis", path.name
 
 
+def test_readme_s_lines_for_a_notebook_run(readme, monkeypatch, capsys):
+    [code] = re.findall(r"^### In a notebook\n\n```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    lines = [line for line in code.splitlines() if line and not line.startswith(("from ", "import "))]
+    assert len(lines) <= 10
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert re.match(r"hidden tokens right: \d", capsys.readouterr().out)
+    assert names["dataset"].board_dim == 12
+    assert names["answers"].shape == names["boards"].shape
+
+
+def test_readme_s_code_fits_the_page(readme):
+    for block in re.findall(r"^```.*?\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
+        assert max(map(len, block.splitlines())) <= 96, block
+
+
+def test_citation_is_of_this_version(readme):
+    text = (ROOT / "CITATION.cff").read_text()
+    [version] = re.findall(r"^version: (.*)$", text, re.MULTILINE)
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"Release notes: {version}" in readme
+    for line in ("cff-version: 1.2.0", "preferred-citation:", "    - family-names: Ferry", "https://arxiv.org/abs/2312.05361"):
+        assert line in text
+    assert re.search("license: MIT", text)
+
+
 def test_the_yardstick_is_unchanged():
     original = ROOT.parent / "shared" / "plain_float64.py"
     if not original.exists():
