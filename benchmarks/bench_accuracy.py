@@ -1,0 +1,51 @@
+"""How near trained networks come to the best that the data allow: accuracy beside the ceiling, on the same boards and masks.
+
+    python benchmarks/bench_accuracy.py runs/<run> [more runs] --csv benchmarks/results/accuracy.csv
+
+Held-out boards, 160 a type at most, 20 masks each, as the recipe ends: 25% of cells hidden and a patch on half of the boards.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from machine import describe  # noqa: E402
+
+from module_analysis import Scenes, ceiling, held_out  # noqa: E402
+from module_train_probe import TrainTransformer  # noqa: E402
+from utils import numpy_rng  # noqa: E402
+
+SETTINGS = ("seed", "epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
+            "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    print(describe())
+    rows = []
+    for folder in args.runs:
+        trainer = TrainTransformer.from_run(folder)
+        rng = numpy_rng(0)
+        scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
+        for row in ceiling(trainer, scenes, [1 / 3] * 3, rng):
+            settings = {name: getattr(trainer, name) for name in SETTINGS}
+            rows.append({"run": folder.name} | settings | {"what": row["feature"], "accuracy": row["effect"],
+                        "ceiling": row["upper"], "short": row["short of the bound"]})
+            if row["feature"].startswith(("whole", "hidden tokens, all")):
+                print(f"{folder.name:20}{row['feature']:28}{100 * row['effect']:7.1f} of {100 * row['upper']:5.1f}", flush=True)
+    if args.csv:
+        args.csv.parent.mkdir(parents=True, exist_ok=True)
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
