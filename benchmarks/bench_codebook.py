@@ -34,6 +34,8 @@ WAYS = {
     "data_start_no_expiry": ({"vq_expire": 0.0}, "data"),
     "no_warm_start": ({"loss_rfs_epoch_start": 0, "loss_rfs_epoch_end": 0}, None),
     "blank_zeros": ({"bool_blank_speech": True}, None),
+    "rate": ({"learning_rate": 3e-3, "lr_warmup": 10, "lr_schedule": "linear", "lr_decay_start": 250}, None),
+    "half_doubles": ({"board_proba_start": [0.5, 0.5, 0], "board_proba_end": [0.5, 0.5, 0]}, None),
 }
 
 
