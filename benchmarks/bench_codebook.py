@@ -93,6 +93,7 @@ def main() -> None:
             trainer = TrainTransformer(dataset, seed=seed, **SCALE | params)
             trainer.masking_patch_epoch = args.epochs
             prepare_(trainer, start)
+            trainer._learning_rate = [trainer._learning_rate(epoch) for epoch in range(args.epochs)].__getitem__
             for until in range(50, args.epochs + 1, 50):
                 trainer.epochs = until
                 trainer.train()
