@@ -472,7 +472,7 @@ def object_cells(sample: Sample, hidden: bool) -> tuple[np.ndarray, ...]:
 
 def convergence(sources: dict, sample: Sample, W, rng, dimension_draws: int = 100) -> tuple[list, list]:
     """Rows on whether tokens of the same root transiently converge on low-dimensional manifolds, and the curves over stages.
-    W (R + 1, test boards). sources: network, untrained network, and further curves."""
+    W (R + 1, test boards). sources {who: {stage: (masked test boards, T, D)}}: network, untrained network, further curves."""
     rows, curves, half = [], [], rng.permutation(W.shape[1]) % 2
     weights, stages, R = np.concatenate([W[:1] * (half == 0), W * (half == 1), W]), list(sources["network"]), len(W)
     for hidden, cells in ((True, "hidden cells"), (False, "visible cells")):
@@ -481,7 +481,7 @@ def convergence(sources: dict, sample: Sample, W, rng, dimension_draws: int = 10
             continue
         board, near, X = sample.boards[b], {}, {}
         for source, stage in ((source, stage) for source in sources for stage in stages):
-            X[source, stage] = utils.unit(sources[source][stage][sample.test][b, t])
+            X[source, stage] = utils.unit(sources[source][stage][b, t])
             near[source, stage] = nearness(X[source, stage], root, token, board, weights)
             label = "over training, one run" if source.startswith("epoch") else "trained"
             saved = dimensions_saved(X[source, stage], root, board, W[:1], rng)[0]
@@ -539,8 +539,7 @@ def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng, swapped: 
     kinds = p.comp_n if type_ == 2 else p.abs_n
     rows = rows_of(dataset, type_, "test", 12 * count, rng)
     rows = rows[apart(dataset, rows)]
-    n = len(rows)
-    if kinds < 3 or not n:
+    if kinds < 3 or not (n := len(rows)):
         return None
     others = (rows[:, :1] + np.argsort(rng.random((n, kinds - 1)), axis=1)[:, :2] + 1) % kinds
     made = {"base": rows, "donor": rows.copy(), "third": rows.copy(), "same": rows[rng.permutation(n)]}
@@ -714,8 +713,7 @@ def words_readout(words: dict[str, np.ndarray], features: dict[str, np.ndarray],
     """Rows on whether words speak of features: linear read-outs from all words, one-hot, fitted on the first n_fit boards (a
     sixth of them to choose by) and tested on the others. words {'words': (n, S), control: (n, S)}. The roots count together."""
     values, n_valid, scores = np.stack(list(features.values()), 1), n_fit // 6, {}
-    W = resample(len(values) - n_fit, rng, draws)
-    start = n_fit - n_valid
+    W, start = resample(len(values) - n_fit, rng, draws), n_fit - n_valid
     for source, said in words.items():
         one_hot = (said[..., None] == np.unique(said)).reshape(len(said), -1)
         made = predict(one_hot[:, one_hot[:start].any(0)].astype(np.float32), values, values[:start] >= 0)
@@ -805,8 +803,7 @@ def tongue(trainer: module_train_probe_lea.TrainTransformer) -> tuple[Callable, 
 
 def language(lea, size: dict, bar=lambda what: iter) -> tuple[list, dict[str, list], tuple]:
     """Rows on the language of a LEA run; its information table; (words (n, S), scenes, data set) for the dictionary."""
-    rng = utils.numpy_rng(lea.seed, 8)
-    dataset, proba, draws = lea.dataset, [float(p) for p in lea._board_proba(lea.epochs)], size["draws"]
+    dataset, proba, draws, rng = lea.dataset, lea._board_proba(lea.epochs), size["draws"], utils.numpy_rng(lea.seed, 8)
     use, p = types_in_use(dataset, proba), dataset.params
     speak, rebuild = tongue(lea)
     most = size["words"] / use.get(0, 1)  # so that row and column, of single boards, have enough of them
@@ -827,7 +824,7 @@ def language(lea, size: dict, bar=lambda what: iter) -> tuple[list, dict[str, li
              ("bits of the words: sum of H(word; place) over places", sum(entropy_bits(np.bincount(w)) for w in said["words"].T),
               {"the data's own": own}),
              ("words that stay when 20% of the cells are hidden", ratio((masked == words).mean(1), 1, W),
-              {"another board's words": ratio((np.roll(words, 1, 0) == words).mean(1), 1, W)})]
+              {"another board's words": ratio((rng.permutation(words) == words).mean(1), 1, W)})]
     for group in ("all", *(TYPES[t] for t in use)):
         where = np.ones(n) if group == "all" else test.types == TYPES.index(group)
         facts += [(f"sentence to board, {what}, {group} boards", ratio(r * where, where, W), {})
@@ -857,7 +854,7 @@ def language(lea, size: dict, bar=lambda what: iter) -> tuple[list, dict[str, li
 def analyse(trainer, size: dict, bar=lambda what: iter) -> tuple[list, dict[str, list], tuple]:
     """Rows of a trained factor run; its curves over stages; ({stage: cells (N, D)}, root (N,), token (N,)) for a picture."""
     dataset, rng, draws = trainer.dataset, utils.numpy_rng(trainer.seed, 8), size["draws"]
-    proba = [float(p) for p in trainer._board_proba(max(trainer.epoch - 1, 0))]
+    proba = trainer._board_proba(max(trainer.epoch - 1, 0))
     network, fresh, types = Network(trainer), Network(untrained(trainer)), types_in_use(dataset, proba)
     sample = make_sample(dataset, proba, rng, size["fit"], size["test"], size["masks"], bar("labels"))
     W = resample(sample.boards.max() + 1, rng, draws)
@@ -868,11 +865,12 @@ def analyse(trainer, size: dict, bar=lambda what: iter) -> tuple[list, dict[str,
     sources = nets | input_features(sample.tokens, dataset.vocab_size)
     made, decodable = decodability(sources, sample, W[:, sample.boards], rng, bar("read-outs"))
     rows += made + generalisation(sources, sample, contexts_of(sample, dataset), W[:, sample.boards], rng, bar=bar("contexts"))
+    near = {who: {stage: X[sample.test] for stage, X in stages.items()} for who, stages in nets.items()}
     found = utils.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
     for epoch, path in found if len(found) > 1 else ():
         past = Network(type(trainer).from_run(trainer.folder, path.name, str(trainer.device)))
-        nets[f"epoch {epoch}"] = past.run(sample.tokens, network.stages)[1]
-    made, near = convergence(nets, sample, W, rng)
+        near[f"epoch {epoch}"] = past.run(sample.tokens[sample.test], network.stages)[1]
+    made, near = convergence(near, sample, W, rng)
     rows += made
     means = class_means(sample, nets["network"], network.editable, dataset)
     for type_ in bar("swaps")([t for t in (0, 1) if t in types]):

@@ -105,7 +105,8 @@ def participation(X: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> fl
     """Participation ratio of the means of classes (N,) of X (N, D), weighted (N,): over how many directions they spread."""
     member = np.eye(classes.max() + 1)[classes] * weights[:, None]
     size = member.sum(0)
-    moments = np.cov(((member.T @ X)[size > 0] / size[size > 0, None]).T)
+    means = (member.T @ X)[size > 0] / size[size > 0, None]
+    moments = (means - means.mean(0)).T @ (means - means.mean(0))
     return float(np.trace(moments) ** 2 / (moments**2).sum()) if moments.any() else np.nan
 
 

@@ -1,10 +1,12 @@
-"""Writes README's generated parts: the table of flags, from the parameters themselves.
+"""Writes README's generated parts: the table of flags, from the parameters themselves; the claims, from the tables of
+module_analysis.py in benchmarks/results/claims.
 
     python benchmarks/make_readme.py            # rewrites README.md
     python benchmarks/make_readme.py --check    # exit code 1 where README.md is out of step
 """
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from pathlib import Path
@@ -13,6 +15,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
+import utils  # noqa: E402
+
+CLAIMS = ROOT / "benchmarks" / "results" / "claims"
+HEADLINES = {  # table: the rows that README shows
+    "ceiling": ("hidden tokens, all", "whole boards, single", "whole boards, double", "whole boards, composition"),
+    "decodability": ("root, hidden cells", "place in the root, hidden cells", "composite, hidden cells", "row, hidden cells",
+                     "background, hidden cells"),
+    "generalisation": ("root across background", "root across place on the board", "root across companion"),
+    "convergence": ("an extremum inside the stack, hidden cells", "an extremum inside the stack, visible cells",
+                    "nearer by root than by token, hidden cells", "class means in fewer dimensions, hidden cells"),
+    "manipulation": ("swap, single boards, b0_z_attn_mlp", "swap, single boards, b1_z_attn_mlp"),
+    "composition": ("read-out of the root learnt on single boards, on composites",
+                    "swap, from single boards into double ones, b0_z_attn_mlp", "hidden root of a composite, from the others",
+                    "swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"),
+    "words": ("which roots are there", "row", "background"),
+    "steering": ("root of single boards", "root of single boards, words from elsewhere", "root of double boards"),
+}
 
 
 def flag_table() -> str:
@@ -33,7 +52,40 @@ def flag_table() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"flags": flag_table}
+def read_claims(name: str) -> list[dict[str, str]]:
+    """The rows of a table of the claims."""
+    with open(CLAIMS / f"{name}.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def verdict_table() -> str:
+    """The verdict on each claim as Markdown."""
+    rows = [[v["claim"][0].upper() + v["claim"][1:], f"**{v['verdict']}**", f"{v['holding']} of {v['features']}", v["runs"]]
+            for v in read_claims("verdicts")]
+    return utils.markdown(["claim", "verdict", "features that hold in every run", "runs"], rows).rstrip()
+
+
+def measure_table() -> str:
+    """The rows of HEADLINES as Markdown, a column a run: effect, its interval, and the strongest control."""
+    lines, most = [], 0
+    for table, features in HEADLINES.items():
+        for feature in features:
+            rows = [row for row in read_claims(table) if row["feature"] == feature]
+            number = lambda row, name: utils.as_text(float(row[name] or "nan"), ".2f")  # noqa: E731
+            cells = [f"{number(row, 'effect')} [{number(row, 'effect low')}, {number(row, 'effect high')}]"
+                     + (f" / {number(row, 'control')}" if row["control"] else "") for row in rows]
+            bounds = sorted({number(row, "upper") for row in rows})
+            controls = ", ".join(dict.fromkeys(row["strongest control"] for row in rows if row["control"]))
+            held = "✓" if all(row["holds"] == "True" for row in rows) else "✗"
+            held = held if all(row["counts"] == "True" for row in rows) else ""
+            most = max(most, len(cells))
+            lines.append([table, held, feature, *cells, "-".join(dict.fromkeys((bounds[0], bounds[-1]))), controls])
+    lines = [[*line[:-2], *[""] * (most + 5 - len(line)), *line[-2:]] for line in lines]
+    seeds = [f"run {i + 1}" for i in range(most)]
+    return utils.markdown(["table", "holds", "measured", *seeds, "bound", "strongest control"], lines).rstrip()
+
+
+PARTS = {"flags": flag_table, "verdicts": verdict_table, "measures": measure_table}
 
 
 def rendered(readme: str) -> str:

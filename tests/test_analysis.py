@@ -16,6 +16,7 @@ from module_dataset import AbstractionDataset
 from module_train_probe_lea import information
 
 PROBA = [1 / 3] * 3
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +211,11 @@ def test_convergence_of_a_planted_code_and_of_noise(sample):
     noise = {stage: noise_like(sample, i) for i, stage in enumerate("abc")}
     W = module_analysis.resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
     for stages, expected in (({"a": by_token, "b": by_root, "c": by_token}, True), (noise, False)):
-        sources = {"network": stages, "untrained network": noise}
+        sources = {who: {stage: X[here.test] for stage, X in made.items()}
+                   for who, made in (("network", stages), ("untrained network", noise))}
         rows, curves = module_analysis.convergence(sources, here, W, np.random.default_rng(0))
         held = {row["feature"]: row["holds"] for row in rows}
+        assert verdict_of(rows) == ("in part" if expected else "does not")
         for cells in ("visible cells", "hidden cells"):
             assert held[f"nearer by root than by token, {cells}"] == expected
             assert held[f"an extremum inside the stack, {cells}"] == expected
@@ -439,6 +442,36 @@ def test_report_of_a_run(runs, monkeypatch):
                 low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
                 holds = low > 0 and effect >= upper / 2
                 assert row["holds"] == str(holds)
+
+
+def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeypatch):
+    monkeypatch.setitem(module_analysis.SIZES, True, TINY | {"test": 12})
+    dataset = AbstractionDataset(seed=1, board_dim=6, abs_n=3, abs_dim=2, abs_c=4, board_types=["single"], board_types_proba=[1],
+                                 bool_split=False)
+    trainer = module_train_probe.TrainTransformer(dataset, n_layer=1, n_embd=8, n_embd_pos=4, seed=1, runs=str(tmp_path),
+                                                  run_name="odd", device="cpu", board_curriculum=False)
+    trainer.start_run()
+    trainer.save_checkpoint(trainer.folder / "checkpoints" / "model_0.pth")
+    found = {v["table"]: v for v in module_analysis.run_all([tmp_path / "odd"], quick=True)}
+    assert set(found) == {"decodability", "generalisation", "convergence"}  # one block: no attention follows an edit
+    assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
+
+
+def test_readme_tells_what_the_tables_say(monkeypatch):
+    """README's parts are those that make_readme.py makes; verdicts follow from the rows that are kept."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_readme
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert make_readme.rendered(readme) == readme
+    for v in make_readme.read_claims("verdicts"):
+        rows = make_readme.read_claims(v["table"])
+        for row in rows:
+            low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
+            assert row["holds"] == str(low > 0 and effect >= upper / 2)
+        made = module_analysis.verdict([row | {name: row[name] == "True" for name in ("counts", "holds")} for row in rows])
+        assert {name: str(value) for name, value in made.items()} == {name: v[name] for name in made}
+        assert f"| **{v['verdict']}** | {v['holding']} of {v['features']} |" in readme
 
 
 def test_mistakes_are_one_line(runs, tmp_path):
