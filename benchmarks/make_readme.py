@@ -1,5 +1,5 @@
-"""Writes README's generated parts: the table of flags, from the parameters themselves; the claims, from the tables of
-module_analysis.py in benchmarks/results/claims.
+"""Writes README's generated parts: the table of flags, from the parameters themselves; the others from the CSV files in
+benchmarks/results.
 
     python benchmarks/make_readme.py            # rewrites README.md
     python benchmarks/make_readme.py --check    # exit code 1 where README.md is out of step
@@ -85,7 +85,50 @@ def measure_table() -> str:
     return utils.markdown(["table", "holds", "measured", *seeds, "bound", "strongest control"], lines).rstrip()
 
 
-PARTS = {"flags": flag_table, "verdicts": verdict_table, "measures": measure_table}
+def read_results(name: str) -> list[dict[str, str]]:
+    """The rows of a table of benchmarks/results."""
+    with open(CLAIMS.parent / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy_table() -> str:
+    """Settings of training and how near they come to the ceiling, as Markdown; percent, means over seeds."""
+    groups: dict[tuple, list[dict[str, str]]] = {}
+    for row in read_results("accuracy"):
+        groups.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)
+    lines = []
+    for rows in groups.values():
+        first, cells = rows[0], []
+        for what in ("hidden tokens, all", "whole boards, single", "whole boards, double", "whole boards, composition"):
+            found = [row for row in rows if row["what"] == what]
+            reached, best = (100 * sum(float(row[name]) for row in found) / len(found) for name in ("accuracy", "ceiling"))
+            cells.append(f"{reached:.1f} of {best:.1f}")
+        rate = f"{float(first['learning_rate']):g}"
+        if first["lr_schedule"] != "constant":
+            rise = f"rises over {first['lr_warmup']}, " if first["lr_warmup"] != "0" else ""
+            rate += f", {rise}{first['lr_schedule']} fall from {first['lr_decay_start']}"
+        ramps = f"{first['masking_patch_epoch']}; {first['board_proba_epoch_start']} to {first['board_proba_epoch_end']}"
+        lines.append([first["epochs"], rate, ramps, str(len({row["seed"] for row in rows})), *cells])
+    heads = ["epochs", "learning rate", "patches; curriculum", "seeds", "hidden tokens", "single", "double", "composition"]
+    return utils.markdown(heads, lines).rstrip()
+
+
+def codebook_table() -> str:
+    """The last epoch of each run of bench_codebook.py as Markdown."""
+    last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
+    lines = []
+    for (way, seed), row in sorted(last.items()):
+        shares = [f"{100 * float(row[name]):.1f}%" for name in ("tokens_single", "boards_single", "tokens_double")]
+        uses = [f"{float(row[name]):.{digits}f}" for name, digits in (("words", 0), ("perplexity", 0), ("longest_word", 1))]
+        lines.append([f"`{way}`", seed, row["epoch"], *shares, *uses])
+    heads = ["way", "seed", "epochs", "single: tokens", "boards", "double: tokens", "words in use", "perplexity", "longest word"]
+    return utils.markdown(heads, lines).rstrip()
+
+
+SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
+            "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
+PARTS = {"flags": flag_table, "codebook": codebook_table, "accuracy": accuracy_table, "verdicts": verdict_table,
+         "measures": measure_table}
 
 
 def rendered(readme: str) -> str:
