@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import module_transformer_factor
 from module_transformer_factor import EDITABLE, GPTFactor, Noise, make_optimizer
 
 # the same network, written plainly
@@ -623,3 +624,39 @@ def test_an_empty_batch():
 def test_wrong_sizes_are_named(sizes, error, name):
     with pytest.raises(error, match=name):
         GPTFactor(**dict(vocab_size=5, block_size=4) | sizes)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64, 256), (3, 1, 40, 5), (1, 9, 7, 11), (0, 4, 6, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_by_convolution_equal_the_plain_ones(shape, bias, monkeypatch):
+    """Outputs and gradients, against float64; also for batches and boards of one or none, whose strides are ambiguous."""
+    monkeypatch.setattr(module_transformer_factor, "CONVOLVE_FROM", 0)
+    B, T, n, m = shape
+    generator = torch.Generator().manual_seed(0)
+    x, weight, offset, grad = (torch.randn(*s, generator=generator) for s in ((B, T, n), (m, n), (m,), (B, T, m)))
+    made = []
+    for dtype in (torch.float32, torch.float64):
+        given = [v.to(dtype).requires_grad_() for v in (x, weight, offset)[: 2 + bias]]
+        with torch.profiler.profile() as ran:
+            y = module_transformer_factor.product(*given)
+        assert ("aten::conv2d" in {event.key for event in ran.key_averages()}) == (dtype == torch.float32)
+        made.append([y, *torch.autograd.grad(y, given, grad.to(dtype))])
+    for fast, plain in zip(*made, strict=True):
+        torch.testing.assert_close(fast.double(), plain, rtol=1e-4, atol=1e-4 * float(plain.detach().abs().max()) if plain.numel() else 0)
+
+
+@pytest.mark.parametrize("name", ["CONVOLVE_FROM", "FUSE_FROM"])
+def test_fast_paths_leave_logits_and_gradients(name, monkeypatch):
+    """The whole network in float32 with all products convolved and none, all attention fused and none."""
+    network = GPTFactor(21, 64, n_layer=2, n_head=2, seed=0)
+    idx = torch.randint(0, 21, (5, 64), generator=torch.Generator().manual_seed(1))
+    made = []
+    for threshold in (0, float("inf")):
+        monkeypatch.setattr(module_transformer_factor, name, threshold)
+        network.zero_grad()
+        logits = network(idx)
+        logits.square().mean().backward()
+        made.append([logits.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])])
+    assert any(not torch.equal(a, b) for a, b in zip(*made, strict=True))  # the paths do differ in rounding
+    for a, b in zip(*made, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
