@@ -1,5 +1,5 @@
-"""Writes README's generated parts: the table of flags, from the parameters themselves; the others from the CSV files in
-benchmarks/results.
+"""Writes README's generated parts: the table of flags, from the parameters themselves; the others from the files in
+benchmarks/results and tests/stress.
 
     python benchmarks/make_readme.py            # rewrites README.md
     python benchmarks/make_readme.py --check    # exit code 1 where README.md is out of step
@@ -7,6 +7,7 @@ benchmarks/results.
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from pathlib import Path
@@ -125,17 +126,46 @@ def codebook_table() -> str:
     return utils.markdown(heads, lines).rstrip()
 
 
+def stress_tables() -> str:
+    """What `make stress` found as Markdown: kills, damaged files, memory and speed of a long training."""
+    found = json.loads((ROOT / "tests" / "stress" / "results.json").read_text(encoding="utf-8"))
+    minutes = sum(found[part]["CPU minutes"] for part in ("kills", "fuzz", "soak"))
+    scripts = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}
+    kills = [[text, *(found["kills"][kind][name] for kind in scripts)] for text, name in {
+        "killed once, at each of a run's writes, flushes, renames and removals": "aimed at a write, flush, rename or removal",
+        "killed again and again, at random steps": "runs killed again and again",
+        "killed by another process, at random moments": "at a random moment, by another process",
+        "kills in all": "kills",
+        "**survived**: bit-identical weights and the same log at the end": "survived",
+        "of these, before anything was saved: said so, started again": "runs with nothing saved yet, said so and started again",
+    }.items()]
+    files = [[name, tally["files"], tally["refused by name"], tally["loaded"], f"{tally['most memory taken, MB']:.0f} MB"]
+             for name, tally in found["fuzz"].items() if isinstance(tally, dict)]
+    curve = [[script, epoch, f"{memory:.0f} MB", count, f"{time:.1f} ms", f"{fixed:.2f} ms"] for kind, script in scripts.items()
+             for epoch, memory, count, time, fixed in list(zip(*found["soak"][kind]["curve"].values(), strict=True))[4::5]]
+    return "\n".join([
+        utils.markdown(["kills (SIGKILL) of small runs", *scripts.values()], kills),
+        "Damaged files, each of which must be refused in a sentence that names it or load as something sound:\n",
+        utils.markdown(["file", "tried", "refused", "loaded", "most memory taken"], files),
+        "Long trainings of short epochs, with tests, figures and saved states; beside an epoch's CPU time that of a fixed\n"
+        "computation, since other work went on:\n",
+        utils.markdown(["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"], curve),
+        f"All of it, parts run side by side, took {minutes:.0f} minutes of CPU time on 2 cores (AMD EPYC, no GPU); more in\n"
+        "[tests/stress/results.json](tests/stress/results.json).",
+    ])
+
+
 SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
             "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
 PARTS = {"flags": flag_table, "codebook": codebook_table, "accuracy": accuracy_table, "verdicts": verdict_table,
-         "measures": measure_table}
+         "measures": measure_table, "stress": stress_tables}
 
 
 def rendered(readme: str) -> str:
     """README with its generated parts made anew."""
     for name, make in PARTS.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        readme = re.sub(pattern, lambda m, make=make: m[1] + make() + m[2], readme, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        readme = re.sub(pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", readme, flags=re.DOTALL)
     return readme
 
 

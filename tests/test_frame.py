@@ -3,6 +3,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pydoc
 import re
 import sys
@@ -148,6 +149,18 @@ def test_readme_s_tables_have_every_flag(readme, script):
     flags = {name for action in script.make_parser()._actions for name in action.option_strings if name.startswith("--")}
     named = set(re.findall(r"`(--\w+)`", tables))
     assert flags - {"--help"} <= named
+
+
+def test_the_stress_program_found_nothing_wrong():
+    found = json.loads((ROOT / "tests" / "stress" / "results.json").read_text())
+    assert "/tmp" not in json.dumps(found)
+    for kind in ("factor", "lea"):
+        assert found["kills"][kind]["survived"] == found["kills"][kind]["kills"] >= 50
+    files = [tally for tally in found["fuzz"].values() if isinstance(tally, dict)]
+    assert len(files) >= 12
+    assert all(tally["refused by name"] + tally["loaded"] == tally["files"] >= 2000 for tally in files)
+    for part in (found["kills"]["factor"], found["kills"]["lea"], found["fuzz"], found["soak"]):
+        assert part["wrong"] == []
 
 
 def test_readme_names_no_flag_that_is_not(readme):
