@@ -60,10 +60,16 @@ def read_claims(name: str) -> list[dict[str, str]]:
 
 
 def verdict_table() -> str:
-    """The verdict on each claim as Markdown."""
-    rows = [[v["claim"][0].upper() + v["claim"][1:], f"**{v['verdict']}**", f"{v['holding']} of {v['features']}", v["runs"]]
+    """The verdict on each claim as Markdown, and beside it that on networks trained with a falling learning rate."""
+    falling = {v["claim"]: v for v in read_claims("falling_rate/verdicts")}
+
+    def cells(v):
+        return [f"**{v['verdict']}**", f"{v['holding']} of {v['features']}", v["runs"]] if v else [""] * 3
+
+    rows = [[v["claim"][0].upper() + v["claim"][1:], *cells(v), *cells(falling.get(v["claim"]))[:2]]
             for v in read_claims("verdicts")]
-    return utils.markdown(["claim", "verdict", "features that hold in every run", "runs"], rows).rstrip()
+    heads = ["claim", "verdict", "features that hold in every run", "runs", "falling rate: verdict", "features"]
+    return utils.markdown(heads, rows).rstrip()
 
 
 def measure_table() -> str:
