@@ -42,6 +42,7 @@ MAX_HELD_OUT = 5 * 10**7  # rows
 MAX_CELLS = 2**31  # of one array of boards
 MAX_LIVE = 10**7  # hypotheses about a masked board
 ROOTS, COMPOSITIONS, HELD_OUT, DRAWS, WORKERS = range(5)  # random streams of a data set
+NO_NUMBERS = np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -137,7 +138,8 @@ class DatasetParams(Params):
                     whole = self.split_method == "fraction"
                     per, groups = ("", 1) if whole else (" of each object or pair", family.groups)
                     raise ValueError(f"{cards} must leave {type_} boards to train on, of {family.size // groups}{per}.")
-            held = max(sum(sum(draw.sizes) for draw in parts) for parts in draws)
+            held = max((1 + family.twins) * sum(draw.count for draw in parts)
+                       for family, parts in zip(self.families, draws, strict=True))
         if held > MAX_HELD_OUT:
             raise ValueError(f"split_method {self.split_method!r} with abs_n = {self.abs_n}, {cards} would hold out "
                              f"{held} boards of a family, more than {MAX_HELD_OUT}.")
@@ -157,7 +159,7 @@ class DatasetParams(Params):
         """The boards of type 0, 1, 2; a family that does not fit on the board is empty."""
         comp_places = max(self.board_dim - self.comp_side + 1, 0)
         return (Family(self.abs_n, self.places, self.vocab_bck),
-                Doubles(self.abs_n, self.places, self.vocab_bck, 0 if self.allow_overlap else self.abs_dim),
+                Doubles(self.abs_n, self.places, self.vocab_bck, 0 if self.allow_overlap else self.abs_dim, self.keep_twins),
                 Family(self.comp_n, comp_places, self.vocab_bck))
 
 
@@ -191,6 +193,7 @@ class Family:
     where R = places is the number of rows, and of columns, at which an object fits."""
 
     width = 4  # columns of a row
+    twins = False  # whether two rows name the same objects and stay in one split
 
     def __init__(self, objects: int, places: int, bck_n: int):
         self.shape = (objects, places, places, bck_n)
@@ -199,17 +202,23 @@ class Family:
 
     def unrank(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers (k,) -> rows (k, width)."""
-        return self._unrank(numbers) if len(numbers) else np.zeros((0, self.width), np.int64)
+        if not len(numbers):
+            return np.zeros((0, self.width), np.int64)
+        return np.stack(self._columns(*np.unravel_index(numbers, self.shape)), axis=-1)
 
     def rank(self, rows: np.ndarray) -> np.ndarray:
         """Rows (k, width) -> numbers (k,); ValueError where a row is none of the family's."""
-        return self._rank(rows) if len(rows) else np.zeros(0, np.int64)
+        return np.ravel_multi_index(self._digits(*rows.T), self.shape) if len(rows) else np.zeros(0, np.int64)
 
-    def _unrank(self, numbers):
-        return np.stack(np.unravel_index(numbers, self.shape), axis=-1)
+    def with_twins(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers (k,) and, where twins stay together, those of their twins."""
+        return np.concatenate([numbers, self.twin(numbers)]) if self.twins else numbers
 
-    def _rank(self, rows):
-        return np.ravel_multi_index(tuple(rows.T), self.shape)
+    def _columns(self, *digits):
+        """The digits of numbers -> the columns of rows; `_digits` is its inverse."""
+        return digits
+
+    _digits = _columns
 
 
 class Doubles(Family):
@@ -222,66 +231,50 @@ class Doubles(Family):
 
     width = 7
 
-    def __init__(self, objects: int, places: int, bck_n: int, apart: int):
-        self.places, self.apart = places, apart
-        if apart:
-            near = places + 2 * sum(max(places - i, 0) for i in range(1, apart))  # pairs of rows closer than apart
-            pairs = places**4 - near**2
-        else:
-            pairs = (places * (places - 1)) ** 2
-        self.shape = (objects, objects, pairs, bck_n)
+    def __init__(self, objects: int, places: int, bck_n: int, apart: int, twins: bool = False):
+        self.places, self.apart, self.twins = places, apart, twins
+        height, width = np.broadcast_arrays(*np.ix_(*[self._near(np.arange(places))[1]] * 2))
+        far, near = self._seconds(width)
+        self.before = np.append(0, np.cumsum((places - height) * far + height * near))  # pairs before each first place
+        self.shape = (objects, objects, int(self.before[-1]), bck_n)
         self.groups = objects**2
         self.size = math.prod(self.shape)
 
-    def _barred(self, line):
-        """First and number of the rows (or columns) too near to `line`, (k,) each."""
+    def _near(self, line):
+        """First and number of the rows (or columns) that are near to `line`: less than max(apart, 1) away; (k,) each."""
         reach = max(self.apart - 1, 0)
         first = np.maximum(line - reach, 0)
         return first, np.minimum(line + reach, self.places - 1) - first + 1
 
-    @functools.cached_property
-    def before(self) -> np.ndarray:
-        """(R * R + 1,): the number of pairs whose first place comes before each place."""
-        R, barred = self.places, self._barred(np.arange(self.places))[1]
-        seconds = R**2 - np.outer(barred, barred) if self.apart else np.full(R**2, (R - 1) ** 2)
-        return np.concatenate([[0], np.cumsum(seconds.ravel())])
+    def _seconds(self, width):
+        """How many second places a row holds that is far from the first object, or near to it, where `width` columns are
+        near: apart, a near row has its far columns; else a far row has them, and a near one nothing."""
+        return (self.places, self.places - width) if self.apart else (self.places - width, 0)
 
-    def _unrank(self, numbers):
-        R = self.places
-        root1, root2, q, bck = np.unravel_index(numbers, self.shape)
+    def _columns(self, root1, root2, q, bck):
         first = np.searchsorted(self.before, q, "right") - 1
-        (row1, col1), rest = np.divmod(first, R), q - self.before[first]
-        if not self.apart:
-            row2, col2 = np.divmod(rest, R - 1)
-            row2, col2 = row2 + (row2 >= row1), col2 + (col2 >= col1)
-        else:
-            (top, height), (left, width) = self._barred(row1), self._barred(col1)
-            above = top * R  # places in the rows above those barred
-            beside = height * (R - width)
-            in_band = np.maximum(rest - above, 0)
-            row_b, col_b = np.divmod(in_band, np.maximum(R - width, 1))
-            row_o, col_o = np.divmod(np.where(rest < above, rest, rest - above - beside), R)
-            band = (rest >= above) & (in_band < beside)
-            row2 = np.where(band, top + row_b, np.where(rest < above, row_o, row_o + top + height))
-            col2 = np.where(band, col_b + width * (col_b >= left), col_o)
-        return np.stack([root1, row1, col1, root2, row2, col2, bck], axis=-1)
+        (row1, col1), rest = np.divmod(first, self.places), q - self.before[first]
+        (top, height), (left, width) = self._near(row1), self._near(col1)
+        far, near = self._seconds(width)
+        above, beside = top * far, height * near  # second places in the rows above the near ones, and in these
+        is_near = (rest >= above) & (rest < above + beside)
+        rest = rest - np.where(rest < above, 0, np.where(is_near, above, beside))
+        row2, col2 = np.divmod(rest, np.where(is_near, near, far))
+        row2 = row2 + np.where(is_near, top, height * (row2 >= top))
+        col2 = col2 + width * ((is_near == bool(self.apart)) & (col2 >= left))
+        return root1, row1, col1, root2, row2, col2, bck
 
-    def _rank(self, rows):
-        R = self.places
-        root1, row1, col1, root2, row2, col2, bck = rows.T
-        first = np.ravel_multi_index((row1, col1), (R, R))
-        np.ravel_multi_index((row2, col2), (R, R))
-        (top, height), (left, width) = self._barred(row1), self._barred(col1)
-        beside_rows, beside_cols = (row2 < top) | (row2 >= top + height), (col2 < left) | (col2 >= left + width)
-        if not np.all(beside_rows | beside_cols if self.apart else beside_rows & beside_cols):
+    def _digits(self, root1, row1, col1, root2, row2, col2, bck):
+        first, _ = (np.ravel_multi_index(place, (self.places,) * 2) for place in ((row1, col1), (row2, col2)))
+        (top, height), (left, width) = self._near(row1), self._near(col1)
+        passed = np.clip(row2 - top, 0, height)  # near rows above row2
+        is_near = (row2 >= top) & (row2 < top + height)
+        skips = is_near == bool(self.apart)  # whether row2 has only its far columns
+        if np.any(skips & (col2 >= left) & (col2 < left + width) | (is_near & (not self.apart))):
             raise ValueError("two objects are too near to each other")
-        if not self.apart:
-            rest = (row2 - (row2 > row1)) * (R - 1) + col2 - (col2 > col1)
-        else:
-            rows_passed = np.clip(row2 - top, 0, height)
-            in_band = (row2 >= top) & (row2 < top + height)
-            rest = row2 * R + col2 - rows_passed * width - np.where(in_band & (col2 >= left), width, 0)
-        return np.ravel_multi_index((root1, root2, self.before[first] + rest, bck), self.shape)
+        far, near = self._seconds(width)
+        rest = row2 * far - passed * (far - near) + col2 - width * (skips & (col2 >= left))
+        return root1, root2, self.before[first] + rest, bck
 
     def twin(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers (k,) of the rows that name the same two objects in the other order."""
@@ -297,13 +290,11 @@ class RowTable:
 
     dtype, ndim = np.dtype(np.int64), 2
 
-    def __init__(self, family: Family, numbers: np.ndarray | None = None, without: np.ndarray | None = None):
+    def __init__(self, family: Family, numbers: np.ndarray | None = None, without: np.ndarray = NO_NUMBERS):
         self.family, self._numbers = family, numbers
-        if numbers is None:
-            without = np.zeros(0, np.int64) if without is None else without
-            self._gaps = without - np.arange(len(without))  # rows of the table before each row left out
-        self.shape = (family.size - len(self._gaps) if numbers is None else len(numbers), family.width)
-        self.size = self.shape[0] * self.shape[1]
+        self._gaps = without - np.arange(len(without))  # rows of the table before each row left out
+        self.shape = (family.size - len(without) if numbers is None else len(numbers), family.width)
+        self.size = math.prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -327,19 +318,10 @@ class RowTable:
             first, rest = (rest[0], rest[1:]) if len(rest) == 2 else (slice(None), rest)
         if isinstance(first, slice):
             return self.take(np.arange(*first.indices(len(self))))[(slice(None), *rest)]
-        places = np.asarray(first)
-        if places.dtype == bool and places.shape == (len(self),):
-            places = np.flatnonzero(places)
-        elif places.size == 0:
-            places = places.astype(np.int64)
-        elif places.dtype.kind not in "iu":
-            raise IndexError(f"rows are chosen by integers, slices, or arrays of integers or {len(self)} booleans, "
-                             f"not by {first!r}.")
-        wrong = places[(places < -len(self)) | (places >= len(self))]
-        if wrong.size:
-            raise IndexError(f"row {wrong.flat[0]} is out of range for a table of {len(self)} rows.")
-        rows = self.take(np.where(places < 0, places + len(self), places).ravel().astype(np.int64))
-        return rows[(np.arange(places.size).reshape(places.shape), *rest)]
+        places = np.asarray(first, None if np.size(first) else np.int64)
+        np.broadcast_to(0, len(self))[places]  # numpy's IndexError for what is no index
+        places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.int64) % len(self)
+        return self.take(places.ravel())[(np.arange(places.size).reshape(places.shape), *rest)]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self), 4096):
@@ -348,7 +330,7 @@ class RowTable:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         if copy is False:
             raise ValueError("a RowTable is computed, so an array of it is always a copy.")
-        return self[:] if dtype is None else self[:].astype(dtype)
+        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 # Held-out rows
@@ -356,55 +338,35 @@ class RowTable:
 
 @dataclasses.dataclass
 class _Draw:
-    """Numbers to hold out: in each of `groups` stretches of `size` numbers, val + test of them; where `orbits`, of the
-    pairs {row, twin} in it; where `mirror`, their twins too. `among`: which (root1, root2) are groups."""
+    """Numbers to hold out: in each of `groups` stretches of `size` numbers, val + test of them, never more than there are;
+    where `paired`, the lower ones of as many rows' pairs {row, twin}. among: which (root1, root2) are groups; None: all."""
 
     groups: int
     size: int
     val: int
     test: int
-    orbits: bool = False
-    mirror: bool = False
+    paired: bool = False
     among: Callable | None = None
 
     def __post_init__(self):
-        if self.orbits:
-            self.val, self.test = -(-self.val // 2), -(-self.test // 2)
-        self.choices = self.size // 2 if self.orbits else self.size
-        self.enough = self.val + self.test < self.choices or not self.groups
-        self.val = min(self.val, self.choices)
-        self.test = min(self.test, self.choices - self.val)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Rows held out for val and for test."""
-        return self.groups * (1 + self.mirror) * self.val, self.groups * (1 + self.mirror) * self.test
-
-    def held_out(self, family: Family, rng: np.random.Generator) -> list[np.ndarray]:
-        """Numbers for val and for test."""
-        if not any(self.sizes):
-            return [np.zeros(0, np.int64)] * 2
-        starts = np.arange(self.groups)
-        if self.among:
-            starts = np.flatnonzero(self.among(*np.divmod(np.arange(family.groups), math.isqrt(family.groups))))
-        picks = _distinct(rng, self.groups, self.size, self.val + self.test, family.twin if self.orbits else None)
-        picks += starts[:, None] * self.size
-        parts = [picks[:, : self.val].ravel(), picks[:, self.val :].ravel()]
-        return [np.concatenate([part, family.twin(part)]) for part in parts] if self.mirror else parts
+        choices = self.size
+        if self.paired:
+            choices, self.val, self.test = choices // 2, -(-self.val // 2), -(-self.test // 2)
+        self.enough = self.val + self.test < choices or not self.groups
+        self.val = min(self.val, choices)
+        self.test = min(self.test, choices - self.val)
+        self.count = self.groups * (self.val + self.test)
 
 
 def _draws_of(family: Family, params: DatasetParams) -> list[_Draw]:
-    """What 'balanced' and 'fraction' hold out of a family; never more than it has."""
-    twins = params.keep_twins and isinstance(family, Doubles)
+    """What 'balanced' and 'fraction' hold out of a family."""
     if params.split_method == "fraction":
         wanted = [math.floor(family.size * card) for card in (params.card_val, params.card_test)]
-        return [_Draw(1, family.size, *wanted, orbits=twins, mirror=twins)]
-    wanted = family.size // family.groups, int(params.card_val), int(params.card_test)
-    if not twins:
+        return [_Draw(1, family.size, *wanted, family.twins)]
+    wanted, n = (family.size // family.groups, int(params.card_val), int(params.card_test)), params.abs_n
+    if not family.twins:
         return [_Draw(family.groups, *wanted)]
-    n = params.abs_n
-    return [_Draw(n * (n - 1) // 2, *wanted, mirror=True, among=operator.lt),
-            _Draw(n, *wanted, orbits=True, mirror=True, among=operator.eq)]
+    return [_Draw(n * (n - 1) // 2, *wanted, False, operator.lt), _Draw(n, *wanted, True, operator.eq)]
 
 
 def _distinct(rng: np.random.Generator, groups: int, n: int, m: int, twin: Callable | None = None) -> np.ndarray:
@@ -430,45 +392,62 @@ def _distinct(rng: np.random.Generator, groups: int, n: int, m: int, twin: Calla
         picks[:, 1:][again] = draw(np.count_nonzero(again))
 
 
-def _stringent(params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Generator) -> list[np.ndarray]:
+    """Numbers for val and for test, by 'balanced' or 'fraction'."""
+    held = [[NO_NUMBERS], [NO_NUMBERS]]
+    for draw in _draws_of(family, params):
+        if not draw.count:
+            continue
+        groups = np.flatnonzero(draw.among(*np.ogrid[: params.abs_n, : params.abs_n])) if draw.among else np.arange(draw.groups)
+        picks = _distinct(rng, draw.groups, draw.size, draw.val + draw.test, family.twin if draw.paired else None)
+        picks += groups[:, None] * draw.size
+        for part, chosen in zip(held, (picks[:, : draw.val], picks[:, draw.val :]), strict=True):
+            part.append(family.with_twins(chosen.ravel()))
+    return [np.concatenate(part) for part in held]
+
+
+def _hold_out_stringent(params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
     """Numbers for val and for test in each family: the boards that show any root at that root's held-out place."""
-    R, step, bck = params.places, params.abs_dim + params.comp_margin, np.arange(params.vocab_bck)
+    R, n, step, bck = params.places, params.abs_n, params.abs_dim + params.comp_margin, np.arange(params.vocab_bck)
+    place = rng.integers(R * R, size=n)  # held out, of each root
     single, double, composite = params.families
-    place = rng.integers(R * R, size=params.abs_n)  # held out, of each root
-    held = [(((np.arange(params.abs_n) * R * R + place) * params.vocab_bck)[:, None] + bck).ravel()]
 
-    ranges = [np.zeros(0, np.int64)]
-    if double.size:
-        for root, first in enumerate(place):  # root1 at its place, any root2, any second place
-            pairs = np.arange(double.before[first], double.before[first + 1])
-            group = root * params.abs_n + np.arange(params.abs_n)
-            ranges.append((((group[:, None] * double.shape[2] + pairs) * params.vocab_bck)[..., None] + bck).ravel())
-    shown = np.concatenate(ranges)
-    held.append(np.unique(np.concatenate([shown, double.twin(shown)])))
+    def showing(family, shapes):  # shapes (objects, side, side) of roots, -1 where none is
+        what, a, b = np.nonzero(shapes >= 0)
+        row, col = np.divmod(place[shapes[what, a, b]], R) - np.stack([a, b]) * step
+        inside = (np.minimum(row, col) >= 0) & (np.maximum(row, col) < family.shape[1])
+        rows = np.stack([what, row, col, np.zeros_like(what)], axis=1)[inside]
+        return np.unique(family.rank(rows)[:, None] + bck)
 
-    k, a, b = np.nonzero(compositions >= 0)
-    row, col = np.divmod(place[compositions[k, a, b]], R)
-    row, col = row - a * step, col - b * step
-    inside = (np.minimum(row, col) >= 0) & (np.maximum(row, col) < composite.shape[1])
-    rows = np.stack([k, row, col, np.zeros_like(k)], axis=1)[inside]
-    held.append(np.unique(composite.rank(rows)[:, None] + bck))
+    first = [NO_NUMBERS]  # root1 at its place, any root2 anywhere
+    for root, at in enumerate(place) if double.size else ():
+        pairs = np.arange(double.before[at], double.before[at + 1])
+        first.append(np.ravel_multi_index(np.ix_([root], np.arange(n), pairs, bck), double.shape).ravel())
+    first = np.concatenate(first)
+    second = double.twin(first)
+    either = np.unique(np.minimum(first, second) if double.twins else np.concatenate([first, second]))
 
-    parts = []
-    for family, numbers in zip(params.families, held, strict=True):
-        twins = params.keep_twins and family is double
-        numbers = numbers[numbers < family.twin(numbers)] if twins else numbers
-        numbers = rng.permutation(numbers)
+    held = []
+    shown = showing(single, np.arange(n)[:, None, None]), either, showing(composite, compositions)
+    for family, numbers in zip(params.families, map(rng.permutation, shown), strict=True):
         n_val = len(numbers) // 2 if params.card_val > 0 else 0
-        halves = [numbers[:n_val], numbers[n_val:]]
-        parts.append([np.concatenate([half, family.twin(half)]) for half in halves] if twins else halves)
-    return parts
+        held.append([family.with_twins(numbers[:n_val]), family.with_twins(numbers[n_val:])])
+    return held
+
+
+def _hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.ndarray]]:
+    """Numbers for val and for test in each family."""
+    rng = numpy_rng(params.seed, HELD_OUT)
+    if params.split_method == "stringent":
+        return _hold_out_stringent(params, compositions, rng)
+    return [_hold_out_evenly(family, params, rng) for family in params.families]
 
 
 def _row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> dict[str, RowTable]:
     """The nine tables, from the numbers held out of each family for val and for test; None empties all three."""
     sets = {}
     for name, family, parts in zip(FAMILIES, params.families, held, strict=True):
-        val, test = parts or [np.zeros(0, np.int64)] * 2
+        val, test = parts or [NO_NUMBERS] * 2
         train = RowTable(family, without=np.sort(np.concatenate([val, test]))) if parts else RowTable(family, val)
         sets |= {f"{name}_train": train, f"{name}_val": RowTable(family, val), f"{name}_test": RowTable(family, test)}
     return sets
@@ -477,7 +456,14 @@ def _row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> d
 # Objects
 
 
-def _distinct_objects(count: int, draw: Callable, key: Callable) -> np.ndarray:
+def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these are (n, c)."""
+    where, filled = _distinct(rng, n, cells, c), np.full((n, cells), -1)
+    np.put_along_axis(filled, where, rng.integers(end, size=(n, c)), 1)
+    return filled, where
+
+
+def _distinct_objects(count: int, draw: Callable, key: Callable = np.asarray) -> np.ndarray:
     """count objects from draw(how_many), no two with the same key(objects); there must be that many."""
     objects = draw(count)
     while True:
@@ -488,34 +474,25 @@ def _distinct_objects(count: int, draw: Callable, key: Callable) -> np.ndarray:
         objects = np.concatenate([objects, draw(max(64, count // 4))])
 
 
-def _draw_roots(params: DatasetParams, rng: np.random.Generator) -> np.ndarray:
+def _draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
     """Distinct roots (abs_n, d, d, abs_w_m)."""
-    cells, c, modes, fuzzy = params.abs_dim**2, params.abs_c, params.abs_w_m, params.abs_w_c or 0
+    fuzzy = p.abs_w_c or 0
 
     def draw(n):
-        where = _distinct(rng, n, cells, c)
-        roots = np.full((n, cells, modes), -1)
-        at = np.arange(n)[:, None]
-        roots[at, where, 0] = rng.integers(params.vocab_token, size=(n, c)) + params.vocab_bck
-        tokens = _distinct(rng, n * fuzzy, params.vocab_token, modes) + params.vocab_bck
-        roots[at, where[:, :fuzzy]] = tokens.reshape(n, fuzzy, modes)
-        return roots
+        plain, where = _scatter(rng, n, p.abs_dim**2, p.abs_c, p.vocab_token)
+        roots = np.full((*plain.shape, p.abs_w_m), -1)
+        roots[..., 0] = plain
+        tokens = _distinct(rng, n * fuzzy, p.vocab_token, p.abs_w_m)
+        roots[np.arange(n)[:, None], where[:, :fuzzy]] = tokens.reshape(n, fuzzy, p.abs_w_m)
+        return np.where(roots < 0, -1, roots + p.vocab_bck)
 
-    roots = _distinct_objects(params.abs_n, draw, lambda roots: np.sort(roots, axis=-1))
-    return roots.reshape(params.abs_n, params.abs_dim, params.abs_dim, modes)
+    return _distinct_objects(p.abs_n, draw, lambda roots: np.sort(roots, axis=-1)).reshape(-1, p.abs_dim, p.abs_dim, p.abs_w_m)
 
 
-def _draw_compositions(params: DatasetParams, rng: np.random.Generator) -> np.ndarray:
+def _draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
     """Distinct compositions (comp_n, comp_dim, comp_dim)."""
-
-    def draw(n):
-        compositions = np.full((n, params.comp_dim**2), -1)
-        where = _distinct(rng, n, params.comp_dim**2, params.comp_c)
-        compositions[np.arange(n)[:, None], where] = rng.integers(params.abs_n, size=(n, params.comp_c))
-        return compositions
-
-    compositions = _distinct_objects(params.comp_n, draw, lambda compositions: compositions)
-    return compositions.reshape(params.comp_n, params.comp_dim, params.comp_dim)
+    drawn = _distinct_objects(p.comp_n, lambda n: _scatter(rng, n, p.comp_dim**2, p.comp_c, p.abs_n)[0])
+    return drawn.reshape(-1, p.comp_dim, p.comp_dim)
 
 
 @dataclasses.dataclass
@@ -618,22 +595,13 @@ class AbstractionDataset(torch.utils.data.Dataset):
         self.rng = numpy_rng(self.params.seed, DRAWS)
         self._roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
         self._compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
-        self.sets = self._make_sets(numpy_rng(self.params.seed, HELD_OUT)) if self.params.bool_split else None
+        self.sets = _row_tables(self.params, _hold_out(self.params, self._compositions)) if self.params.bool_split else None
         for type_, name in enumerate(TYPES):
             if name in self.params.board_types and not len(self._table(type_, "train")):
                 raise ValueError(f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves no {name!r} "
                                  "boards to train on; choose another seed or larger boards.")
         self._set_type = "train"
         self._worker = None
-
-    def _make_sets(self, rng: np.random.Generator) -> dict[str, RowTable]:
-        if self.params.split_method == "stringent":
-            return _row_tables(self.params, _stringent(self.params, self.compositions, rng))
-        held = []
-        for family in self.params.families:
-            parts = [draw.held_out(family, rng) for draw in _draws_of(family, self.params)]
-            held.append([np.concatenate(part) for part in zip(*parts, strict=True)])
-        return _row_tables(self.params, held)
 
     def __getattr__(self, name):
         if name in DatasetParams.__dataclass_fields__ and "params" in self.__dict__:
