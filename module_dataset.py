@@ -497,14 +497,12 @@ def _draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray
 
 @dataclasses.dataclass
 class Boards:
-    """n boards: boards (n, h, w) int64; types (n,) 0 single, 1 double, 2 composition; slots (n, h, w), the index of the
-    root whose footprint covers each cell (holes included), -1 elsewhere; corners (n, m, 2), the top left cell of each
-    root's footprint, -1 where there is none."""
+    """n boards and what stands on them."""
 
-    boards: np.ndarray
-    types: np.ndarray
-    slots: np.ndarray
-    corners: np.ndarray
+    boards: np.ndarray  # (n, h, w) int64
+    types: np.ndarray  # (n,) 0 single, 1 double, 2 composition
+    slots: np.ndarray  # (n, h, w) index of the root whose footprint covers the cell (holes included), else -1
+    corners: np.ndarray  # (n, m, 2) top left cell of each root's footprint, -1 where there is none
 
     def __len__(self) -> int:
         return len(self.boards)
@@ -512,35 +510,35 @@ class Boards:
     @classmethod
     def join(cls, parts: Sequence[Boards]) -> Boards:
         """The boards of all parts, in order."""
-        m = max(part.corners.shape[1] for part in parts)
-        wide = ((0, 0), (0, m), (0, 0))
-        corners = [np.pad(part.corners, wide, constant_values=-1)[:, :m] for part in parts]
-        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boards", "types", "slots"))
-        return cls(*joined, np.concatenate(corners))
+        *same, corners = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, same), _padded(corners))
 
 
 @dataclasses.dataclass
 class Hypotheses:
-    """The k rows that could have made a masked board, backgrounds aside: weights (k,), posterior, sum 1; types (k,), as
-    Boards.types; composites (k,), index or -1; objects (k, m, 3), root (-1: none), row and column of each object in the
-    order they are drawn; backgrounds (b,), all equally likely whatever the row."""
+    """The k rows that could have made a masked board, backgrounds aside."""
 
-    weights: np.ndarray
-    types: np.ndarray
-    composites: np.ndarray
-    objects: np.ndarray
-    backgrounds: np.ndarray
+    weights: np.ndarray  # (k,) posterior, sum 1
+    types: np.ndarray  # (k,) as Boards.types
+    composites: np.ndarray  # (k,) index or -1
+    objects: np.ndarray  # (k, m, 3) root (-1: none), row, column of each object in the order they are drawn
+    backgrounds: np.ndarray  # (b,) all equally likely whatever the row
 
 
 @dataclasses.dataclass
 class Reconstruction:
-    """What n masked boards allow: board (n, h, w), the most probable one (any, where several are), and mass (n,), its
-    posterior; marginal (n, h, w), each cell's own most probable token; consistent (n,), how many pictures are possible."""
+    """What n masked boards allow."""
 
-    board: np.ndarray
-    mass: np.ndarray
-    marginal: np.ndarray
-    consistent: np.ndarray
+    board: np.ndarray  # (n, h, w) the most probable one (any, where several are)
+    mass: np.ndarray  # (n,) its posterior
+    marginal: np.ndarray  # (n, h, w) each cell's own most probable token
+    consistent: np.ndarray  # (n,) how many pictures are possible
+
+
+def _padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays (k, m, c) of various m in one, filled up with -1."""
+    m = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, m - part.shape[1]), (0, 0)), constant_values=-1) for part in parts])
 
 
 def _integers(name: str, values, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
@@ -580,9 +578,13 @@ class AbstractionDataset(torch.utils.data.Dataset):
         0 0 3 3       -1 -1  0  0    0 0 0 0       0 0 3 3
         0 0 0 0       -1 -1 -1 -1    1 0 0 0       5 0 0 0
 
-    A wrong value raises ValueError, an unknown keyword or wrong type TypeError. Every parameter can be read as an
-    attribute; dataset_len, run_name and board_types_proba may be assigned. All random numbers come from `rng` and from
-    streams of their own, all seeded by `seed`.
+    A wrong value raises ValueError, an unknown keyword or wrong type TypeError. All random numbers come from `rng` and from
+    streams of their own, all seeded by `seed`. Every parameter can be read as an attribute; dataset_len, run_name and
+    board_types_proba may be assigned, and so may
+
+    set_type: 'train', 'val' or 'test', the split that draws come from;
+    roots: (abs_n, d, d, abs_w_m), the tokens each cell may take, else -1;
+    compositions: (comp_n, comp_dim, comp_dim), root indices, else -1. Assigning either leaves the splits as they are.
 
     sets: None, or nine tables of rows, {singleRoot, doubleRoot, singleComposite}_{train, val, test}.
     """
@@ -593,15 +595,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
         if self.params.seed is None:
             self.params.seed = fresh_seed()
         self.rng = numpy_rng(self.params.seed, DRAWS)
-        self._roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
-        self._compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
-        self.sets = _row_tables(self.params, _hold_out(self.params, self._compositions)) if self.params.bool_split else None
+        self.roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
+        self.compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
+        self.sets = _row_tables(self.params, _hold_out(self.params, self.compositions)) if self.params.bool_split else None
         for type_, name in enumerate(TYPES):
             if name in self.params.board_types and not len(self._table(type_, "train")):
                 raise ValueError(f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves no {name!r} "
                                  "boards to train on; choose another seed or larger boards.")
-        self._set_type = "train"
-        self._worker = None
+        self.set_type = "train"
+        self._worker = None  # (seed, generator) in a DataLoader's worker
 
     def __getattr__(self, name):
         if name in DatasetParams.__dataclass_fields__ and "params" in self.__dict__:
@@ -610,46 +612,23 @@ class AbstractionDataset(torch.utils.data.Dataset):
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.")
 
     def __setattr__(self, name, value):
-        if name == "board_types_proba":
-            self.params.board_types_proba = _weights(value, self.params.board_types)
-        elif name in ("dataset_len", "run_name"):
-            setattr(self.params, name, DatasetParams.checked(name, value))
-        elif name in DatasetParams.__dataclass_fields__:
-            raise AttributeError(f"{name} is fixed when a data set is made; make one with {name}={value!r}.")
-        else:
-            super().__setattr__(name, value)
-
-    @property
-    def set_type(self) -> str:
-        """'train', 'val' or 'test': the split that draws come from."""
-        return self._set_type
-
-    @set_type.setter
-    def set_type(self, value: str):
-        self._set_type = _split_name("set_type", value)
-
-    @property
-    def roots(self) -> np.ndarray:
-        """(abs_n, d, d, abs_w_m): the tokens each cell may take, else -1. Assigning leaves the splits as they are."""
-        return self._roots
-
-    @roots.setter
-    def roots(self, values):
-        p = self.params
-        array = _integers("roots", values, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, self.masking_token - 1)
-        if ((array >= 0) & (array < p.vocab_bck)).any():
-            raise ValueError(f"roots must be -1 or object tokens, {p.vocab_bck} to {self.masking_token - 1}.")
-        self._roots = array
-
-    @property
-    def compositions(self) -> np.ndarray:
-        """(comp_n, comp_dim, comp_dim): root indices, else -1. Assigning leaves the splits as they are."""
-        return self._compositions
-
-    @compositions.setter
-    def compositions(self, values):
-        p = self.params
-        self._compositions = _integers("compositions", values, (p.comp_n, p.comp_dim, p.comp_dim), -1, p.abs_n - 1)
+        if name in DatasetParams.__dataclass_fields__:
+            if name not in ("dataset_len", "run_name", "board_types_proba"):
+                raise AttributeError(f"{name} is fixed when a data set is made; make one with {name}={value!r}.")
+            proba = name == "board_types_proba"
+            setattr(self.params, name, _weights(value, self.params.board_types) if proba else DatasetParams.checked(name, value))
+            return
+        if name == "set_type":
+            value = _split_name(name, value)
+        elif name == "roots":
+            p, last = self.params, self.masking_token - 1
+            value = _integers(name, value, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, last)
+            if ((value >= 0) & (value < p.vocab_bck)).any():
+                raise ValueError(f"roots must be -1 or object tokens, {p.vocab_bck} to {last}.")
+        elif name == "compositions":
+            p = self.params
+            value = _integers(name, value, (p.comp_n, p.comp_dim, p.comp_dim), -1, p.abs_n - 1)
+        super().__setattr__(name, value)
 
     @property
     def masking_token(self) -> int:
@@ -672,9 +651,13 @@ class AbstractionDataset(torch.utils.data.Dataset):
             self._worker = info.seed, numpy_rng(self.params.seed, WORKERS, info.seed)
         return self._worker[1]
 
-    def _table(self, type_: int, split: str) -> RowTable:
-        whole = self.sets is None
-        return RowTable(self.params.families[type_]) if whole else self.sets[f"{FAMILIES[type_]}_{split}"]
+    def _table(self, type_: int, split: str, needed: bool = False) -> RowTable:
+        """The rows of a type in a split, without splits all of them. needed: ValueError where there are none."""
+        table = RowTable(self.params.families[type_]) if self.sets is None else self.sets[f"{FAMILIES[type_]}_{split}"]
+        if needed and not len(table):
+            where = "this data set" if self.sets is None else f"the {split} split"
+            raise ValueError(f"there are no {TYPES[type_]!r} boards in {where}; give them probability 0.")
+        return table
 
     def _tokens(self, roots: np.ndarray, rng) -> np.ndarray:
         """Root indices (k,) -> tokens (k, d * d), -1 in holes; a fuzzy cell takes one of its tokens."""
@@ -697,37 +680,37 @@ class AbstractionDataset(torch.utils.data.Dataset):
         a, b = np.divmod(np.arange(self.params.comp_dim**2), self.params.comp_dim)
         return self.compositions[what].reshape(len(rows), len(a)), row[:, None] + a * step, col[:, None] + b * step, bck
 
+    def _footprints(self, root, row, col) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Of objects (n, m), root -1 none, in the order they are drawn: which one, the boards that have it (k,), and the
+        cells of its footprint on each (k, d * d)."""
+        h, line = self.params.board_dim, np.arange(self.params.abs_dim)
+        footprint = (line[:, None] * h + line).ravel()
+        for j in range(root.shape[1]):
+            there = np.flatnonzero(root[:, j] >= 0)
+            yield j, there, (row[there, j] * h + col[there, j])[:, None] + footprint
+
     def _draw(self, root, row, col, bck, labels, rng) -> tuple[np.ndarray, np.ndarray]:
         """Objects, later ones over the whole footprint of earlier ones -> boards (n, h, w), slots (n, h, w).
 
         root (-1: none), row, col (n, m); bck (n,); labels (n, m): what slots holds.
         """
-        n, h, d = len(bck), self.params.board_dim, self.params.abs_dim
+        n, h = len(bck), self.params.board_dim
         boards, slots = np.repeat(bck, h * h), np.full(n * h * h, -1)
-        corner = (np.arange(n)[:, None] * h + row) * h + col
-        footprint = (np.arange(d)[:, None] * h + np.arange(d)).ravel()
-        for j in range(root.shape[1]):
-            there = np.flatnonzero(root[:, j] >= 0)
-            cells = corner[there, j, None] + footprint
-            tokens = self._tokens(root[there, j], rng)
+        for j, there, cells in self._footprints(root, row, col):
+            tokens, cells = self._tokens(root[there, j], rng), there[:, None] * (h * h) + cells
             boards[cells] = np.where(tokens < 0, bck[there, None], tokens)
             slots[cells] = labels[there, j, None]
         return boards.reshape(n, h, h), slots.reshape(n, h, h)
 
-    def _assemble(self, types: np.ndarray, rows: dict[int, np.ndarray], rng) -> Boards:
-        """Boards of the given types (n,), those of each type from its rows in order."""
-        n, h = len(types), self.params.board_dim
-        m = max(({0: 1, 1: 2, 2: self.params.comp_dim**2}[type_] for type_ in rows), default=1)
-        out = Boards(np.empty((n, h, h), np.int64), types, np.empty((n, h, h), np.int64), np.full((n, m, 2), -1))
+    def _boards(self, rows: dict[int, np.ndarray], rng) -> Boards:
+        """The boards of rows (n, width) of each type, type by type."""
+        parts = []
         for type_, chosen in rows.items():
-            if not len(chosen):
-                continue
-            where = np.flatnonzero(types == type_)
             root, row, col, bck = self._objects(type_, chosen)
-            out.boards[where], out.slots[where] = self._draw(root, row, col, bck, root, rng)
+            boards, slots = self._draw(root, row, col, bck, root, rng)
             corners = np.where((root >= 0)[..., None], np.stack([row, col], axis=-1), -1)
-            out.corners[where, : root.shape[1]] = corners
-        return out
+            parts.append(Boards(boards, np.full(len(chosen), type_), slots, corners))
+        return Boards.join(parts)
 
     def sample(self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None) -> Boards:
         """n random boards: types by proba (None: board_types_proba; else weights in the order of board_types), rows
@@ -742,14 +725,14 @@ class AbstractionDataset(torch.utils.data.Dataset):
         edges = np.cumsum(self.params.board_types_proba if proba is None else _weights(proba, names))
         self._check_cells(n, "n")
         types = np.array([TYPES.index(name) for name in names])
-        tables = {type_: self._table(type_, split) for type_ in sorted(types[np.diff(edges, prepend=0) > 0].tolist())}
-        for type_, table in tables.items():
-            if not len(table):
-                raise ValueError(f"there are no {TYPES[type_]!r} boards {self._in(split)}; give it probability 0.")
+        used = sorted(types[np.diff(edges, prepend=0) > 0].tolist())
+        tables = {type_: self._table(type_, split, needed=True) for type_ in used}
         drawn = types[np.searchsorted(edges / edges[-1], rng.random(n), "right")]
         counts = np.bincount(drawn, minlength=3)
         rows = {type_: table.take(rng.integers(len(table), size=counts[type_])) for type_, table in tables.items()}
-        return self._assemble(drawn, rows, rng)
+        place = np.empty(n, np.int64)
+        place[np.argsort(drawn, kind="stable")] = np.arange(n)  # of each board among those sorted by type
+        return Boards(*(values[place] for values in vars(self._boards(rows, rng)).values()))
 
     def all_boards(self, split: str = "test", count_max: int | None = None, rng=None) -> Boards:
         """Every board of a split in random order within its family, at most count_max of each: the families of
@@ -761,15 +744,11 @@ class AbstractionDataset(torch.utils.data.Dataset):
             raise ValueError("this data set has no splits (bool_split is False), so no set of all their boards.")
         split, rng = _split_name("target_set", split), self._generator() if rng is None else rng
         most = MAX_CELLS if count_max is None else int(_integers("count_max", count_max, (), 0, 2**62))
-        used = [type_ for type_, name in enumerate(TYPES) if name in self.params.board_types]
-        tables = {type_: self._table(type_, split) for type_ in used}
-        counts = {type_: min(len(table), most) for type_, table in tables.items()}
+        tables = [self._table(type_, split) for type_ in range(3)]
+        counts = {type_: min(len(tables[type_]), most) for type_ in range(3) if TYPES[type_] in self.params.board_types}
         self._check_cells(sum(counts.values()), "count_max")
-        rows = {type_: table.take(_distinct(rng, 1, len(table), counts[type_])[0]) for type_, table in tables.items()}
-        return self._assemble(np.repeat(list(counts), list(counts.values())), rows, rng)
-
-    def _in(self, split: str) -> str:
-        return f"in the {split} split" if self.sets is not None else "in this data set"
+        rows = {type_: tables[type_].take(_distinct(rng, 1, len(tables[type_]), count)[0]) for type_, count in counts.items()}
+        return self._boards(rows, rng)
 
     def _check_cells(self, n: int, name: str) -> None:
         if n * self.params.board_dim**2 > MAX_CELLS:
@@ -803,10 +782,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 raise ValueError(f"board_type must be one of {', '.join(TYPES)}, or 0, 1, 2, not {board_type!r}.")
             board_type = TYPES.index(board_type)
         type_, rng = int(_integers("board_type", board_type, (), 0, 2)), self._generator()
-        table = self._table(type_, self.set_type)
-        if not len(table):
-            raise ValueError(f"there are no {TYPES[type_]!r} boards {self._in(self.set_type)}.")
-        drawn = self._assemble(np.array([type_]), {type_: table.take(rng.integers(len(table), size=1))}, rng)
+        table = self._table(type_, self.set_type, needed=True)
+        drawn = self._boards({type_: table.take(rng.integers(len(table), size=1))}, rng)
         return drawn.boards[0], drawn.slots[0]
 
     def _draw_board_deterministic(
@@ -985,11 +962,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
         bck = np.unique(board[board < p.vocab_bck])
         if len(bck) > 1 or not sum(len(part[0]) for part in parts):
             raise ValueError("no board of this data set looks like it.")
-        m = max(part[3].shape[1] for part in parts)
-        objects = [np.pad(part[3], ((0, 0), (0, m - part[3].shape[1]), (0, 0)), constant_values=-1) for part in parts]
-        weights, types, composites = (np.concatenate([part[n] for part in parts]) for n in range(3))
-        return Hypotheses(weights / weights.sum(), types, composites, np.concatenate(objects),
-                          bck if len(bck) else np.arange(p.vocab_bck))
+        *same, objects = zip(*parts, strict=True)
+        weights, types, composites = map(np.concatenate, same)
+        bck = bck if len(bck) else np.arange(p.vocab_bck)
+        return Hypotheses(weights / weights.sum(), types, composites, _padded(objects), bck)
 
     def _cell_table(self) -> tuple[np.ndarray, ...]:
         """Of each root's cells (abs_n * d * d,), and last the background: the probability of each token (cells, V), what it
@@ -1005,13 +981,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
     def covering(self, objects: np.ndarray) -> np.ndarray:
         """Objects (k, m, 3) of root, row, column, drawn in order, root -1 none -> (k, T): for each cell the number of the
         topmost object whose footprint covers it x d * d + its place in the footprint, else -1."""
-        h, d = self.params.board_dim, self.params.abs_dim
-        covers = np.full((len(objects), h * h), -1, np.int32)
-        footprint = (np.arange(d)[:, None] * h + np.arange(d)).ravel()
-        for j in range(objects.shape[1]):
-            there = np.flatnonzero(objects[:, j, 0] >= 0)
-            cells = objects[there, j, 1, None] * h + objects[there, j, 2, None] + footprint
-            covers[there[:, None], cells] = j * d * d + np.arange(d * d)
+        d2 = self.params.abs_dim**2
+        covers = np.full((len(objects), self.params.board_dim**2), -1, np.int32)
+        for j, there, cells in self._footprints(*np.moveaxis(objects, -1, 0)):
+            covers[there[:, None], cells] = j * d2 + np.arange(d2)
         return covers
 
     def best_reconstruction(self, masked_boards, proba=None) -> Reconstruction:

@@ -486,7 +486,7 @@ def test_the_board_of_the_docstring():
     mask = np.array([[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
     seen = np.where(mask, ds.masking_token, board)
     text = AbstractionDataset.__doc__.splitlines()
-    lines = [line[8:].split("   ") for line in text if line.startswith("        0 0")]
+    lines = [line.strip().split("   ") for line in text if line.strip().startswith("0 0")]
     shown = [[[int(v) for v in part.split()] for part in [part for part in line if part.strip()][:4]] for line in lines]
     for k, array in enumerate((board, slots, mask, seen)):
         assert [line[k] for line in shown] == array.tolist()
