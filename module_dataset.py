@@ -38,6 +38,7 @@ from utils import (
 TYPES = ("single", "double", "composition")  # a board's type is its place here
 FAMILIES = ("singleRoot", "doubleRoot", "singleComposite")
 SPLITS = ("train", "val", "test")
+OBJECTS = ("roots", "compositions")
 MAX_HELD_OUT = 5 * 10**7  # rows
 MAX_CELLS = 2**31  # of one array of boards
 MAX_LIVE = 10**7  # hypotheses about a masked board
@@ -89,8 +90,7 @@ class DatasetParams(Params):
                 raise ValueError(f"{name} = {value} must be at most {limit} = {most}.")
         if not self.board_types or len(set(self.board_types)) < len(self.board_types):
             raise ValueError(f"board_types must name each family once and at least one, not {shown(self.board_types)}.")
-        weights = [1.0] * len(self.board_types) if self.board_types_proba is None else self.board_types_proba
-        self.board_types_proba = _weights(weights, self.board_types)
+        self.board_types_proba = _weights(self.board_types_proba, self.board_types)
         if "composition" in self.board_types and side > self.board_dim:
             raise ValueError(f"board_dim = {self.board_dim} must be at least {side}, the side of a composite "
                              "(comp_dim * abs_dim + (comp_dim - 1) * comp_margin), as board_types has 'composition'.")
@@ -170,9 +170,10 @@ def _product(*powers: tuple[int, int, int]) -> float:
 
 
 def _weights(values, board_types) -> list[float]:
-    """Probabilities from non-negative weights, one for each of board_types; ones that sum to 1 stay as they are."""
+    """Probabilities from non-negative weights, one for each of board_types; ones that sum to 1 stay as they are, None makes
+    all alike."""
     try:
-        weights = np.asarray(values, float)
+        weights = np.asarray([1] * len(board_types) if values is None else values, float)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"board_types_proba must be numbers, not {values!r}.") from None
     possible = np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
@@ -923,10 +924,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
         count, total = window(seen, (d, d)).sum((-1, -2)), seen.sum()  # object tokens seen in each window, in all
         parts = []
 
-        def add(type_, composite, weights, *objects):
+        def add(type_, composite, weights, root, row, col):
             weights = weights * weight[TYPES[type_]] * p.vocab_bck / p.families[type_].size
-            objects = np.array(objects).reshape(len(objects) // 3, 3, len(weights)).transpose(2, 0, 1)
-            parts.append((weights, np.full(len(weights), type_), composite, objects))
+            parts.append((weights, np.full(len(weights), type_), composite, np.stack([root, row, col], axis=-1)))
 
         for type_ in (0, 2):
             if weight.get(TYPES[type_]):
@@ -935,7 +935,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 weights = np.where(root < 0, 1, fit[root, row, col]).prod(1)
                 k = np.flatnonzero((weights > 0) & (np.where(root < 0, 0, count[row, col]).sum(1) == total))
                 composite = rows[k, 0] if type_ == 2 else np.full(len(k), -1)
-                add(type_, composite, weights[k], *(x for o in zip(root[k].T, row[k].T, col[k].T, strict=True) for x in o))
+                add(type_, composite, weights[k], root[k], row[k], col[k])
         if weight.get("double"):
             root, row, col = np.nonzero(fit)  # objects that nothing covers
             weights, there = fit[root, row, col], count[row, col]
@@ -946,8 +946,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
             apart = (down >= d) | (right >= d)
             if p.allow_overlap:
                 apart &= (down > 0) & (right > 0)
-            a, b = np.nonzero(apart & (there[:, None] + there == total))
-            add(1, np.full(len(a), -1), weights[a] * weights[b], root[a], row[a], col[a], root[b], row[b], col[b])
+            pairs = np.argwhere(apart & (there[:, None] + there == total))
+            add(1, np.full(len(pairs), -1), weights[pairs].prod(1), root[pairs], row[pairs], col[pairs])
             for y, x in np.argwhere(np.ones((2 * d - 1, 2 * d - 1))) - d + 1 if p.allow_overlap else ():
                 row1, col1 = row + y, col + x  # an object that b covers in part
                 b = np.flatnonzero((np.minimum(row1, col1) >= 0) & (np.maximum(row1, col1) < p.places))
@@ -958,7 +958,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 fit1 = likely[:, i[free], j[free], shown[cells]].prod(-1)  # (abs_n, len(b))
                 root1, k = np.nonzero((fit1 > 0) & (seen[cells].sum(-1) + there[b] == total))
                 b = b[k]
-                add(1, np.full(len(b), -1), fit1[root1, k] * weights[b], root1, row1[b], col1[b], root[b], row[b], col[b])
+                both = (np.stack(pair, axis=1) for pair in ((root1, root[b]), (row1[b], row[b]), (col1[b], col[b])))
+                add(1, np.full(len(b), -1), fit1[root1, k] * weights[b], *both)
         bck = np.unique(board[board < p.vocab_bck])
         if len(bck) > 1 or not sum(len(part[0]) for part in parts):
             raise ValueError("no board of this data set looks like it.")
@@ -1051,8 +1052,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         label_size: the numbers' size in points; its second value is accepted for old calls.
         """
         side = (self.params.board_dim,) * 2
-        for name, cells in (("board", board), ("board_abs", board_abs), ("mask", mask)):
-            if np.shape(cells) != side and (cells is not None or name == "board"):
+        for name, cells in (("board_abs", board_abs), ("mask", mask)):
+            if cells is not None and np.shape(cells) != side:
                 raise ValueError(f"{name} must have shape {side}, not {np.shape(cells)}.")
         board = _integers("board", board, side, 0, self.masking_token)
         figure, axes = new_figure(1, 1, figsize)
@@ -1105,7 +1106,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         """Writes <filename>.json (parameters, set_type, state of `rng`) and the arrays beside it: <filename>_roots.npy,
         _compositions.npy and the held-out rows of each family, _{family}_{val, test}.npy. Folders are created."""
         path = _json_path(filename)
-        arrays = {"roots": self.roots, "compositions": self.compositions}
+        arrays = {name: getattr(self, name) for name in OBJECTS}
         for name, family in zip(FAMILIES, self.params.families, strict=True) if self.sets is not None else ():
             if family.size and not any(len(self.sets[f"{name}_{split}"]) for split in SPLITS):
                 continue  # an official file's family that is not in use
@@ -1125,80 +1126,71 @@ class AbstractionDataset(torch.utils.data.Dataset):
         keep_twins is False. ValueError names a file that is missing, cut off or inconsistent; nothing changes then.
         """
         path = _json_path(filename)
-        values, loaded = read_json(path), object.__new__(AbstractionDataset)
-        loaded._worker = loaded.sets = None
-        if "sets" in values:
-            loaded._read_official(path, values, self.params.seed)
-        elif values.pop("format", None) == 1:
-            loaded._read_export(path, values)
-        else:
+        values, new = read_json(path), object.__new__(AbstractionDataset)
+        official, checksums = "sets" in values, {}
+        if official:
+            values, files, arrays = _from_official(path, values, self.params.seed)
+        elif values.pop("format", None) != 1:
             raise ValueError(f"{path}: is not an exported data set.")
-        self.__dict__.update(loaded.__dict__)
-
-    def _read_objects(self, files: dict[str, Path], arrays: dict[str, np.ndarray]) -> None:
-        for name in ("roots", "compositions"):
-            with _naming(files[name]):
-                setattr(self, name, arrays[name])
-
-    def _read_export(self, path: Path, values: dict) -> None:
         with _naming(path):
-            wanted = ("set_type", "rng", "checksums", "checksum")
-            self.set_type, state, checksums, checksum = (values.pop(name) for name in wanted)
-            self.params, self.rng = DatasetParams.from_dict(values), numpy_rng(0)
-            self.rng.bit_generator.state = state
-            if self.params.seed is None or _checksum(self.params, checksums) != checksum:
+            new.set_type, new.rng, new._worker = values.pop("set_type"), numpy_rng(0), None
+            new.rng.bit_generator.state = values.pop("rng")
+            if not official:
+                checksums, checksum = values.pop("checksums"), values.pop("checksum")
+            new.params = DatasetParams.from_dict(values)
+            if not official and (new.params.seed is None or _checksum(new.params, checksums) != checksum):
                 raise ValueError("its parameters or checksums are not those that it was written with.")
-            checksums["roots"], checksums["compositions"]  # must be there
-        tables = {name: [f"{name}_val", f"{name}_test"] for name in FAMILIES}
-        files = {name: _beside(path, name) for name in ("roots", "compositions", *sum(tables.values(), []))}
-        files = {name: file for name, file in files.items() if name in checksums}
-        arrays = {name: load_array(file) for name, file in files.items()}
-        for name, array in arrays.items():
-            if zlib.crc32(array.tobytes()) != checksums[name]:
+        if not official:
+            names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS)]
+            files = {name: _beside(path, name) for name in names if name in OBJECTS or name in checksums}
+            arrays = {name: load_array(file) for name, file in files.items()}
+        for name in files if not official else ():
+            if zlib.crc32(arrays[name].tobytes()) != checksums.get(name):
                 raise ValueError(f"{files[name]}: is not the file that was written with {path.name}.")
-        self._read_objects(files, arrays)
-        held = []
+        for name in OBJECTS:
+            with _naming(files[name]):
+                setattr(new, name, arrays[name])
         with _naming(path):
-            for family, names in zip(self.params.families, tables.values(), strict=True):
-                held.append([_numbers_of(arrays[name], family) for name in names] if names[0] in files else None)
-                if held[-1] and len(np.unique(np.concatenate(held[-1]))) < sum(map(len, held[-1])):
-                    raise ValueError(f"{names[0]} and {names[1]} hold a row twice.")
-            self.sets = _row_tables(self.params, held) if any(held) else None
+            held = [_held_in(arrays, name, family, whole=official)
+                    for name, family in zip(FAMILIES, new.params.families, strict=True)]
+        new.sets = _row_tables(new.params, held) if any(held) else None
+        self.__dict__.update(new.__dict__)
 
-    def _read_official(self, path: Path, values: dict, seed: int) -> None:
-        given = {"card_val": 0, "card_test": 0, "split_method": "balanced", "bool_split": False}
-        given |= values | {"keep_twins": False, "allow_overlap": True, "seed": seed}
-        with _naming(path):
-            files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
-                     for name in ("roots", "compositions", "board_types_proba")}
-        arrays = {name: load_array(file) for name, file in files.items()}
-        with _naming(path):
-            given["board_types_proba"] = arrays["board_types_proba"].tolist()
-            self.params = DatasetParams(**{name: given[name] for name in DatasetParams.__dataclass_fields__})
-            self.set_type, self.rng = values.get("set_type", "train"), numpy_rng(seed, DRAWS)
-        self._read_objects(files, arrays)
-        if values["sets"] is None:
-            return
-        held = []
-        with _naming(path):
-            for type_, name, family in zip(TYPES, FAMILIES, self.params.families, strict=True):
-                tables = [values["sets"][f"{name}_{split}"] for split in SPLITS]
-                if not all(isinstance(table, list) for table in tables):
-                    raise ValueError(f"the tables of {name} must be lists.")
-                tables = [np.array(table or np.zeros((0, family.width), int)) for table in tables]
-                train, *out = (_numbers_of(table, family) for table in tables)
-                if type_ not in self.params.board_types and not any(map(len, tables)):
-                    out = None
-                elif sum(map(len, tables)) != family.size or not np.array_equal(
-                    np.sort(np.concatenate([train, *out])), np.arange(family.size)
-                ):
-                    raise ValueError(f"train, val and test of {name} do not hold each of its {family.size} rows once.")
-                held.append(out)
-        self.sets = _row_tables(self.params, held)
+
+def _from_official(path: Path, values: dict, seed: int) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
+    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows among them."""
+    with _naming(path):
+        files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
+                 for name in (*OBJECTS, "board_types_proba")}
+    arrays = {name: load_array(file) for name, file in files.items()}
+    missing = {"card_val": 0, "card_test": 0, "split_method": "balanced", "bool_split": False, "set_type": "train"}
+    own = {"keep_twins": False, "allow_overlap": True, "seed": seed, "rng": numpy_rng(seed, DRAWS).bit_generator.state}
+    given = missing | values | own
+    with _naming(path):
+        given["board_types_proba"] = arrays["board_types_proba"].tolist()
+        for type_, family in zip(TYPES, FAMILIES, strict=True) if values["sets"] is not None else ():
+            tables = {f"{family}_{split}": values["sets"][f"{family}_{split}"] for split in SPLITS}
+            if not all(isinstance(table, list) for table in tables.values()):
+                raise ValueError(f"the tables of {family} must be lists.")
+            if type_ in given["board_types"] or any(tables.values()):
+                arrays |= {name: np.array(table) for name, table in tables.items()}
+        return {name: given[name] for name in (*DatasetParams.__dataclass_fields__, "set_type", "rng")}, files, arrays
+
+
+def _held_in(arrays: dict[str, np.ndarray], name: str, family: Family, whole: bool) -> list[np.ndarray] | None:
+    """The numbers held out for val and for test by the tables of a family; None where there is no table. whole: train
+    is there too, and the three must hold every row."""
+    tables = [_numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays]
+    rows = np.concatenate([NO_NUMBERS, *tables])
+    if len(np.unique(rows)) < len(rows) or (whole and tables and len(rows) < family.size):
+        raise ValueError(f"the tables of {name} do not hold each of its {family.size} rows once.")
+    return tables[-2:] or None
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
     """The numbers (k,) of rows (k, width) read from a file; ValueError where they are no rows of the family."""
+    if not rows.size:
+        return NO_NUMBERS
     if rows.ndim != 2 or rows.shape[1] != family.width or rows.dtype.kind not in "iu":
         raise ValueError(f"a table's rows must be {family.width} whole numbers each.")
     try:
