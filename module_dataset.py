@@ -234,16 +234,18 @@ class Doubles(Family):
 
     def __init__(self, objects: int, places: int, bck_n: int, apart: int, twins: bool = False):
         self.places, self.apart, self.twins = places, apart, twins
-        height, width = np.broadcast_arrays(*np.ix_(*[self._near(np.arange(places))[1]] * 2))
-        far, near = self._seconds(width)
-        self.before = np.append(0, np.cumsum((places - height) * far + height * near))  # pairs before each first place
+        width = self._near(np.arange(places))[1] * np.ones(places, np.int64)
+        height, (far, near) = width[:, None], self._seconds(width)
+        self.before = np.concatenate([[0], np.cumsum((places - height) * far + height * near)])  # pairs before each first place
         self.shape = (objects, objects, int(self.before[-1]), bck_n)
         self.groups = objects**2
         self.size = math.prod(self.shape)
 
     def _near(self, line):
-        """First and number of the rows (or columns) that are near to `line`: less than max(apart, 1) away; (k,) each."""
-        reach = max(self.apart - 1, 0)
+        """First and number of the rows (or columns) that are near to `line`: less than max(apart, 1) away."""
+        if not self.apart:
+            return line, 1
+        reach = self.apart - 1
         first = np.maximum(line - reach, 0)
         return first, np.minimum(line + reach, self.places - 1) - first + 1
 
@@ -257,10 +259,13 @@ class Doubles(Family):
         (row1, col1), rest = np.divmod(first, self.places), q - self.before[first]
         (top, height), (left, width) = self._near(row1), self._near(col1)
         far, near = self._seconds(width)
-        above, beside = top * far, height * near  # second places in the rows above the near ones, and in these
-        is_near = (rest >= above) & (rest < above + beside)
-        rest = rest - np.where(rest < above, 0, np.where(is_near, above, beside))
-        row2, col2 = np.divmod(rest, np.where(is_near, near, far))
+        size, is_near = far, False
+        if self.apart:
+            above, beside = top * far, height * near  # second places in the rows above the near ones, and in these
+            is_near = (rest >= above) & (rest < above + beside)
+            rest = rest - np.where(rest < above, 0, np.where(is_near, above, beside))
+            size = np.where(is_near, near, far)
+        row2, col2 = np.divmod(rest, size)
         row2 = row2 + np.where(is_near, top, height * (row2 >= top))
         col2 = col2 + width * ((is_near == bool(self.apart)) & (col2 >= left))
         return root1, row1, col1, root2, row2, col2, bck
@@ -460,7 +465,7 @@ def _row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> d
 def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these are (n, c)."""
     where, filled = _distinct(rng, n, cells, c), np.full((n, cells), -1)
-    np.put_along_axis(filled, where, rng.integers(end, size=(n, c)), 1)
+    filled[np.arange(n)[:, None], where] = rng.integers(end, size=(n, c))
     return filled, where
 
 
@@ -703,15 +708,18 @@ class AbstractionDataset(torch.utils.data.Dataset):
             slots[cells] = labels[there, j, None]
         return boards.reshape(n, h, h), slots.reshape(n, h, h)
 
-    def _boards(self, rows: dict[int, np.ndarray], rng) -> Boards:
-        """The boards of rows (n, width) of each type, type by type."""
-        parts = []
+    def _assemble(self, types: np.ndarray, rows: dict[int, np.ndarray], rng) -> Boards:
+        """Boards of the given types (n,), those of each type from its rows in order."""
+        n, h = len(types), self.params.board_dim
+        m = max((1, 2, self.params.comp_dim**2)[type_] for type_ in rows)
+        out = Boards(np.empty((n, h, h), np.int64), types, np.empty((n, h, h), np.int64), np.full((n, m, 2), -1))
         for type_, chosen in rows.items():
-            root, row, col, bck = self._objects(type_, chosen)
-            boards, slots = self._draw(root, row, col, bck, root, rng)
-            corners = np.where((root >= 0)[..., None], np.stack([row, col], axis=-1), -1)
-            parts.append(Boards(boards, np.full(len(chosen), type_), slots, corners))
-        return Boards.join(parts)
+            if len(chosen):
+                where = np.flatnonzero(types == type_)
+                root, row, col, bck = self._objects(type_, chosen)
+                out.boards[where], out.slots[where] = self._draw(root, row, col, bck, root, rng)
+                out.corners[where, : root.shape[1]] = np.where((root >= 0)[..., None], np.stack([row, col], axis=-1), -1)
+        return out
 
     def sample(self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None) -> Boards:
         """n random boards: types by proba (None: board_types_proba; else weights in the order of board_types), rows
@@ -731,9 +739,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         drawn = types[np.searchsorted(edges / edges[-1], rng.random(n), "right")]
         counts = np.bincount(drawn, minlength=3)
         rows = {type_: table.take(rng.integers(len(table), size=counts[type_])) for type_, table in tables.items()}
-        place = np.empty(n, np.int64)
-        place[np.argsort(drawn, kind="stable")] = np.arange(n)  # of each board among those sorted by type
-        return Boards(*(values[place] for values in vars(self._boards(rows, rng)).values()))
+        return self._assemble(drawn, rows, rng)
 
     def all_boards(self, split: str = "test", count_max: int | None = None, rng=None) -> Boards:
         """Every board of a split in random order within its family, at most count_max of each: the families of
@@ -749,7 +755,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         counts = {type_: min(len(tables[type_]), most) for type_ in range(3) if TYPES[type_] in self.params.board_types}
         self._check_cells(sum(counts.values()), "count_max")
         rows = {type_: tables[type_].take(_distinct(rng, 1, len(tables[type_]), count)[0]) for type_, count in counts.items()}
-        return self._boards(rows, rng)
+        return self._assemble(np.repeat(list(counts), list(counts.values())), rows, rng)
 
     def _check_cells(self, n: int, name: str) -> None:
         if n * self.params.board_dim**2 > MAX_CELLS:
@@ -784,7 +790,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
             board_type = TYPES.index(board_type)
         type_, rng = int(_integers("board_type", board_type, (), 0, 2)), self._generator()
         table = self._table(type_, self.set_type, needed=True)
-        drawn = self._boards({type_: table.take(rng.integers(len(table), size=1))}, rng)
+        drawn = self._assemble(np.array([type_]), {type_: table.take(rng.integers(len(table), size=1))}, rng)
         return drawn.boards[0], drawn.slots[0]
 
     def _draw_board_deterministic(
