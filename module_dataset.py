@@ -1147,7 +1147,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
             if not official and (new.params.seed is None or _checksum(new.params, checksums) != checksum):
                 raise ValueError("its parameters or checksums are not those that it was written with.")
         if not official:
-            names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS)]
+            names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS[1:])]
             files = {name: _beside(path, name) for name in names if name in OBJECTS or name in checksums}
             arrays = {name: load_array(file) for name, file in files.items()}
         for name in files if not official else ():
