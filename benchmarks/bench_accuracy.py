@@ -7,7 +7,6 @@ Held-out boards, 160 a type at most, 20 masks each, as the recipe ends: 25% of c
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from machine import describe  # noqa: E402
 
 from module_analysis import Scenes, ceiling, held_out  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
-from utils import numpy_rng  # noqa: E402
+from utils import numpy_rng, save_table  # noqa: E402
 
-SETTINGS = ("seed", "epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
+SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
             "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
 
 
@@ -34,17 +33,13 @@ def main() -> None:
         rng = numpy_rng(0)
         scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
         for row in ceiling(trainer, scenes, [1 / 3] * 3, rng):
-            settings = {name: getattr(trainer, name) for name in SETTINGS}
+            settings = {name: getattr(trainer, name) for name in ("seed", *SETTINGS)}
             rows.append({"run": folder.name} | settings | {"what": row["feature"], "accuracy": row["effect"],
                         "ceiling": row["upper"], "short": row["short of the bound"]})
             if row["feature"].startswith(("whole", "hidden tokens, all")):
                 print(f"{folder.name:20}{row['feature']:28}{100 * row['effect']:7.1f} of {100 * row['upper']:5.1f}", flush=True)
     if args.csv:
-        args.csv.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        save_table(args.csv, rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from bench_accuracy import SETTINGS  # noqa: E402
+
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
 import utils  # noqa: E402
@@ -161,8 +163,6 @@ def stress_tables() -> str:
     ])
 
 
-SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
-            "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
 PARTS = {"flags": flag_table, "codebook": codebook_table, "accuracy": accuracy_table, "verdicts": verdict_table,
          "measures": measure_table, "stress": stress_tables}
 
