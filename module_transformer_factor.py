@@ -34,6 +34,7 @@ MAX_NUMBERS = 2**31  # in a network
 # multiply-adds from which, on a CPU, a product is faster as a convolution, and attention fused (benchmarks/bench_step.py)
 CONVOLVE_FROM = 5_000_000
 FUSE_FROM = 64 * 64 * 32  # of a head's scores
+ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class Site(nn.Module):
@@ -50,6 +51,11 @@ class Site(nn.Module):
     def watched(self) -> bool:
         """Whether a hook is on it."""
         return bool(self._forward_hooks or self._forward_pre_hooks)
+
+
+def named_sites(network: nn.Module) -> dict[str, Site]:
+    """The named places of a network, in no particular order."""
+    return {module.name: module for module in network.modules() if isinstance(module, Site)}
 
 
 def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
@@ -172,7 +178,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     """F.linear of x (B, T, n). A large one in float32 on a CPU is taken for the 1 x 1 convolution that it is: torch computes that
     by oneDNN, on an AMD processor twice as fast as F.linear by MKL (benchmarks/bench_step.py)."""
     small = x.numel() * len(weight) < CONVOLVE_FROM or x.ndim != 3
-    if small or x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if small or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
         return F.linear(x, weight, bias)
     y = F.conv2d(x.unsqueeze(2).permute(0, 3, 1, 2), weight[:, :, None, None], bias)  # (B, n, T, 1), channels last
     return y.permute(0, 2, 3, 1).squeeze(2)
@@ -369,12 +375,8 @@ class GPTFactor(nn.Module):
         self.ln_f = nn.LayerNorm(n_embd)
         self.head = Linear(n_embd, vocab_size, bias=False)
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit")})
+        self.sites = named_sites(self)
         init_weights(self, seed)
-
-    @property
-    def sites(self) -> dict[str, Site]:
-        """The named places, in no particular order."""
-        return {module.name: module for module in self.modules() if isinstance(module, Site)}
 
     def forward(
         self, idx: torch.Tensor, embeddings: torch.Tensor | None = None, activations: dict | None = None,

@@ -27,6 +27,7 @@ from module_transformer_factor import (
     check_sizes,
     embedding,
     init_weights,
+    named_sites,
 )
 from utils import fresh_seed, rank_and_world, sum_over_processes_, torch_rng
 
@@ -237,13 +238,9 @@ class LEA(nn.Module):
             self.ss_vector_quantizer = VectorQuantizer(K, D, seed=seed)
         self.ss_vector_quantizer.noise = self.noise
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit", "ss_z_out")})
+        self.sites = named_sites(self)
         init_weights(self, seed)
         self.ss_vector_quantizer.start_words_(INIT_STD * torch.randn(K, D, generator=torch_rng(seed, 1)))
-
-    @property
-    def sites(self) -> dict[str, Site]:
-        """The named places of both networks."""
-        return {module.name: module for module in self.modules() if isinstance(module, Site)}
 
     def _place(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x (B, T, D) and its positions as the blocks take them: (stream, position code kept apart or None)."""
