@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from module_dataset import TYPES, AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor, cut_edits, make_optimizer, recording
@@ -127,6 +128,10 @@ class TrainParams(Params):
                              choices=("constant", "cosine", "linear"))
     lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
     lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0, high=MOST)
+    weight_average: float = param(
+        0, "share that an epoch leaves of the moving average of weights, which tests, checkpoints and probing see; 0: no average",
+        low=0, high=0.9999,
+    )
     batch_size: int = param(64, "boards in a step", low=1, high=MOST, flag="batch")
     epochs: int = param(1, "epochs to train", low=1, high=MOST, flag="epoch")
     epoch2print: int = param(25, "epochs between reports", low=1, high=MOST)
@@ -207,7 +212,8 @@ class TrainTransformer:
     """A data set, a network and its optimiser: train, test, record, edit.
 
     Keywords are those of TrainParams, each also an attribute of the object. Other attributes: dataset, transformer (the
-    network), optim, step (optimiser steps taken), epoch (epochs trained), device, log (RunLog of the run, or None).
+    network; with weight_average the average of what is trained), optim, step (optimiser steps taken), epoch (epochs
+    trained), device, log (RunLog of the run, or None).
     TypeError for an unknown keyword or a wrong type, ValueError for a wrong value.
 
     >>> trainer = TrainTransformer(AbstractionDataset(seed=0), epochs=2, seed=0)
@@ -256,8 +262,11 @@ class TrainTransformer:
         dataset._check_cells(min(self.batch_size, len(dataset)), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
-        self.transformer = self._network().to(self.device, self._dtype)
-        self.optim = make_optimizer(self.transformer, self.learning_rate)
+        self.transformer = self._trained = self._network().to(self.device, self._dtype)
+        self.optim = make_optimizer(self._trained, self.learning_rate)
+        if self.weight_average:
+            self._average = AveragedModel(self._trained, multi_avg_fn=get_ema_multi_avg_fn(self.weight_average), use_buffers=True)
+            self.transformer = self._average.module
         self._parallel: DistributedDataParallel | None = None
         self.step = self.epoch = 0
         self.log: RunLog | None = None
@@ -361,9 +370,9 @@ class TrainTransformer:
     def _forward(self, masked: torch.Tensor):
         """The network on a training batch; with several processes, gradients are then averaged over them."""
         if self.world == 1:
-            return self.transformer(masked)
+            return self._trained(masked)
         if self._parallel is None:
-            self._parallel = DistributedDataParallel(self.transformer)
+            self._parallel = DistributedDataParallel(self._trained)
         return self._parallel(masked)
 
     def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -386,8 +395,8 @@ class TrainTransformer:
     def _train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
         """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss or weights that are not
         finite, or at a step's end once a signal has come."""
-        self.transformer.train()
-        self.transformer.noise.reseed(self.seed, STREAM_DROPOUT, epoch, *[self.rank] * (self.rank > 0))
+        self._trained.train()
+        self._trained.noise.reseed(self.seed, STREAM_DROPOUT, epoch, *[self.rank] * (self.rank > 0))
         for group in self.optim.param_groups:
             group["lr"] = self._learning_rate(epoch)
         totals: dict[str, torch.Tensor] = {}
@@ -408,7 +417,7 @@ class TrainTransformer:
                 self._heed_signal(f"in epoch {epoch}")
         sum_over_processes_(*totals.values())
         read = {name: total.cpu().numpy() for name, total in totals.items()}
-        values = [value for value in self.transformer.state_dict().values() if value.is_floating_point()]
+        values = [value for value in self._trained.state_dict().values() if value.is_floating_point()]
         if not np.isfinite(read[self.loss_columns[0]]) or not torch.nn.utils.get_total_norm(values).isfinite():
             finite = torch.stack(losses).isfinite().tolist() + [False]
             step = finite.index(False)
@@ -417,6 +426,8 @@ class TrainTransformer:
                 f"{what} at epoch {epoch}, step {self.step - len(losses) + step}, with learning_rate "
                 f"{self.learning_rate}, batch_size {self.batch_size}, dtype {self.dtype}, seed {self.seed}"
             )
+        if self.weight_average:
+            self._average.update_parameters(self._trained)
         return read
 
     def _share_signal(self) -> None:
@@ -599,6 +610,7 @@ class TrainTransformer:
             self.transformer.load_state_dict(before)
             reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
+        self._trained.load_state_dict(self.transformer.state_dict())
 
     @classmethod
     def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
@@ -711,12 +723,15 @@ class TrainTransformer:
                 return {key: copy(value) for key, value in x.items()}
             return [copy(value) for value in x] if isinstance(x, list) else x
 
-        return {"epoch": self.epoch, "step": self.step, "transformer": copy(dict(self.transformer.state_dict())),
+        average = {"average": copy(dict(self._average.state_dict()))} if self.weight_average else {}
+        return {"epoch": self.epoch, "step": self.step, "transformer": copy(dict(self._trained.state_dict())), **average,
                 "optim": copy(self.optim.state_dict()), "user_rng": json.dumps(self._user_rng.bit_generator.state),
                 "torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
     def _restore(self, state: dict) -> None:
-        self.transformer.load_state_dict(state["transformer"])
+        self._trained.load_state_dict(state["transformer"])
+        if self.weight_average:
+            self._average.load_state_dict(state["average"])
         groups = self.optim.state_dict()["param_groups"]  # their settings are parameters of the run
         self.optim.load_state_dict({"state": state["optim"]["state"], "param_groups": groups})
         self.epoch, self.step = state["epoch"], state["step"]

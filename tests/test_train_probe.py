@@ -127,6 +127,23 @@ def test_n_and_n_epochs_are_2n(kind):
         assert once.log.arrays[name].tolist() == twice.log.arrays[name].tolist()
 
 
+@both
+def test_weight_average_is_the_moving_average_over_epochs(kind, tmp_path):
+    averaged = make(kind, epochs=4, masking_patch_epoch=3, weight_average=0.75, save_model=True, runs=tmp_path, run_name="r")
+    losses = averaged.train().tolist()
+    alone = make(kind, epochs=1, masking_patch_epoch=3)
+    assert alone.train().tolist() == losses[:1]
+    expected = weights(alone)
+    for alone.epochs in (2, 3, 4):
+        assert alone.train().tolist() == losses[alone.epochs - 1 : alone.epochs]
+        expected = {name: 0.75 * value + 0.25 * weights(alone)[name] for name, value in expected.items()}
+    for found in (weights(averaged), weights(KINDS[kind][0].from_run(averaged.folder))):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+    assert not same(weights(averaged), weights(alone))
+    assert same(weights(averaged), torch.load(averaged.folder / "checkpoints" / "model_3.pth", weights_only=True))
+
+
 def test_masking_patch_epoch_none_is_the_first_number_of_epochs():
     trainer = make("lea", epochs=2)
     assert trainer.masking_patch_epoch is None
@@ -918,11 +935,12 @@ def test_damaged_run_folders_are_named(kind, tmp_path):
 
 
 @both
-def test_a_resumed_run_is_as_if_never_stopped(kind, tmp_path):
-    make(kind, runs=tmp_path, run_name="whole", epochs=5, masking_patch_epoch=3, epoch2save=2, save_model=1, plot_dpi=20,
-         resid_pdrop=0.1).train()
-    make(kind, runs=tmp_path, run_name="parts", epochs=3, masking_patch_epoch=3, epoch2save=2, save_model=1, plot_dpi=20,
-         resid_pdrop=0.1).train()
+@pytest.mark.parametrize("average", [0, 0.5])
+def test_a_resumed_run_is_as_if_never_stopped(kind, average, tmp_path):
+    same_for_both = dict(runs=tmp_path, masking_patch_epoch=3, epoch2save=2, save_model=1, plot_dpi=20, resid_pdrop=0.1,
+                         weight_average=average)
+    make(kind, run_name="whole", epochs=5, **same_for_both).train()
+    make(kind, run_name="parts", epochs=3, **same_for_both).train()
     resumed = KINDS[kind][0].resume(tmp_path / "parts", epochs=5)
     assert resumed.epoch == 3
     assert len(resumed.train()) == 2
