@@ -7,6 +7,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+import module_train_probe
+import module_train_probe_lea
+
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
@@ -52,3 +55,16 @@ def reseed():
     assert untouched()
     for restore, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), before, strict=True):  # noqa: NPY002
         restore(state)
+
+
+@pytest.fixture
+def figures():
+    """Asked for by the tests that need the pictures of a run, which take long to draw."""
+
+
+@pytest.fixture
+def no_pictures(request, monkeypatch):
+    """Training draws no pictures, but for tests that ask for `figures`."""
+    if "figures" not in request.fixturenames:
+        for module in (module_train_probe, module_train_probe_lea):
+            monkeypatch.setattr(module.TrainTransformer, "_figures", lambda self, epoch: {})

@@ -37,6 +37,14 @@ def flags(kind: str, runs, name: str = "r", **params) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
+def make(kind="factor", **params):
+    """A trainer like those of the scripts' small runs."""
+    names = {"batch": "batch_size", "epoch": "epochs", "save": "save_model"}
+    values = TRAINING | (LEA if kind == "lea" else {})
+    values = {names.get(name, name): value for name, value in values.items()}
+    return CLASSES[kind](AbstractionDataset(**DATASET, seed=0), **values | params)
+
+
 class Steps:
     """Counts what this process does to files, each write, flush, rename and removal; kills it at one of them, a write when
     half of it is on the disk."""
@@ -267,3 +275,13 @@ LOADERS = {  # file of a run: what loads it, and whether what it loads must be w
     "params_training.json": (lambda run: CLASSES["factor"].from_run(run, device="cpu").params, False),
     "run_log.csv": (lambda run: read_run_log(run / "run_log.csv"), False),
 }
+
+
+def resume(kind, folder, *argv) -> tuple[int, str]:
+    """Exit code and output of a script with --resume."""
+    output = folder.parent / "resumed"
+    return forked(kind, ["--resume", str(folder), *argv], output), output.read_text()
+
+
+def contents(folder: Path) -> dict:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}

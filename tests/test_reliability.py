@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, resumed, damaged, or short of disk and memory. `make stress` tries more of it."""
+"""Runs that are killed, stopped, resumed, or short of disk and memory. `make stress` tries more of it."""
 import contextlib
 import errno
 import functools
@@ -20,43 +20,16 @@ import torch
 import module_train_probe
 import train_model
 import utils
-from module_dataset import AbstractionDataset
 from module_train_probe import CHANGEABLE, TrainingStopped
 from module_train_probe_lea import LEAParams
-from tests.faults import (
-    CLASSES,
-    DATASET,
-    LEA,
-    LOADERS,
-    TRAINING,
-    Steps,
-    damaged,
-    damaged_json,
-    differences,
-    flags,
-    forked,
-    nth,
-    only,
-    same,
-)
+from tests.faults import CLASSES, Steps, contents, differences, flags, forked, make, nth, only, resume, same
 from utils import load_tensors, newest_states, read_json, read_run_log, save_tensors
 
-ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 both = pytest.mark.parametrize("kind", ["factor", "lea"])
 
 
-def make(kind="factor", **params):
-    """A trainer like those of the scripts' small runs."""
-    names = {"batch": "batch_size", "epoch": "epochs", "save": "save_model"}
-    values = TRAINING | (LEA if kind == "lea" else {})
-    values = {names.get(name, name): value for name, value in values.items()}
-    return CLASSES[kind](AbstractionDataset(**DATASET, seed=0), **values | params)
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    for cls in CLASSES.values():
-        monkeypatch.setattr(cls, "_figures", lambda self, epoch: {})
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +44,6 @@ def whole(tmp_path_factory):
         return folder / "r", (runs / f"{kind}.steps").read_text().splitlines()
 
     return of
-
-
-def resume(kind, folder, *argv) -> tuple[int, str]:
-    """Exit code and output of a script with --resume."""
-    output = folder.parent / "resumed"
-    return forked(kind, ["--resume", str(folder), *argv], output), output.read_text()
-
-
-def contents(folder: Path) -> dict:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
 
 
 # killed
@@ -249,7 +212,8 @@ OTHER = dict(
     transformer_type="vanilla", vocab_size=9, block_size=9, masking_token=0, n_layer=2, n_head=1, n_embd=8, n_embd_pos=3,
     embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.5, masking_p=0.5, masking_patch_epoch=9, masking_patch_p=0.9,
     board_curriculum=False, board_proba_epoch_start=1, board_proba_epoch_end=9999, board_proba_start=[1, 1, 1],
-    board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="cosine", lr_warmup=1, lr_decay_start=1, batch_size=2,
+    board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="cosine", lr_warmup=1, lr_decay_start=1,
+    weight_average=0.5, batch_size=2,
     save_model=False, run_name="other", dtype="float64", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
     bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
     loss_rfs_val_end=0.5, loss_speech_epoch_start=1, loss_speech_epoch_end=9999, loss_speech_val_start=0.5, loss_speech_val_end=0.5,
@@ -634,111 +598,9 @@ def test_the_global_random_states_are_left_alone(kind, tmp_path, reseed):
     next(iter(torch.utils.data.DataLoader(found.dataset, batch_size=3, generator=torch.Generator())))
 
 
-# damaged files
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    assert forked("factor", flags("factor", folder, epoch=2), folder / "out") == 0
-    return folder / "r"
-
-
-def loaded(call, path: Path):
-    """What call() loads, or None after a look at the error, which must say what is damaged."""
-    try:
-        return call()
-    except ValueError as error:
-        assert str(path.parent) in str(error), error
-        return None
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_damaged_files(name, run):
-    path, rng = run / name, np.random.default_rng(7)
-    load, sealed = LOADERS[name]
-    data, wanted = path.read_bytes(), load(run)
-    refused = 0
-    for _ in range(60):
-        other = damaged(data, rng)
-        if name.endswith(".json") and rng.random() < 0.5:
-            other = damaged_json(data.decode(), rng).encode()
-        with only(path, other):
-            found = loaded(lambda: load(run), path)
-        refused += found is None
-        assert found is None or not sealed or same(found, wanted)
-    assert refused > 20
-
-
-@pytest.mark.parametrize("part", ["roots", "doubleRoot_test"])
-def test_a_corrupted_data_set_is_named(part, run):
-    path = run / "datasets" / f"dataset_{part}.npy"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    for content in (bytes(data), bytes(data[:-1]), b""):
-        with only(path, content):
-            code, text = resume("factor", run)
-            assert code == 2
-            assert f"{path}: " in text
-
-
-@pytest.mark.parametrize("damage", [b'{"board_dimx": 7}', b'{"board_dim": "7"}', b'{"abs_c": 99}', b"{", b"[]"])
-def test_damaged_parameters_of_the_data_set_are_not_taken_for_a_wrong_flag(damage, run):
-    path = run / "params_dataset.json"
-    with only(path, damage):
-        code, text = resume("factor", run, "--board_dim", "7")
-    assert (code, text.count("\n")) == (2, 1)
-    assert f"{path}: " in text
-    assert resume("factor", run, "--board_dim", "7")[0] == 0
-
-
-@pytest.mark.parametrize("size", [dict(n_embd=4000), dict(n_embd_pos=10**6), dict(n_layer=200, n_embd=100)])
-def test_no_memory_for_a_network_larger_than_any_saved(size, run):
-    path = run / "params_training.json"
-    changed = json.dumps(read_json(path) | size).encode()
-    with only(path, changed), pytest.raises(ValueError, match="params_training.json: n_layer, n_embd and the other sizes are of"):
-        module_train_probe.TrainTransformer.from_run(run, device="cpu")
-
-
 @pytest.mark.parametrize("size", [dict(vocab_speech_size=10**6), dict(vocab_speech_size=10**5)])
 def test_no_memory_for_more_words_than_any_network_saved_has(size, stopped):
     path = stopped / "params_training.json"
     changed = json.dumps(read_json(path) | size).encode()
     with only(path, changed), pytest.raises(ValueError, match="params_training.json: n_layer, n_embd and the other sizes are of"):
         CLASSES["lea"].resume(stopped)
-
-
-def test_a_log_without_epochs_is_refused(run):
-    path = run / "run_log.csv"
-    with only(path, path.read_bytes().replace(b"epoch", b"epoc(", 1)), pytest.raises(ValueError, match="is not a run log"):
-        read_run_log(path)
-
-
-def test_no_code_and_no_memory_from_a_checkpoint(run, tmp_path):
-    """Files that torch itself would read: a flipped bit of a weight, and a pickle that asks for a gigabyte."""
-    import zipfile
-
-    path = run / "checkpoints" / "model_1.pth"
-    with zipfile.ZipFile(path) as parts:
-        where = parts.getinfo(next(name for name in parts.namelist() if name.endswith("data/0")))
-        content = {name: parts.read(name) for name in parts.namelist()}
-    data = bytearray(path.read_bytes())
-    data[where.header_offset + 128] ^= 64
-    (tmp_path / "flipped.pth").write_bytes(data)
-    greedy = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x40\x85R."
-    with zipfile.ZipFile(tmp_path / "greedy.pth", "w") as parts:
-        for name, value in content.items():
-            parts.writestr(name, greedy if name.endswith("data.pkl") else value)
-    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as parts:
-        for name, value in content.items():
-            parts.writestr(name, bytes(10**7) if name.endswith("data/0") else value)
-    for name, reason in (("flipped", "checksum"), ("greedy", "it names __builtin__ bytearray"), ("bomb", "checksum")):
-        with pytest.raises(ValueError, match=f"{name}.pth: .*{reason}"):
-            load_tensors(tmp_path / f"{name}.pth")
-
-
-def test_the_script_s_folder_is_the_one_it_says(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    trainer = train_model.main(flags("factor", "my runs", epoch=1, save=1))[0]
-    assert f"trained: {trainer.folder}" in capsys.readouterr().out
-    assert train_model.main(["--resume", "my runs/r"])[0].epoch == 1
