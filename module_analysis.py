@@ -145,10 +145,12 @@ class Scenes:
     objects: np.ndarray  # (n, m, 3) root (-1: none), row and column, in drawing order
 
     def take(self, which) -> Scenes:
+        """The scenes that which, an index of the first axis, picks."""
         return Scenes(*(values[which] for values in vars(self).values()))
 
     @classmethod
     def join(cls, parts: Sequence[Scenes]) -> Scenes:
+        """The scenes of all parts, in order; as many objects in each."""
         return cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
@@ -976,6 +978,7 @@ def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bo
 
 
 def main() -> None:
+    """The command line: reports on run folders, verdicts on stdout; exit code 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="*", help="run folders of the factor network, seeds of one recipe")
     parser.add_argument("--lea", help="a run folder of LEA")
