@@ -18,7 +18,7 @@ from module_train_probe import TrainTransformer  # noqa: E402
 from utils import numpy_rng, save_table  # noqa: E402
 
 SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
-            "board_proba_epoch_start", "board_proba_epoch_end", "batch_size")
+            "board_proba_epoch_start", "board_proba_epoch_end", "weight_average", "batch_size")
 
 
 def main() -> None:

@@ -116,6 +116,10 @@ def accuracy_table() -> str:
         if first["lr_schedule"] != "constant":
             rise = f"rises over {first['lr_warmup']}, " if first["lr_warmup"] != "0" else ""
             rate += f", {rise}{first['lr_schedule']} fall from {first['lr_decay_start']}"
+        if first["batch_size"] != "64":
+            rate += f", batches of {first['batch_size']}"
+        if first["weight_average"] != "0":
+            rate += f", weights averaged ({float(first['weight_average']):g})"
         ramps = f"{first['masking_patch_epoch']}; {first['board_proba_epoch_start']} to {first['board_proba_epoch_end']}"
         lines.append([first["epochs"], rate, ramps, str(len({row["seed"] for row in rows})), *cells])
     heads = ["epochs", "learning rate", "patches; curriculum", "seeds", "hidden tokens", "single", "double", "composition"]
