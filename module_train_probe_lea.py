@@ -61,7 +61,7 @@ class LEAParams(TrainParams):
     bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
     vq_type: str = param("EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla"))
     vq_expire: float = param(
-        VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0, high=0.99
+        VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0
     )
     loss_rfs_epoch_start: int = param(
         250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0, high=MOST

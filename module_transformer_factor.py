@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import numbers
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from utils import fresh_seed, shown, torch_rng
+from utils import checked_seed, shown, torch_rng
 
 EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
 INIT_STD = 0.02
@@ -229,12 +230,32 @@ def check_sizes(**sizes: int) -> None:
                          "board_dim squared.")
 
 
-def check_drops(**drops: float) -> None:
-    """TypeError unless every dropout is a number, ValueError unless it is from 0 to 1."""
-    for name, p in drops.items():
-        real = isinstance(p, numbers.Real) and not isinstance(p, bool)
-        if not real or not 0 <= p <= 1:
-            raise (ValueError if real else TypeError)(f"{name} must be a number from 0 to 1, not {shown(p)}.")
+def check_numbers(most: float | None = 1, **values: float) -> None:
+    """TypeError unless every value is a number, ValueError unless it is from 0 to most; None: any finite one."""
+    for name, value in values.items():
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not 0 <= value <= (sys.float_info.max if most is None else most):
+            wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
+            raise (ValueError if real else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
+
+
+def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
+    """ValueError unless the shape of tokens is (B, length), None: any length; TypeError unless they are a tensor of int64 or
+    int32."""
+    is_tensor = isinstance(tokens, torch.Tensor)
+    if is_tensor and (tokens.ndim != 2 or length not in (None, tokens.shape[1])):
+        raise ValueError(f"{name} must have shape (B, {length or 'tokens'}), not {tuple(tokens.shape)}.")
+    if not is_tensor or tokens.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be a tensor of int64 or int32, not {tokens.dtype if is_tensor else type(tokens).__name__}.")
+
+
+def embedded(table: nn.Embedding, idx: torch.Tensor) -> torch.Tensor:
+    """Tokens idx (B, T) -> their embeddings (B, T, D); on a CPU ValueError where one is none of the table's."""
+    try:
+        return table(idx)
+    except IndexError:
+        low, high = map(int, idx.aminmax())
+        raise ValueError(f"idx must hold tokens from 0 to {len(table.weight) - 1}, not {low if low < 0 else high}.") from None
 
 
 def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
@@ -361,8 +382,8 @@ class GPTFactor(nn.Module):
         super().__init__()
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
                     n_embd_pos=n_embd_pos)
-        check_drops(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        seed = fresh_seed() if seed is None else seed
+        check_numbers(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
+        seed = checked_seed(seed)
         self.block_size, self.noise = block_size, Noise(seed)
         self.tok_emb = embedding(vocab_size, n_embd)
         self.pos_emb = nn.Parameter(torch.zeros(1, block_size, n_embd_pos))
@@ -386,13 +407,18 @@ class GPTFactor(nn.Module):
 
         embeddings (B, L, D): put before the tokens' own, L + number of tokens = T. activations: edits made during the
         pass, {'b1': {'z': ..., 'attn_update': ..., 'mlp_in': ..., 'mlp_update': ..., 'z_attn_mlp': ...}, 'z_out': ...},
-        each as `edited` takes it; everything downstream uses them. verbose: print each block's shape. ValueError for a
-        wrong length, an unknown place or a wrong shape.
+        each as `edited` takes it; everything downstream uses them. verbose: print each block's shape. TypeError for what is
+        no tensor of whole numbers, ValueError for a wrong length, token, place or shape.
         """
         edits = self._checked_edits({} if activations is None else activations)
-        x = self.tok_emb(idx)
+        check_tokens("idx", idx)
+        x = embedded(self.tok_emb, idx)
         if embeddings is not None:
-            x = torch.cat((embeddings, x), dim=1)
+            if not isinstance(embeddings, torch.Tensor):
+                raise TypeError(f"embeddings must be a tensor, not {type(embeddings).__name__}.")
+            if embeddings.ndim != 3 or embeddings.shape[::2] != x.shape[::2]:
+                raise ValueError(f"embeddings must have shape ({len(x)}, L, {x.shape[2]}), not {tuple(embeddings.shape)}.")
+            x = torch.cat((embeddings.to(x), x), dim=1)
         if x.shape[1] != self.block_size:
             raise ValueError(f"idx and embeddings must make {self.block_size} tokens together, not {x.shape[1]}.")
         x, p = self.drop(x), self.pos_emb[0]
@@ -423,8 +449,10 @@ def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
     """(1, 1, T, T), 1 where attention is allowed: all, or among the first n_unmasked tokens and causally after them."""
     if n_unmasked is None:
         return torch.ones(1, 1, block_size, block_size)
-    if not isinstance(n_unmasked, numbers.Integral) or n_unmasked < 0:
-        raise ValueError(f"n_unmasked must be None or a whole number of at least 0, not {n_unmasked!r}.")
+    whole = isinstance(n_unmasked, numbers.Integral) and not isinstance(n_unmasked, bool)
+    if not whole or n_unmasked < 0:
+        error = ValueError if whole else TypeError
+        raise error(f"n_unmasked must be None or a whole number of at least 0, not {shown(n_unmasked)}.")
     mask = torch.ones(block_size, block_size).tril()
     mask[:n_unmasked, :n_unmasked] = 1
     return mask[None, None]

@@ -23,13 +23,15 @@ from module_transformer_factor import (
     Linear,
     Noise,
     Site,
-    check_drops,
+    check_numbers,
     check_sizes,
+    check_tokens,
+    embedded,
     embedding,
     init_weights,
     named_sites,
 )
-from utils import fresh_seed, rank_and_world, sum_over_processes_, torch_rng
+from utils import checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
 
 VQ_EXPIRE = 1 / 16
 COMMITMENT_COST = USAGE_COST = 0.25
@@ -49,8 +51,9 @@ class VectorQuantizer(nn.Module):
     ):
         super().__init__()
         check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_numbers(None, commitment_cost=commitment_cost, usage_cost=usage_cost)
         self.commitment_cost, self.usage_cost = commitment_cost, usage_cost
-        seed = fresh_seed() if seed is None else seed
+        seed = checked_seed(seed)
         self.noise = Noise(seed)
         self._embedding = self._codebook(num_embeddings, embedding_dim)
         self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
@@ -64,8 +67,11 @@ class VectorQuantizer(nn.Module):
         self._embedding.weight.copy_(words)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S)."""
+        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S). ValueError for vectors of
+        another length than the words'."""
         words = self._embedding.weight
+        if x.ndim < 2 or x.shape[-1] != words.shape[1]:
+            raise ValueError(f"x must have shape (B, S, {words.shape[1]}), not {tuple(x.shape)}.")
         flat = x.detach().flatten(0, -2)
         indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
         encodings = F.one_hot(indices, len(words)).to(x.dtype)
@@ -115,10 +121,10 @@ class VectorQuantizerEMA(VectorQuantizer):
         usage_cost: float = USAGE_COST, decay: float = 0.99, epsilon: float = 1e-5, expire: float = VQ_EXPIRE,
         *, keep_last: bool = False, seed: int | None = None,
     ):
+        check_numbers(decay=decay)
+        check_numbers(None, epsilon=epsilon, expire=expire)
         self.decay, self.epsilon, self.expire, self.keep_last = decay, epsilon, expire, keep_last
         super().__init__(num_embeddings, embedding_dim, commitment_cost, usage_cost, seed=seed)
-        if not 0 <= expire < 1:
-            raise ValueError(f"expire must be at least 0 and below 1, not {expire!r}.")
 
     def _codebook(self, num_embeddings, embedding_dim):
         self.register_buffer("_ema_cluster_size", torch.ones(num_embeddings))
@@ -209,10 +215,13 @@ class LEA(nn.Module):
         """Makes the modules; pos_width: of the position embeddings; apart: sub-layers read them beside the stream."""
         super().__init__()
         check_sizes(**sizes, n_embd_pos=pos_width)
-        check_drops(**drops)
+        check_numbers(**drops)
+        check_numbers(None, vq_expire=vq_expire)
         if vq_type not in ("EMA", "vanilla"):
             raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
-        seed = fresh_seed() if seed is None else seed
+        if bool_blank_speech not in (True, False):
+            raise TypeError(f"bool_blank_speech must be True or False, not {shown(bool_blank_speech)}.")
+        seed = checked_seed(seed)
         V, T, D = sizes["vocab_size"], sizes["block_size"], sizes["n_embd"]
         width = D + apart * pos_width  # of what sub-layers read
         K, S = sizes["vocab_speech_size"], sizes["block_speech_size"]
@@ -252,12 +261,11 @@ class LEA(nn.Module):
         What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook wants every
         board's own.
         """
-        if tokens.shape[1] != self.ps_pos_emb.num_embeddings:
-            raise ValueError(f"idx must have shape (B, {self.ps_pos_emb.num_embeddings}), not {tuple(tokens.shape)}.")
+        check_tokens("idx", tokens, self.ps_pos_emb.num_embeddings)
         n = len(tokens) if len(sentence) == 1 else len(sentence)
         if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
             tokens, sentence = tokens.expand(n, -1), sentence.expand(n, -1, -1)
-        x, p = self._place(self.ps_token_embedding(tokens), self.ps_pos_emb.weight)
+        x, p = self._place(embedded(self.ps_token_embedding, tokens), self.ps_pos_emb.weight)
         z, pz = self._place(sentence, self.ss_pos_emb.weight)
         x = self.drop(x)
         for block in self.ps_blocks:
@@ -303,10 +311,10 @@ class LEA(nn.Module):
         """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for a wrong shape
         or a word that is not in the codebook."""
         S, K = self.ss_token_init.num_embeddings, len(self.ss_vector_quantizer._embedding.weight)
-        if sentences.ndim != 2 or sentences.shape[1] != S:
-            raise ValueError(f"sentences must have shape (B, {S}), not {tuple(sentences.shape)}.")
-        if sentences.numel() and not 0 <= int(sentences.min()) <= int(sentences.max()) < K:
-            raise ValueError(f"sentences must hold word indices from 0 to {K - 1}.")
+        check_tokens("sentences", sentences, S)
+        low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)
+        if low < 0 or high >= K:
+            raise ValueError(f"sentences must hold word indices from 0 to {K - 1}, not {low if low < 0 else high}.")
         return self._picture(self._unk_board(), self.ss_vector_quantizer.get_codebook_entries(sentences))[0]
 
 

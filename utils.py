@@ -166,6 +166,15 @@ def fresh_seed() -> int:
     return from_leader(int.from_bytes(os.urandom(4), "little"))
 
 
+def checked_seed(seed: int | None) -> int:
+    """seed, a fresh one where it is None; TypeError unless it is a whole number, ValueError unless it is from 0 to MAX_SEED."""
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed <= MAX_SEED):
+        error = ValueError if whole else TypeError
+        raise error(f"seed must be a whole number from 0 to {MAX_SEED} or None, not {shown(seed)}.")
+    return fresh_seed() if seed is None else int(seed)
+
+
 # Processes that train together
 
 

@@ -81,7 +81,7 @@ def test_parameters_reach_the_network():
     ("values", "error", "name"),
     [
         (dict(transformer_type="gpt"), ValueError, "transformer_type"), (dict(vq_type="ema"), ValueError, "vq_type"),
-        (dict(vq_expire=1), ValueError, "vq_expire"), (dict(vocab_speech_size=1), ValueError, "vocab_speech_size"),
+        (dict(vq_expire=-0.1), ValueError, "vq_expire"), (dict(vocab_speech_size=1), ValueError, "vocab_speech_size"),
         (dict(block_speech_size=0), ValueError, "block_speech_size"),
         (dict(bool_blank_speech="yes"), TypeError, "bool_blank"),
         (dict(loss_rfs_epoch_start=5, loss_rfs_epoch_end=4), ValueError, "loss_rfs_epoch_end = 4"),

@@ -318,6 +318,23 @@ def test_wrong_number_of_tokens():
             network(idx, embeddings=embeddings)
 
 
+@pytest.mark.parametrize(("idx", "embeddings", "error", "name"), [
+    (torch.zeros(8, dtype=int), None, ValueError, "idx"), (torch.zeros(2, 6, 1, dtype=int), None, ValueError, "idx"),
+    (torch.tensor(0), None, ValueError, "idx"), (torch.zeros(2, 6), None, TypeError, "idx"),
+    (np.zeros((2, 6), int), None, TypeError, "idx"), (torch.full((2, 6), 7), None, ValueError, "idx must .* not 7"),
+    (torch.full((2, 6), -1), None, ValueError, "idx must .* not -1"),
+    (torch.zeros(2, 5, dtype=int), torch.zeros(1, 1, 8), ValueError, "embeddings"),
+    (torch.zeros(2, 5, dtype=int), torch.zeros(2, 1, 7), ValueError, "embeddings"),
+    (torch.zeros(2, 5, dtype=int), torch.zeros(1, 8), ValueError, "embeddings"),
+    (torch.zeros(2, 5, dtype=int), np.zeros((2, 1, 8)), TypeError, "embeddings"),
+], ids=str)
+def test_wrong_tokens_and_embeddings_are_named(idx, embeddings, error, name):
+    for n_embd in (6, 8):  # as wide as a board has tokens, and not
+        if embeddings is None or n_embd == 8:
+            with pytest.raises(error, match=f"^{name}"):
+                GPTFactor(7, 6, n_head=2, n_embd=n_embd)(idx, embeddings=embeddings)
+
+
 # edits
 
 PLACES = [*(f"b{i}_{site}" for i in range(2) for site in EDITABLE), "z_out"]
@@ -619,6 +636,9 @@ def test_an_empty_batch():
         (dict(n_layers=2), TypeError, "n_layers"),
         (dict(embd_pdrop=1.5), ValueError, "embd_pdrop"), (dict(attn_pdrop=math.nan), ValueError, "attn_pdrop"),
         (dict(resid_pdrop=-0.1), ValueError, "resid_pdrop"), (dict(n_unmasked=-1), ValueError, "n_unmasked"),
+        (dict(n_unmasked=1.5), TypeError, "n_unmasked"), (dict(n_unmasked=True), TypeError, "n_unmasked"),
+        (dict(seed=-1), ValueError, "seed"), (dict(seed=2**63), ValueError, "seed"), (dict(seed=1.5), TypeError, "seed"),
+        (dict(seed="a"), TypeError, "seed"),
     ],
 )  # fmt: skip
 def test_wrong_sizes_are_named(sizes, error, name):

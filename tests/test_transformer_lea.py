@@ -524,8 +524,17 @@ def test_boards_of_another_size():
     for kind in CLASSES:
         network = small(kind)
         for call in (network, network.predict_from_board):
-            with pytest.raises(ValueError, match="idx must have shape"):
-                call(torch.zeros(2, 5, dtype=int))
+            for size in ((2, 5), (4,), (), (2, 4, 1)):
+                with pytest.raises(ValueError, match="idx must have shape"):
+                    call(torch.zeros(size, dtype=int))
+            for idx in (torch.zeros(2, 6), np.zeros((2, 6), int)):
+                with pytest.raises(TypeError, match="^idx must"):
+                    call(idx)
+            with pytest.raises(ValueError, match="^idx must hold tokens from 0 to .*, not -1"):
+                call(torch.full((2, 6), -1))
+        for sentences in (torch.zeros(2, 4), np.zeros((2, 4), int)):
+            with pytest.raises(TypeError, match="^sentences must"):
+                network.predict_from_speech(sentences)
 
 
 @pytest.mark.parametrize(("kind", "blank"), KIND_AND_BLANK)
@@ -673,7 +682,9 @@ def test_weights_depend_on_the_seed_alone():
     [
         (dict(n_embd=10, n_head=4), ValueError, "n_embd = 10"), (dict(vocab_speech_size=0), ValueError, "vocab_speech_size"),
         (dict(block_speech_size=0), ValueError, "block_speech_size"), (dict(vq_type="none"), ValueError, "vq_type"),
-        (dict(vq_expire=-1), ValueError, "expire"), (dict(vq_expire=1.5), ValueError, "expire"),
+        (dict(vq_expire=-1), ValueError, "vq_expire"), (dict(vq_expire=math.inf), ValueError, "vq_expire"),
+        (dict(vq_expire=-1, vq_type="vanilla"), ValueError, "vq_expire"), (dict(vq_expire="a"), TypeError, "vq_expire"),
+        (dict(bool_blank_speech="a"), TypeError, "bool_blank_speech"), (dict(seed=-1), ValueError, "seed"),
         (dict(n_layer=0), ValueError, "n_layer"),
         (dict(n_embd=8.0), TypeError, "n_embd"), (dict(words=3), TypeError, "words"),
         (dict(attn_pdrop=2), ValueError, "attn_pdrop"),
@@ -685,3 +696,29 @@ def test_wrong_parameters_are_named(changes, error, name):
             cls(**dict(vocab_size=5, block_size=4) | changes)
     with pytest.raises(TypeError, match="n_embd_pos"):
         LEA(5, 4, n_embd_pos=3)
+
+
+@pytest.mark.parametrize(("name", "value", "error"), [
+    ("decay", 2, ValueError), ("decay", -1, ValueError), ("decay", None, TypeError), ("epsilon", -1, ValueError),
+    ("epsilon", "x", TypeError), ("expire", -1, ValueError), ("expire", math.nan, ValueError), ("expire", "x", TypeError),
+    ("commitment_cost", -1, ValueError), ("commitment_cost", "x", TypeError), ("usage_cost", math.nan, ValueError),
+    ("seed", -1, ValueError), ("seed", 0.5, TypeError),
+])
+def test_wrong_parameters_of_a_quantiser_are_named(name, value, error):
+    for cls in (VectorQuantizerEMA, VectorQuantizer)[: 1 + (name in ("commitment_cost", "usage_cost", "seed"))]:
+        with pytest.raises(error, match=f"^{name} must"):
+            cls(3, 4, **{name: value})
+
+
+@pytest.mark.parametrize("cls", [VectorQuantizer, VectorQuantizerEMA])
+def test_vectors_of_another_length(cls):
+    for x in (torch.zeros(2, 3, 5), torch.zeros(4)):
+        with pytest.raises(ValueError, match="^x must have shape"):
+            cls(3, 4)(x)
+
+
+def test_with_expire_above_one_even_words_in_use_expire():
+    vq = VectorQuantizerEMA(3, 4, expire=50, seed=0).train()
+    x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    vq(x)
+    assert (vq._embedding.weight[:, None] == x.flatten(0, 1)).all(-1).any(1).all()
