@@ -554,7 +554,7 @@ def _integers(name: str, values, shape: tuple[int, ...], low: int, high: int) ->
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be whole numbers, not {values!r}.")
+        raise TypeError(f"{name} must be whole numbers, not {shown(values)}.")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
     if array.size and (array.min() < low or array.max() > high):
@@ -564,8 +564,9 @@ def _integers(name: str, values, shape: tuple[int, ...], low: int, high: int) ->
 
 
 def _split_name(name: str, value: str) -> str:
-    if value not in SPLITS:
-        raise ValueError(f"{name} must be one of {', '.join(SPLITS)}, not {value!r}.")
+    if not isinstance(value, str) or value not in SPLITS:
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} must be one of {', '.join(SPLITS)}, not {shown(value)}.")
     return value
 
 
@@ -805,11 +806,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
         Random places: for two roots a double board's; for more no row or column twice, where they fit.
         """
         p, rng = self.params, self._generator()
-        if mode not in ("root", "composite"):
-            raise ValueError(f"mode must be 'root' or 'composite', not {mode!r}.")
+        if not isinstance(mode, str) or mode not in ("root", "composite"):
+            error = ValueError if isinstance(mode, str) else TypeError
+            raise error(f"mode must be 'root' or 'composite', not {shown(mode)}.")
         bck = np.reshape(self._given("token_bck", token_bck, (), p.vocab_bck), 1)
         if mode == "root":
-            roots = np.atleast_1d(-1 if root_abstractions is None else root_abstractions)
+            try:
+                roots = np.atleast_1d(-1 if root_abstractions is None else root_abstractions)
+            except ValueError:
+                raise TypeError(f"root_abstractions must be whole numbers, not {shown(root_abstractions)}.") from None
             if not roots.size:
                 raise ValueError("root_abstractions must name at least one root.")
             n = roots.size

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from module_dataset import TYPES, AbstractionDataset, Boards
-from module_transformer_factor import GPTFactor, cut_edits, make_optimizer, recording
+from module_transformer_factor import GPTFactor, check_sizes, cut_edits, make_optimizer, recording
 from utils import (
     MAX_SEED,
     BoardView,
@@ -821,8 +821,7 @@ class TrainTransformer:
         verbose: bool = False, display_erroneous_boards: bool = False,
     ) -> Accuracy:
         """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in training."""
-        if not isinstance(nb_instances, (int, np.integer)) or nb_instances < 1:
-            raise ValueError(f"nb_instances must be a whole number of at least 1, not {nb_instances!r}.")
+        check_sizes(nb_instances=nb_instances)
         drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
         return self._accuracy(drawn, masking_p, patch_masking_p if patch_masking else 0.0, 1, verbose,
                               display_erroneous_boards)
@@ -833,8 +832,7 @@ class TrainTransformer:
         count_max: int | None = 100,
     ) -> Accuracy:
         """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked masking_rounds times."""
-        if not isinstance(masking_rounds, (int, np.integer)) or masking_rounds < 1:
-            raise ValueError(f"masking_rounds must be a whole number of at least 1, not {masking_rounds!r}.")
+        check_sizes(masking_rounds=masking_rounds)
         drawn = self.dataset.all_boards(target_set, count_max, self._user_rng)
         if not len(drawn):
             raise ValueError(f"target_set = {target_set!r} holds no boards.")
@@ -884,7 +882,10 @@ class TrainTransformer:
         with values that its name does not allow: boards hold tokens, masks 0 and 1, others -1 or more."""
         side, given = self.dataset.board_dim, []
         for name, array in zip(names, arrays, strict=False):
-            array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            try:
+                array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            except ValueError:
+                raise TypeError(f"{name} must be an array of whole numbers, not {shown(array)}.") from None
             if array.dtype.kind not in "biuf":
                 raise TypeError(f"{name} must be an array of whole numbers, not of {array.dtype}.")
             shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)
@@ -895,8 +896,10 @@ class TrainTransformer:
                 raise ValueError(f"{name} must be as many as {names[0]}, {len(given[0])}, not {shape[0]}.")
             high = self.vocab_size - 1 if name in ("board", "boards") else 1 if "mask" in name else None
             low = -1 if high is None else 0
-            if not (np.mod(array, 1) == 0).all() or array.min() < low or (high is not None and array.max() > high):
-                raise ValueError(f"{name} must hold whole numbers from {low} {'on' if high is None else f'to {high}'}.")
+            fits = (np.floor(array) == array) & (array >= low) & (array <= (np.iinfo(np.int64).max if high is None else high))
+            if not fits.all():
+                end = "on" if high is None else f"to {high}"
+                raise ValueError(f"{name} must hold whole numbers from {low} {end}, not {array[~fits][0]}.")
             given.append(array.reshape(shape).astype(np.int64))
         return tuple(given)
 
@@ -1032,8 +1035,7 @@ class TrainTransformer:
         """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files
         batch_{k}_….npy, which utils.open_batches opens as one array, and in meta.json `batches`, the indices of each."""
         given = self._given(boards, masks, boards_abs)
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
+        check_sizes(batch_size=batch_size)
         batches = divide_into_batches(range(len(given[0])), -(-len(given[0]) // int(batch_size)))
         (Path(folder) / "meta.json").unlink(missing_ok=True)  # written last, it says that all files are there
         for k, batch in enumerate(batches):

@@ -215,7 +215,9 @@ def test_deterministic_boards_at_random_places():
 
 
 @pytest.mark.parametrize(("arguments", "error", "word"), [
-    (dict(mode="both"), ValueError, "mode"),
+    (dict(mode="both"), ValueError, "^mode"),
+    (dict(mode=np.array(["root", "root"])), TypeError, "^mode"),
+    (dict(root_abstractions=[[0], [1, 2]]), TypeError, "^root_abstractions"),
     (dict(root_abstractions=[10]), ValueError, "root_abstractions"),
     (dict(root_abstractions=[]), ValueError, "root_abstractions"),
     (dict(root_abstractions=[0.5]), TypeError, "root_abstractions"),
@@ -230,6 +232,23 @@ def test_deterministic_boards_at_random_places():
 def test_wrong_named_boards(arguments, error, word):
     with pytest.raises(error, match=word):
         AbstractionDataset(seed=0)._draw_board_deterministic(**arguments)
+
+
+@pytest.mark.parametrize("name", [3, None, np.array(["train", "test"]), ["train"]], ids=str)
+def test_a_split_s_name_is_a_string(name):
+    ds = AbstractionDataset(**SMALL)
+    with pytest.raises(TypeError, match="^set_type must be one of train, val, test"):
+        ds.set_type = name
+    with pytest.raises(TypeError, match="^target_set must be one of train, val, test"):
+        ds.get_all_boards(name)
+
+
+def test_a_large_wrong_array_is_named_in_one_sentence():
+    ds = AbstractionDataset(seed=0)
+    with pytest.raises(TypeError, match=r"^roots must be whole numbers, not .*\.$") as error:
+        ds.roots = np.zeros((10, 3, 3, 1))
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
 
 
 def test_assigned_roots_and_compositions_are_drawn():

@@ -163,10 +163,10 @@ def test_an_empty_split_is_named(kind):
         make(kind).test_model_accuracy_set("val", 0.1)
     with pytest.raises(ValueError, match="'training'"):
         make(kind).test_model_accuracy_set("training", 0.1)
-    for n in (0, 2.5):
-        with pytest.raises(ValueError, match="nb_instances"):
+    for n, error in ((0, ValueError), (2.5, TypeError), ("3", TypeError), (None, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="^nb_instances must"):
             make(kind).test_model_accuracy(n, 0.1)
-        with pytest.raises(ValueError, match="masking_rounds"):
+        with pytest.raises(error, match="^masking_rounds must"):
             make(kind).test_model_accuracy_set("test", 0.1, masking_rounds=n)
 
 
@@ -205,6 +205,11 @@ def test_wrong_boards_and_masks_are_named(kind):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^{name} must"):
             trainer.test_model_accuracy_subset(truth, masks)
+    for truth, wrong in ((right + 7, "7"), (right - 1, "-1"), (right + 0.5, "0.5"), (right + np.nan, "nan")):
+        with pytest.raises(ValueError, match=f"^boards must hold whole numbers from 0 to 6, not {wrong}"):
+            trainer.test_model_accuracy_subset(truth, right)
+    with pytest.raises(TypeError, match="^boards must be an array"):
+        trainer.test_model_accuracy_subset([[1], [2, 3]], right)
 
 
 @both
