@@ -833,11 +833,16 @@ class TrainTransformer:
     ) -> Accuracy:
         """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked masking_rounds times."""
         check_sizes(masking_rounds=masking_rounds)
-        drawn = self.dataset.all_boards(target_set, count_max, self._user_rng)
-        if not len(drawn):
-            raise ValueError(f"target_set = {target_set!r} holds no boards.")
+        drawn = self._boards_of(target_set, count_max, self._user_rng)
         return self._accuracy(drawn, masking_p, patch_masking_p if patch_masking else 0.0, masking_rounds, verbose,
                               display_erroneous_boards)
+
+    def _boards_of(self, target_set: str, count_max: int | None, rng) -> Boards:
+        """The boards of a split, at most count_max a type; ValueError where there are none."""
+        drawn = self.dataset.all_boards(target_set, count_max, rng)
+        if not len(drawn):
+            raise ValueError(f"target_set = {target_set!r} holds no boards (count_max = {count_max}).")
+        return drawn
 
     def _accuracy(self, drawn, p, patch_p, rounds, verbose, display):
         scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng)
@@ -1102,6 +1107,7 @@ class TrainTransformer:
         params = with_defaults("board_params", board_params, {"nb_root_abs": 1, "composite": None, "margin": 0})
         masking = with_defaults("masking", masking, {"bool_mask": True, "p": 0.25})
         if board is None and params["composite"] is None:
+            check_sizes(nb_root_abs=params["nb_root_abs"])
             board, board_abs = self.dataset._draw_board_deterministic("root", [-1] * params["nb_root_abs"])
         elif board is None:
             board, board_abs = self.dataset._draw_board_deterministic(
@@ -1258,6 +1264,8 @@ def by_head(acts: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
 
 def with_defaults(name: str, values: dict | None, defaults: dict) -> dict:
     """defaults with values in their place; ValueError for a key that is not among them."""
+    if not isinstance(values, (dict, type(None))):
+        raise TypeError(f"{name} must be a dict with keys among {', '.join(defaults)}, not {shown(values)}.")
     for key in values or {}:
         if key not in defaults:
             raise ValueError(f"{name} has no key {key!r}; there are {', '.join(defaults)}.")

@@ -24,6 +24,7 @@ from utils import (
     numpy_rng,
     param,
     ramp,
+    shown,
     token_colors,
     torch_entropy,
 )
@@ -180,8 +181,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         """Boards of test, else of train, of the types that training shows, at most count_max a type."""
         drawn, _ = self._test_boards(numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2), count_max)
         drawn = drawn.get("test", drawn["train"])
-        shown = [TYPES.index(t) for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True) if p > 0]
-        return drawn.boards[np.isin(drawn.types, shown)]
+        types = [TYPES.index(t) for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True) if p > 0]
+        return drawn.boards[np.isin(drawn.types, types)]
 
     def _plot_codebook(self, epoch: int):
         """How often each word is said at each place of the sentence, over unmasked boards; words ordered by use."""
@@ -226,14 +227,19 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def _indices(self, sentences) -> torch.Tensor:
         """Sentences as word indices (B, S) or one-hot (B, S, K), array or tensor -> (B, S) on the device."""
-        sentences = torch.as_tensor(sentences, device=self.device)
         S, K = self.block_speech_size, self.vocab_speech_size
-        if sentences.ndim == 3 and sentences.shape[1:] == (S, K):
-            return sentences.argmax(-1)
-        if sentences.ndim != 2 or sentences.shape[1] != S or sentences.is_floating_point():
-            raise ValueError(f"sentences must be word indices (B, {S}) or one-hot (B, {S}, {K}), not {sentences.dtype} of "
-                             f"shape {tuple(sentences.shape)}.")
-        return sentences.long()
+        wanted = f"sentences must be word indices (B, {S}) or one-hot (B, {S}, {K}), not"
+        try:
+            given = sentences if isinstance(sentences, torch.Tensor) else torch.from_numpy(np.array(sentences))
+        except (TypeError, ValueError):
+            raise TypeError(f"{wanted} {shown(sentences)}.") from None
+        if given.ndim == 3 and given.shape[1:] == (S, K):
+            if ((given != 0).sum(-1) != 1).any():
+                raise ValueError("sentences, one-hot, must name exactly one word at each place.")
+            return (given != 0).int().argmax(-1).to(self.device)
+        if given.ndim != 2 or given.shape[1] != S or given.is_floating_point():
+            raise ValueError(f"{wanted} {given.dtype} of shape {tuple(given.shape)}.")
+        return given.to(self.device).long()
 
     def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> boards rebuilt from the picture (n, h, w), boards rebuilt
@@ -261,15 +267,15 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         perplexity: 2 to the entropy of all words.
         """
         rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, self.epoch, 3)
-        drawn = self.dataset.all_boards(target_set, count_max, rng)
+        drawn = self._boards_of(target_set, count_max, rng)
         _, rebuilt, words = self.speaker_predict(drawn.boards, np.zeros_like(drawn.boards))
         right = rebuilt == drawn.boards
         found = {"tokens": right.mean(), "boards": right.all((1, 2)).mean()}
         for t in np.unique(drawn.types):
             found[f"tokens_{TYPES[t]}"] = right[drawn.types == t].mean()
             found[f"boards_{TYPES[t]}"] = right[drawn.types == t].all((1, 2)).mean()
-        said, shown = words.argmax(-1), drawn.boards.reshape(len(drawn), -1)
-        found["distinct"] = len(np.unique(said, axis=0)) / len(np.unique(shown, axis=0))
+        said, pictures = words.argmax(-1), drawn.boards.reshape(len(drawn), -1)
+        found["distinct"] = len(np.unique(said, axis=0)) / len(np.unique(pictures, axis=0))
         found["bits"] = sum(entropy_bits(used) for used in words.sum(0))
         found["words"] = np.count_nonzero(words.sum((0, 1)))
         found["perplexity"] = 2 ** entropy_bits(words.sum((0, 1)))

@@ -70,7 +70,8 @@ def edited(x: torch.Tensor, edit, name: str) -> torch.Tensor:
                 f"the mask of edit {name} must have shape {tuple(x.shape[:2])} or {tuple(x.shape[1:2])}, "
                 f"not {tuple(mask.shape)}."
             )
-    new = numbers_of(edit(x) if callable(edit) else edit, name).to(x.device, x.dtype)
+    edit = edit(x.clone()) if callable(edit) else edit  # a function may write into what it is given
+    new = numbers_of(edit, name).to(x.device, x.dtype)
     if new.shape not in (x.shape, x.shape[1:]):
         raise ValueError(
             f"edit {name} must have shape {tuple(x.shape)} or {tuple(x.shape[1:])}, not {tuple(new.shape)}."

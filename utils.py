@@ -49,12 +49,14 @@ OBJECT_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00
 def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) -> (...)."""
     log_p = torch.log_softmax(logits, dim=-1)
-    return -(log_p.exp() * log_p).sum(-1) / math.log(max(logits.shape[-1], 2))
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1) / math.log(max(logits.shape[-1], 2))
 
 
 def _upper(X, distance):
-    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out."""
-    out = torch.triu(distance(torch.as_tensor(X)))
+    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out, in float32 what is
+    neither of that nor of float64."""
+    x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
+    out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
     return out if isinstance(X, torch.Tensor) else out.numpy()
 
 
@@ -137,7 +139,9 @@ def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
 
 
 def find_best_plot_dim(n: int) -> tuple[int, int]:
-    """The most square (r, c) with r * c == n and r <= c."""
+    """The most square (r, c) with r * c == n and r <= c; n must be at least 1."""
+    if n < 1:
+        raise ValueError(f"n must be a whole number of at least 1, not {n!r}.")
     r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
     return r, n // r
 
@@ -152,7 +156,9 @@ def get_ij(x, q) -> tuple[int, int]:
 
 
 def divide_into_batches(lst: Sequence, n: int) -> list[list]:
-    """lst in order as n lists of near-equal length, longer ones first."""
+    """lst in order as n lists of near-equal length, longer ones first; n must be at least 1."""
+    if n < 1:
+        raise ValueError(f"n must be a whole number of at least 1, not {n!r}.")
     size, longer = divmod(len(lst), n)
     ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
     return [list(lst[a:b]) for a, b in zip(ends, ends[1:], strict=False)]

@@ -384,8 +384,9 @@ def test_all_kinds_of_edits_agree_and_leave_the_callers_alone(place, monkeypatch
     np.testing.assert_allclose(t.forward_all_activations(boards, masks, nested(place, wanted))["logit"], found["logit"])
     assert repr(edits) == before
     assert np.array_equal(where, kept)
-    pushed = t.forward_all_activations(boards, masks, nested(place, (lambda x: x + 2, where)))
-    np.testing.assert_allclose(pushed[place], acts[place] + 2 * where[..., None], rtol=0, atol=1e-12)
+    for push in (lambda x: x + 2, lambda x: x.add_(2)):  # one that writes in place changes no other tokens either
+        pushed = t.forward_all_activations(boards, masks, nested(place, (push, where)))
+        np.testing.assert_allclose(pushed[place], acts[place] + 2 * where[..., None], rtol=0, atol=1e-12)
 
 
 def test_functions_see_the_boards_in_order(monkeypatch):
@@ -456,6 +457,7 @@ def test_recons_and_verbose(capsys):
     assert f"right tokens {100 * (recons == boards).mean():.2f}%" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error")
 def test_wrong_inputs_are_named(tmp_path):
     t = make_trainer(runs=str(tmp_path))
     b, m = make_boards(t, 3)
@@ -475,6 +477,12 @@ def test_wrong_inputs_are_named(tmp_path):
         ("boards must be at least two", lambda: t.analyze_across_boards(b[:1], m[:1])),
         ("focus_masks", lambda: t.analyze_across_boards(b, m, np.arange(108).reshape(3, 6, 6) < 40)),
         ("focus_masks", lambda: t.analyze_across_boards(b, m, m * 0)),
+        ("boards", lambda: t.forward_all_activations([[1, 2], [3]], m)),
+        ("boards", lambda: t.forward_all_activations(b + np.inf, m)),
+        ("nb_root_abs", lambda: t.analyze_embeddings(board_params={"nb_root_abs": 0})),
+        ("nb_root_abs", lambda: t.analyze_embeddings(board_params={"nb_root_abs": 1.5})),
+        ("board_params", lambda: t.analyze_embeddings(board_params=3)),
+        ("masking must", lambda: t.analyze_embeddings(masking=[0.2])),
     ]
     for words, call in calls:
         with pytest.raises((ValueError, TypeError), match=words):

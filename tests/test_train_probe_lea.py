@@ -277,7 +277,7 @@ def test_speaker_predict(transformer_type, vq_type, blank):
     assert (words == np.eye(8)[wanted[2]]).all()
     assert len(np.unique(wanted[2], axis=0)) > 1
     said = wanted[2]
-    for sentences in (said, words, torch.tensor(said), torch.tensor(words), said.astype(np.int32), said.tolist()):
+    for sentences in (said, words, torch.tensor(said), torch.tensor(words), said.astype(np.int32), said.tolist(), words > 0):
         assert (trainer.speaker_predict_from_speech(sentences) == speech).all()
     assert trainer.speaker_predict(truth[0], masks[0])[2].shape == (1, 3, 8)
     assert all(torch.equal(before[name], value) for name, value in trainer.transformer.state_dict().items())
@@ -296,13 +296,27 @@ def test_another_sentence_another_board():
 @pytest.mark.parametrize(
     "sentences",
     [np.zeros((2, 4), int), np.zeros(3, int), np.zeros((2, 3, 7)), np.zeros((2, 2, 8)), np.full((1, 3), 8),
-     np.full((1, 3), -1), np.zeros((2, 3)), np.zeros((1, 2, 3, 8))],
-    ids=["long", "flat", "few words", "short one-hot", "beyond", "negative", "floats", "deep"],
+     np.full((1, 3), -1), np.zeros((2, 3)), np.zeros((1, 2, 3, 8)), np.zeros((2, 3, 8)), np.ones((2, 3, 8)),
+     np.full((2, 3, 8), np.nan), None, "abc", [[1, 2, 3], [1]]],
+    ids=["long", "flat", "few words", "short one-hot", "beyond", "negative", "floats", "deep", "no word", "all words",
+         "not a number", "None", "text", "ragged"],
 )  # fmt: skip
 def test_wrong_sentences(sentences):
     for call in (make().speaker_predict_from_speech, make().forward_activations_fromSpeech):
-        with pytest.raises(ValueError, match="^sentences must"):
+        with pytest.raises((ValueError, TypeError), match="^sentences.* must"):
             call(sentences)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sentences_that_cannot_be_written_to_are_read():
+    trainer, said = make(), np.broadcast_to(np.arange(3), (2, 3))
+    assert (trainer.speaker_predict_from_speech(said) == trainer.speaker_predict_from_speech(said.copy())).all()
+
+
+@pytest.mark.parametrize("test", ["test_sentences", "test_model_accuracy_set"])
+def test_a_split_without_boards_is_named(test):
+    with pytest.raises(ValueError, match="^target_set = 'val' holds no boards"):
+        getattr(make(), test)("val", **{} if test == "test_sentences" else {"masking_p": 0.2})
 
 
 @types

@@ -78,6 +78,17 @@ def test_a_zero_row_has_no_direction_but_makes_no_nan():
     np.testing.assert_allclose(utils.dist_cosine(X), [[0, 0], [0, 1]])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["dist", "dist_unit", "dist_cosine"])
+def test_distances_of_arrays_of_any_kind(kind):
+    X = np.arange(12.0).reshape(4, 3) % 5
+    wanted = getattr(utils, kind)(X)
+    fixed = X.copy()
+    fixed.flags.writeable = False
+    for same in (fixed, X[::-1].copy()[::-1], X.tolist(), X.astype(int), X.astype(np.float16), torch.tensor(X).long()):
+        np.testing.assert_allclose(getattr(utils, kind)(same), wanted, rtol=0, atol=1e-6)
+
+
 def test_entropy_is_that_of_loops():
     logits = torch.randn(3, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
     out = utils.torch_entropy(logits)
@@ -92,6 +103,7 @@ def test_entropy_ends():
     assert utils.torch_entropy(torch.zeros(7)).item() == pytest.approx(1)
     assert utils.torch_entropy(torch.tensor([1e4, 0.0, 0.0])).item() == 0
     assert utils.torch_entropy(torch.tensor([[3.0]])).tolist() == [0.0]
+    assert utils.torch_entropy(torch.tensor([0.0, 0.0, -math.inf, -math.inf])).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +129,13 @@ def test_find_best_plot_dim_against_every_pair():
     for n in range(1, 150):
         pairs = [(r, n // r) for r in range(1, n + 1) if n % r == 0 and r <= n // r]
         assert utils.find_best_plot_dim(n) == min(pairs, key=lambda pair: pair[1] - pair[0])
+
+
+@pytest.mark.parametrize("n", [0, -4])
+def test_nothing_is_laid_out_or_divided_by_less_than_one(n):
+    for call in (lambda: utils.find_best_plot_dim(n), lambda: utils.divide_into_batches([1, 2], n)):
+        with pytest.raises(ValueError, match=f"^n must be .* not {n}"):
+            call()
 
 
 def test_get_ij():
