@@ -1211,7 +1211,11 @@ def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
 
 
 def _json_path(filename: str | Path) -> Path:
+    if not isinstance(filename, (str, Path)):
+        raise TypeError(f"filename must be a string or a Path, not {shown(filename)}.")
     path = Path(filename)
+    if not path.name:
+        raise ValueError(f"filename must end in a file's name, not {str(filename)!r}.")
     return path if path.suffix == ".json" else path.with_name(path.name + ".json")
 
 

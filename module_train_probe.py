@@ -451,6 +451,11 @@ class TrainTransformer:
         TrainingStopped, with the network as it was at the start of the epoch, where a signal, a loss that is not finite, a
         full disk or too little memory ends it early.
         """
+        if bool_wandb:
+            import wandb
+
+            if wandb.run is None:
+                raise ValueError("bool_wandb = True needs an active run of wandb; call wandb.init() before.")
         self.start_run()
         losses = []
         bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep", disable=self.rank > 0)

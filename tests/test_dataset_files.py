@@ -244,3 +244,11 @@ def test_twins_apart_are_refused_where_they_must_be_together(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps(values | {"keep_twins": True}))
     with pytest.raises(ValueError, match="twins"):
         ds.load(tmp_path / "d")
+
+
+@pytest.mark.parametrize(("filename", "error"), [("", ValueError), (".", ValueError), ("/", ValueError), (None, TypeError), (3, TypeError)])
+def test_a_file_name_that_is_none_is_named(filename, error):
+    ds = AbstractionDataset(**SMALL)
+    for call in (ds.export, ds.load):
+        with pytest.raises(error, match="^filename must"):
+            call(filename)

@@ -332,6 +332,7 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     logged = []
 
     class Wandb:
+        run = None
         Image = staticmethod(lambda figure: f"picture {type(figure).__name__}")
 
         @staticmethod
@@ -340,6 +341,10 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
 
     monkeypatch.setitem(__import__("sys").modules, "wandb", Wandb)
     trainer = make(epochs=3, epoch2test=2)
+    with pytest.raises(ValueError, match="^bool_wandb = True needs an active run"):
+        trainer.train(bool_wandb=True)
+    assert trainer.epoch == 0
+    Wandb.run = "active"
     trainer.train(bool_wandb=True)
     assert [step for step, _ in logged] == [4, 8, 12]
     assert set(logged[0][1]) == {*LOG, "learning_curves", "reconstructions"}
