@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # runs of about a minute, the recipes' ramps squeezed into them
-ARGS ?= --epoch 80 --recipe_epochs 1500 --learning_rate 0.003 --lr_schedule cosine --save 1
+ARGS ?= --epoch 80 --recipe_epochs 1500 --learning_rate 0.01 --lr_warmup 8 --lr_schedule linear --lr_decay_start 30 --save 1
 
 LEA_ARGS ?= --epoch 25 --recipe_epochs 3000 --save 1
 
