@@ -624,6 +624,9 @@ class TrainTransformer:
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
+        if (lea := "vocab_speech_size" in params) != ("vocab_speech_size" in cls.params_class.__dataclass_fields__):
+            raise ValueError(f"{folder}: is a run of {'LEA' if lea else 'the factor network'}; open it with the TrainTransformer "
+                             f"of module_train_probe{'_lea' * lea}, resume it with train_model{'_lea' * lea}.py.")
         sizes = [path.stat().st_size for path in (folder / "checkpoints").glob("*")]
         try:
             p = cls.params_class.from_dict(params, ignored=IGNORED)
@@ -639,7 +642,7 @@ class TrainTransformer:
     def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
         """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
         (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
-        folder = Path(folder).resolve()
+        folder, _ = Path(folder).resolve(), pick_device(device)
         trainer = cls._rebuilt(folder, {"device": device})
         found = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
         if checkpoint is None and not found:

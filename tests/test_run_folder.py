@@ -158,6 +158,20 @@ def test_from_run_rebuilds(kind, tmp_path):
     assert not same(weights(first), weights(again))
 
 
+def test_a_run_of_the_other_network_and_a_device_that_is_not_there_are_named(tmp_path):
+    runs = {kind: make(kind, runs=tmp_path, run_name=kind, save_model=True) for kind in ("factor", "lea")}
+    for trainer in runs.values():
+        trainer.train()
+    with pytest.raises(ValueError, match="lea: is a run of LEA; .* of module_train_probe_lea, .* with train_model_lea.py"):
+        type(runs["factor"]).from_run(runs["lea"].folder)
+    with pytest.raises(ValueError, match="is a run of LEA"):
+        type(runs["factor"]).resume(runs["lea"].folder)
+    with pytest.raises(ValueError, match="factor: is a run of the factor network; .* of module_train_probe, .* with train_model.py"):
+        type(runs["lea"]).from_run(runs["factor"].folder)
+    with pytest.raises(ValueError, match="^device must be"):
+        type(runs["lea"]).from_run(runs["lea"].folder, device="tpu")
+
+
 @both
 def test_params_files_load_back(kind, tmp_path):
     trainer = make(kind, runs=tmp_path, run_name="r", plot_dpi=20)
