@@ -408,7 +408,7 @@ WRONG = [
 ]  # fmt: skip
 WRONG_FACTOR = [("--type vanilla", "type"), ("--type gpt", "type"), ("--vq_type EMA", "--vq_type")]
 WRONG_LEA = [
-    ("--type gpt", "type"), ("--vq_type ema", "vq_type"), ("--vq_expire 1", "vq_expire"), ("--vq_expire -0.1", "vq_expire"),
+    ("--type gpt", "type"), ("--vq_type ema", "vq_type"), ("--vq_expire nan", "vq_expire"), ("--vq_expire -0.1", "vq_expire"),
     ("--vocab_speech_size 1", "vocab_speech_size"), ("--block_speech_size 0", "block_speech_size"),
     ("--bool_blank_speech maybe", "bool_blank_speech"),
     ("--loss_rfs_epoch_start 5 --loss_rfs_epoch_end 4", "loss_rfs_epoch_end"),
