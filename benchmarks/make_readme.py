@@ -113,9 +113,10 @@ def accuracy_table() -> str:
             reached, best = (100 * sum(float(row[name]) for row in found) / len(found) for name in ("accuracy", "ceiling"))
             cells.append(f"{reached:.1f} of {best:.1f}")
         rate = f"{float(first['learning_rate']):g}"
+        if first["lr_warmup"] != "0":
+            rate += f", rises over {first['lr_warmup']}"
         if first["lr_schedule"] != "constant":
-            rise = f"rises over {first['lr_warmup']}, " if first["lr_warmup"] != "0" else ""
-            rate += f", {rise}{first['lr_schedule']} fall from {first['lr_decay_start']}"
+            rate += f", {first['lr_schedule']} fall from {first['lr_decay_start']}"
         if first["batch_size"] != "64":
             rate += f", batches of {first['batch_size']}"
         if first["weight_average"] != "0":
