@@ -84,10 +84,10 @@ def test_the_script_killed_by_another_process(whole, tmp_path):
     running.kill()
     assert running.wait() == -signal.SIGKILL
     trained = read_run_log(log, 30)
+    torch.set_num_threads(1)  # as the script
     resumed = module_train_probe.TrainTransformer.resume(tmp_path / "r")
     assert resumed.epoch >= 28
     plain = make(epochs=resumed.epoch + 1, epoch2test=2000, save_model=False)
-    torch.set_num_threads(1)
     plain.train()
     assert trained["loss"][:29].tolist() == plain.log.arrays["loss"][:29].tolist()
 
