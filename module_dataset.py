@@ -1192,6 +1192,8 @@ def _held_in(arrays: dict[str, np.ndarray], name: str, family: Family, whole: bo
     """The numbers held out for val and for test by the tables of a family; None where there is no table. whole: train
     is there too, and the three must hold every row."""
     tables = [_numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays]
+    if len(tables) not in (0, 2 + whole):
+        raise ValueError(f"a table of {name} is missing.")
     rows = np.concatenate([NO_NUMBERS, *tables])
     if len(np.unique(rows)) < len(rows) or (whole and tables and len(rows) < family.size):
         raise ValueError(f"the tables of {name} do not hold each of its {family.size} rows once.")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams
+from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams, _checksum
 from tests.boards import SMALL, draw_slowly, made, parameters
 
 
@@ -225,6 +225,17 @@ def test_parameters_that_do_not_fit_the_arrays_are_refused(tmp_path, changes):
     values = json.loads((tmp_path / "d.json").read_text())
     (tmp_path / "d.json").write_text(json.dumps(values | changes))
     with pytest.raises(ValueError, match=r"d(_\w+)?\.(json|npy): "):
+        AbstractionDataset().load(tmp_path / "d")
+
+
+def test_a_table_that_the_checksums_leave_out_is_missing(tmp_path):
+    ds = AbstractionDataset(**SMALL)
+    ds.export(tmp_path / "d")
+    values = json.loads((tmp_path / "d.json").read_text())
+    del values["checksums"]["doubleRoot_val"]
+    values["checksum"] = _checksum(ds.params, values["checksums"])
+    (tmp_path / "d.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"d\.json: a table of doubleRoot is missing"):
         AbstractionDataset().load(tmp_path / "d")
 
 
