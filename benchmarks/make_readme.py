@@ -163,7 +163,7 @@ def stress_tables() -> str:
         "Long trainings of short epochs, with tests, figures and saved states; beside an epoch's CPU time that of a fixed\n"
         "computation, since other work went on:\n",
         utils.markdown(["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"], curve),
-        f"All of it, parts run side by side, took {minutes:.0f} minutes of CPU time on 2 cores (AMD EPYC, no GPU); more in\n"
+        f"All of it, one `make stress`, took {minutes:.0f} minutes of CPU time on 2 cores (AMD EPYC, no GPU); more in\n"
         "[tests/stress/results.json](tests/stress/results.json).",
     ])
 
