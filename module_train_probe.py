@@ -615,11 +615,13 @@ class TrainTransformer:
             self.transformer.load_state_dict(before)
             reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
-        self._trained.load_state_dict(self.transformer.state_dict())
+        if self.weight_average:
+            self._trained.load_state_dict(self.transformer.state_dict())
 
     @classmethod
     def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
         """Data set and trainer of a run folder, some parameters changed, network untrained; no larger than any saved."""
+        pick_device(changed.get("device", "cpu"))
         params = read_json(folder / "params_training.json")
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
@@ -642,7 +644,7 @@ class TrainTransformer:
     def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
         """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
         (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
-        folder, _ = Path(folder).resolve(), pick_device(device)
+        folder = Path(folder).resolve()
         trainer = cls._rebuilt(folder, {"device": device})
         found = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
         if checkpoint is None and not found:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from utils import checked_seed, shown, torch_rng
+from utils import check_number, checked_seed, torch_rng
 
 EDITABLE = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
 INIT_STD = 0.02
@@ -215,10 +215,7 @@ def check_sizes(**sizes: int) -> None:
     """TypeError unless every size is a whole number; ValueError unless it is at least 1 and, where they are a network's,
     n_embd divides by n_head and all of them make no more than some MAX_NUMBERS weights and mask entries."""
     for name, size in sizes.items():
-        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
-        if not whole or not 1 <= size <= MAX_NUMBERS:
-            error = ValueError if whole else TypeError
-            raise error(f"{name} must be a whole number of at least 1 and at most {MAX_NUMBERS}, not {shown(size)}.")
+        check_number(name, size, f"a whole number of at least 1 and at most {MAX_NUMBERS}", 1, MAX_NUMBERS)
     if "n_head" not in sizes:
         return
     if sizes["n_embd"] % sizes["n_head"]:
@@ -233,11 +230,9 @@ def check_sizes(**sizes: int) -> None:
 
 def check_numbers(most: float | None = 1, **values: float) -> None:
     """TypeError unless every value is a number, ValueError unless it is from 0 to most; None: any finite one."""
+    wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
     for name, value in values.items():
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not 0 <= value <= (sys.float_info.max if most is None else most):
-            wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
-            raise (ValueError if real else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
+        check_number(name, value, wanted, 0, sys.float_info.max if most is None else most, numbers.Real)
 
 
 def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
@@ -450,10 +445,7 @@ def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
     """(1, 1, T, T), 1 where attention is allowed: all, or among the first n_unmasked tokens and causally after them."""
     if n_unmasked is None:
         return torch.ones(1, 1, block_size, block_size)
-    whole = isinstance(n_unmasked, numbers.Integral) and not isinstance(n_unmasked, bool)
-    if not whole or n_unmasked < 0:
-        error = ValueError if whole else TypeError
-        raise error(f"n_unmasked must be None or a whole number of at least 0, not {shown(n_unmasked)}.")
+    check_number("n_unmasked", n_unmasked, "None or a whole number of at least 0", 0)
     mask = torch.ones(block_size, block_size).tril()
     mask[:n_unmasked, :n_unmasked] = 1
     return mask[None, None]

@@ -140,8 +140,7 @@ def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
 
 def find_best_plot_dim(n: int) -> tuple[int, int]:
     """The most square (r, c) with r * c == n and r <= c; n must be at least 1."""
-    if n < 1:
-        raise ValueError(f"n must be a whole number of at least 1, not {n!r}.")
+    check_number("n", n, "a whole number of at least 1", 1)
     r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
     return r, n // r
 
@@ -157,8 +156,7 @@ def get_ij(x, q) -> tuple[int, int]:
 
 def divide_into_batches(lst: Sequence, n: int) -> list[list]:
     """lst in order as n lists of near-equal length, longer ones first; n must be at least 1."""
-    if n < 1:
-        raise ValueError(f"n must be a whole number of at least 1, not {n!r}.")
+    check_number("n", n, "a whole number of at least 1", 1)
     size, longer = divmod(len(lst), n)
     ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
     return [list(lst[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
@@ -174,11 +172,10 @@ def fresh_seed() -> int:
 
 def checked_seed(seed: int | None) -> int:
     """seed, a fresh one where it is None; TypeError unless it is a whole number, ValueError unless it is from 0 to MAX_SEED."""
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed <= MAX_SEED):
-        error = ValueError if whole else TypeError
-        raise error(f"seed must be a whole number from 0 to {MAX_SEED} or None, not {shown(seed)}.")
-    return fresh_seed() if seed is None else int(seed)
+    if seed is None:
+        return fresh_seed()
+    check_number("seed", seed, f"a whole number from 0 to {MAX_SEED} or None", 0, MAX_SEED)
+    return int(seed)
 
 
 # Processes that train together
@@ -305,6 +302,14 @@ def shown(value) -> str:
         text = f"a huge {type(value).__name__}"
     text = " ".join(text.split())
     return text if len(text) < 200 else text[:200] + "..."
+
+
+def check_number(name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral) -> None:
+    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from low to high. wanted:
+    what it must be, in words."""
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:
+        raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -20,7 +20,6 @@ import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
 import utils  # noqa: E402
 
-CLAIMS = ROOT / "benchmarks" / "results" / "claims"
 HEADLINES = {  # table: the rows that README shows
     "ceiling": ("hidden tokens, all", "whole boards, single", "whole boards, double", "whole boards, composition"),
     "decodability": ("root, hidden cells", "place in the root, hidden cells", "composite, hidden cells", "row, hidden cells",
@@ -55,21 +54,21 @@ def flag_table() -> str:
     return "\n".join(lines)
 
 
-def read_claims(name: str) -> list[dict[str, str]]:
-    """The rows of a table of the claims."""
-    with open(CLAIMS / f"{name}.csv", encoding="utf-8") as file:
+def read_results(name: str) -> list[dict[str, str]]:
+    """The rows of a table of benchmarks/results."""
+    with open(ROOT / "benchmarks" / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def verdict_table() -> str:
     """The verdict on each claim as Markdown, and beside it that on networks trained with a falling learning rate."""
-    falling = {v["claim"]: v for v in read_claims("falling_rate/verdicts")}
+    falling = {v["claim"]: v for v in read_results("claims/falling_rate/verdicts")}
 
     def cells(v):
         return [f"**{v['verdict']}**", f"{v['holding']} of {v['features']}", v["runs"]] if v else [""] * 3
 
     rows = [[v["claim"][0].upper() + v["claim"][1:], *cells(v), *cells(falling.get(v["claim"]))[:2]]
-            for v in read_claims("verdicts")]
+            for v in read_results("claims/verdicts")]
     heads = ["claim", "verdict", "features that hold in every run", "runs", "falling rate: verdict", "features"]
     return utils.markdown(heads, rows).rstrip()
 
@@ -79,7 +78,7 @@ def measure_table() -> str:
     lines, most = [], 0
     for table, features in HEADLINES.items():
         for feature in features:
-            rows = [row for row in read_claims(table) if row["feature"] == feature]
+            rows = [row for row in read_results(f"claims/{table}") if row["feature"] == feature]
             number = lambda row, name: utils.as_text(float(row[name] or "nan"), ".2f")  # noqa: E731
             cells = [f"{number(row, 'effect')} [{number(row, 'effect low')}, {number(row, 'effect high')}]"
                      + (f" / {number(row, 'control')}" if row["control"] else "") for row in rows]
@@ -92,12 +91,6 @@ def measure_table() -> str:
     lines = [[*line[:-2], *[""] * (most + 5 - len(line)), *line[-2:]] for line in lines]
     seeds = [f"run {i + 1}" for i in range(most)]
     return utils.markdown(["table", "holds", "measured", *seeds, "bound", "strongest control"], lines).rstrip()
-
-
-def read_results(name: str) -> list[dict[str, str]]:
-    """The rows of a table of benchmarks/results."""
-    with open(CLAIMS.parent / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def accuracy_table() -> str:
@@ -161,7 +154,7 @@ def stress_tables() -> str:
         "Damaged files, each of which must be refused in a sentence that names it or load as something sound:\n",
         utils.markdown(["file", "tried", "refused", "loaded", "most memory taken"], files),
         "Long trainings of short epochs, with tests, figures and saved states; beside an epoch's CPU time that of a fixed\n"
-        "computation, since other work went on:\n",
+        "computation, which other work on the machine slows alike:\n",
         utils.markdown(["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"], curve),
         f"All of it, one `make stress`, took {minutes:.0f} minutes of CPU time on 2 cores (AMD EPYC, no GPU); more in\n"
         "[tests/stress/results.json](tests/stress/results.json).",

@@ -148,6 +148,16 @@ def forked(kind: str, argv: list[str], output: Path, before=lambda: None, second
         os._exit(code)
 
 
+class Trap:
+    """What writes a file at path when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
 def same(a, b) -> bool:
     """Whether nested dicts, lists, numbers and tensors are equal to the bit."""
     if isinstance(a, torch.Tensor):

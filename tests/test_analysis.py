@@ -464,8 +464,8 @@ def test_readme_tells_what_the_tables_say(monkeypatch):
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert make_readme.rendered(readme) == readme
-    for v in make_readme.read_claims("verdicts"):
-        rows = make_readme.read_claims(v["table"])
+    for v in make_readme.read_results("claims/verdicts"):
+        rows = make_readme.read_results(f"claims/{v['table']}")
         for row in rows:
             low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
             assert row["holds"] == str(low > 0 and effect >= upper / 2)

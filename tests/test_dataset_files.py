@@ -1,6 +1,5 @@
 """Data sets on disk: the official program's files, export and load, files that are damaged."""
 import json
-import os
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import assume, given
 
 from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams, _checksum
 from tests.boards import SMALL, draw_slowly, made, parameters
+from tests.faults import Trap
 
 
 def test_official_export_loads(golden):
@@ -199,12 +199,8 @@ def test_damaged_files_are_refused_by_name_and_change_nothing(tmp_path):
 
 
 def test_pickled_arrays_are_never_loaded(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
     AbstractionDataset(**SMALL).export(tmp_path / "d")
-    np.save(tmp_path / "d_roots.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "d_roots.npy", np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="d_roots"):
         AbstractionDataset().load(tmp_path / "d")
     assert not (tmp_path / "sprung").exists()

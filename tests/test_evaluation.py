@@ -8,7 +8,8 @@ import torch
 
 import module_train_probe
 from module_train_probe import Accuracy
-from tests.trainers import boards, both, make, same, weights
+from tests.faults import same
+from tests.trainers import boards, both, make, weights
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -11,7 +11,8 @@ from matplotlib import pyplot
 
 from module_dataset import AbstractionDataset
 from module_train_probe import TrainingStopped, TrainTransformer
-from tests.trainers import KINDS, boards, both, make, same, weights
+from tests.faults import Trap, same
+from tests.trainers import KINDS, boards, both, make, weights
 from utils import read_json, read_run_log
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -292,14 +293,6 @@ def test_checkpoints_are_plain_state_dicts(kind, tmp_path):
     other = make(kind, seed=9)
     other.load_transformer(str(tmp_path / "new" / "model.pth"))
     assert same(weights(other), weights(trainer))
-
-
-class Trap:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @both

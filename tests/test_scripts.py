@@ -20,6 +20,7 @@ import module_train_probe_lea
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset, DatasetParams
+from tests.faults import same
 from utils import read_json, read_run_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,10 +48,6 @@ def everything_in(folder):
 
 def weights(folder, epoch):
     return torch.load(folder / "checkpoints" / f"model_{epoch}.pth", weights_only=True)
-
-
-def same(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def environment(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from module_train_probe import TrainingStopped, TrainTransformer
-from tests.trainers import KINDS, all_boards_of, boards, both, make, same, weights
+from tests.faults import same
+from tests.trainers import KINDS, all_boards_of, boards, both, make, weights
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

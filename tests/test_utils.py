@@ -20,6 +20,7 @@ from PIL import Image
 import module_train_probe
 import module_train_probe_lea
 import utils
+from tests.faults import Trap
 from utils import FlagParser, Params, RunLog, param, params_from_flags, read_run_log
 
 # numbers
@@ -396,14 +397,6 @@ def test_arrays_come_back(tmp_path, array):
     assert back.shape == array.shape
     assert (back == array).all()
     back[...] = 0
-
-
-class Trap:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def npy(shape, descr="<i8", data=b"", version=1):

@@ -32,10 +32,6 @@ def weights(trainer):
     return {name: value.clone() for name, value in trainer.transformer.state_dict().items()}
 
 
-def same(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def all_boards_of(trainer, epoch):
     """The boards (n, T) that an epoch trains on, nothing hidden."""
     return torch.cat([truth for _, truth in trainer._batches(epoch)])
