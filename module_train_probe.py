@@ -83,6 +83,7 @@ CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
 SAVE_SECONDS = 300  # at most, between saved states
 CHANGEABLE = ("epochs", "device", "epoch2print", "epoch2test", "epoch2save", "plot_dpi")  # when a run is resumed
+LATER = ("optimizer", "save_epochs")  # not in the files of earlier versions, whose runs are as by default
 # parameters of the authors' files that have no effect
 IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances", "epoch2scan",
            "bool_wandb")
@@ -123,7 +124,9 @@ class TrainParams(Params):
         None, "scale the epochs of every ramp by epochs / recipe_epochs (the recipe's are 1500, LEA's 3000); none: as they are",
         low=1, high=MOST,
     )
-    learning_rate: float = param(1e-3, "of AdamW", low=0, high=1000)
+    optimizer: str = param("adamw", "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest",
+                           choices=("adamw", "muon"))
+    learning_rate: float = param(1e-3, "of the optimiser", low=0, high=1000)
     lr_schedule: str = param("constant", "learning rate over epochs: constant, or down to zero by cosine or linear",
                              choices=("constant", "cosine", "linear"))
     lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
@@ -137,6 +140,9 @@ class TrainParams(Params):
     epoch2print: int = param(25, "epochs between reports", low=1, high=MOST)
     epoch2test: int = param(250, "epochs between tests", low=1, high=MOST)
     epoch2save: int = param(250, "epochs between checkpoints", low=1, high=MOST)
+    save_epochs: list[int] | None = param(
+        None, "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...", low=0, high=MOST, word="log"
+    )
     save_model: bool = param(False, "whether to save checkpoints, 1 or 0", flag="save")
     run_name: str = param("", "name of the run folder; empty: the script makes one, train() writes nothing")
     device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu)")
@@ -263,7 +269,7 @@ class TrainTransformer:
         for epoch in (0, self.board_proba_epoch_end):
             dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
         self.transformer = self._trained = self._network().to(self.device, self._dtype)
-        self.optim = make_optimizer(self._trained, self.learning_rate)
+        self.optim = make_optimizer(self._trained, self.learning_rate, kind=self.optimizer)
         if self.weight_average:
             self._average = AveragedModel(self._trained, multi_avg_fn=get_ema_multi_avg_fn(self.weight_average), use_buffers=True)
             self.transformer = self._average.module
@@ -530,6 +536,12 @@ class TrainTransformer:
     def _due(self, epoch: int, period: int) -> bool:
         return epoch % period == 0 or epoch == self.epochs - 1
 
+    def _saved_besides(self, epoch: int) -> bool:
+        """Whether save_epochs asks for the checkpoint of an epoch."""
+        if self.save_epochs == "log":
+            return epoch == 0 or str(epoch).rstrip("0") in ("1", "2", "5")
+        return epoch in (self.save_epochs or ())
+
     def start_run(self) -> None:
         """Makes the run folder, where there is a run_name, and the log; train() does it too, and lets go of the folder at its
         end. ValueError where the folder holds a run already, or another process has it."""
@@ -584,7 +596,7 @@ class TrainTransformer:
 
     def _keep(self, epoch: int, row: dict, bool_wandb: bool) -> None:
         """Checkpoint, arrays, figures and wandb's record of an epoch, as far as they are due."""
-        if self.save_model and self.run_name and self._due(epoch, self.epoch2save):
+        if self.save_model and self.run_name and (self._due(epoch, self.epoch2save) or self._saved_besides(epoch)):
             self.save_checkpoint(self.folder / "checkpoints" / f"model_{epoch}.pth")
         figures = {}
         if row["written"] and (self.run_name or bool_wandb):
@@ -667,7 +679,9 @@ class TrainTransformer:
             raise ValueError(f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
                              "or stopped in its first moments; start it again.")
         before = read_json(folder / "params_training.json")
-        for name in cls.params_class.__dataclass_fields__:
+        for name, field in cls.params_class.__dataclass_fields__.items():
+            if name in LATER:
+                before.setdefault(name, field.default)
             if name not in before:
                 raise ValueError(f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version.")
         before |= {"run_name": folder.name, "runs": str(folder.parent)}  # wherever it stands by now
@@ -714,7 +728,8 @@ class TrainTransformer:
                     raise ValueError(f"{path}: is not all of a state.")
                 for weight, moments in self.optim.state.items():
                     shapes = {name: tuple(value.shape) for name, value in moments.items()}
-                    if shapes != {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:
+                    adamw = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+                    if shapes not in (adamw, {"momentum_buffer": weight.shape}):
                         raise ValueError(f"{path}: is of another network.")
                 return state, damaged
             except Exception as error:  # of any kind, for what is no state

@@ -451,11 +451,75 @@ def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
     return mask[None, None]
 
 
-def make_optimizer(network: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
-    """AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only."""
-    weights = {id(m.weight) for m in network.modules() if isinstance(m, nn.Linear)}
+def make_optimizer(
+    network: nn.Module, learning_rate: float, weight_decay: float = 0.01, kind: str = "adamw"
+) -> torch.optim.AdamW | Optimizers:
+    """The optimiser of a network, of the kind 'adamw' or 'muon'.
+
+    adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon: torch.optim.Muon, its
+    steps as long as AdamW's ("match_rms_adamw"), on the matrices of attention and MLPs, with the same weight decay; AdamW
+    on all else.
+    """
+    linear = [m.weight for m in network.modules() if isinstance(m, nn.Linear)]
+    inner = [m.weight for part in network.modules() if isinstance(part, (Attention, MLP))
+             for m in part.modules() if isinstance(m, nn.Linear)]
+    by_muon = {id(p) for p in inner} if kind == "muon" else set()
+    decayed = {id(p) for p in linear}
+    rest = [p for p in network.parameters() if id(p) not in by_muon]
     groups = [
-        {"params": [p for p in network.parameters() if id(p) in weights], "weight_decay": weight_decay},
-        {"params": [p for p in network.parameters() if id(p) not in weights], "weight_decay": 0.0},
+        {"params": [p for p in rest if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in rest if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    if kind == "adamw":
+        return adamw
+    muon = torch.optim.Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Optimizers(adamw, muon)
+
+
+class Optimizers:
+    """Several optimisers, each of parameters of its own, that step together and look like one of torch's."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The groups of all parts, whose settings may be changed."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[torch.Tensor, dict]:
+        """What the parts keep of each parameter."""
+        return {p: kept for part in self.parts for p, kept in part.state.items()}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """One step of every part."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        """As that of an optimiser of torch: 'state' by number of the parameter, counted through all parts, and 'param_groups'."""
+        state, groups, first = {}, [], 0
+        for part in self.parts:
+            own = part.state_dict()
+            state |= {first + i: kept for i, kept in own["state"].items()}
+            groups += [group | {"params": [first + i for i in group["params"]]} for group in own["param_groups"]]
+            first += sum(len(group["params"]) for group in own["param_groups"])
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes what `state_dict` gave."""
+        groups, first = list(state_dict["param_groups"]), 0
+        for part in self.parts:
+            own = [groups.pop(0) for _ in part.param_groups]
+            last = first + sum(len(group["params"]) for group in own)
+            state = {i - first: kept for i, kept in state_dict["state"].items() if first <= i < last}
+            own = [group | {"params": [i - first for i in group["params"]]} for group in own]
+            part.load_state_dict({"state": state, "param_groups": own})
+            first = last

@@ -238,13 +238,14 @@ def torch_rng(*key: int, device="cpu") -> torch.Generator:
 # Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and checks follow
 
 
-def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None):
+def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None,
+          word: str | None = None):
     """A dataclass field for a parameter.
 
     help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed values.
-    length: of a list. flag: the command-line name, where it is not the field's.
+    length: of a list. flag: the command-line name, where it is not the field's. word: a text that may stand for the value.
     """
-    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag)
+    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word)
     if isinstance(default, (list, tuple)):
         return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -291,7 +292,7 @@ def _expected(kind, is_list, none, meta) -> str:
         words += f" of at least {low}"
     if is_list:
         words = f"a list of {meta['length'] or 'values'}, each {words}" if meta["length"] else f"a list, each {words}"
-    return words + (" or None" if none else "")
+    return words + (f", {meta['word']}" if meta["word"] else "") + (" or None" if none else "")
 
 
 def shown(value) -> str:
@@ -331,8 +332,8 @@ class Params:
         meta = cls.__dataclass_fields__[name].metadata
         kind, is_list, none = _kinds(cls)[name]
         wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {shown(value)}."
-        if value is None and none:
-            return None
+        if (value is None and none) or (isinstance(value, str) and value == meta["word"]):
+            return value
         try:
             if is_list and not isinstance(value, (list, tuple, np.ndarray)):
                 raise TypeError
@@ -439,6 +440,8 @@ def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
         words = text if is_list else [text]
         if none and words == ["none"]:
             values[name] = None
+        elif words == [params_class.__dataclass_fields__[name].metadata["word"]]:
+            values[name] = words[0]
         else:
             converted = [convert(word, kind) for word in words]
             values[name] = params_class.checked(name, converted if is_list else converted[0])
