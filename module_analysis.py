@@ -22,9 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+import module_figures
+import module_files
 import module_train_probe
 import module_train_probe_lea
 import utils
+from claims import figures, statistics
 from module_dataset import TYPES, AbstractionDataset
 from module_train_probe_lea import entropy_bits, information
 
@@ -321,7 +324,7 @@ def predict(X: np.ndarray, values: np.ndarray, train: np.ndarray) -> list[np.nda
         X_fit, one_hot, Y = X[rows], Y, np.zeros((len(rows), T, C), np.float32)
         Y[at, t] = one_hot
     rest = X[n_fit:].reshape(-1, X.shape[-1])
-    fitted = utils.ridge(X_fit, Y.reshape(len(Y), -1), RIDGE)
+    fitted = statistics.ridge(X_fit, Y.reshape(len(Y), -1), RIDGE)
     return [(rest @ weights[:-1] + weights[-1]).reshape(-1, T, C).argmax(-1) for weights in fitted]
 
 
@@ -457,7 +460,7 @@ def nearness(X: np.ndarray, root: np.ndarray, token: np.ndarray, board: np.ndarr
 def dimensions_saved(X, classes, board, W, rng) -> np.ndarray:
     """Score of 1 - participation ratio of the class means / that of equally large random classes, drawn anew for each draw.
     Boards that count twice bias the ratio, so the draws are moved to have the measured value as their mean."""
-    found = [[utils.participation(X, c, w[board]) for c in (classes, rng.permutation(classes))] for w in (*[W[0]] * 20, *W[1:])]
+    found = [[statistics.participation(X, c, w[board]) for c in (classes, rng.permutation(classes))] for w in (*[W[0]] * 20, *W[1:])]
     (true, *drawn), (chance, *random) = np.transpose([np.mean(found[:20], axis=0), *found[20:]])
     score = 1 - np.array(drawn) / random
     return np.r_[1 - true / chance, score - score.mean() + 1 - true / chance] if len(score) else np.array([1 - true / chance])
@@ -483,7 +486,7 @@ def convergence(sources: dict, sample: Sample, W, rng, dimension_draws: int = 10
             continue
         board, near, X = sample.boards[b], {}, {}
         for source, stage in ((source, stage) for source in sources for stage in stages):
-            X[source, stage] = utils.unit(sources[source][stage][b, t])
+            X[source, stage] = statistics.unit(sources[source][stage][b, t])
             near[source, stage] = nearness(X[source, stage], root, token, board, weights)
             label = "over training, one run" if source.startswith("epoch") else "trained"
             saved = dimensions_saved(X[source, stage], root, board, W[:1], rng)[0]
@@ -834,7 +837,7 @@ def language(lea, size: dict, bar=lambda what: iter) -> tuple[list, dict[str, li
     few, alone = np.flatnonzero(test.types < 2)[:300], np.flatnonzero(both.types == 0)
     if len(few) > 2:
         distances = scene_distances(test.take(few))
-        found = {name: utils.mantel(words[-n:][few], distances, rng) for name, words in said.items()}
+        found = {name: statistics.mantel(words[-n:][few], distances, rng) for name, words in said.items()}
         facts.append(("topographic similarity", found["words"][0], {name: found[name][0] for name in list(said)[1:]} | {
             "95% of permutations": found["words"][1]}, {f"p (Mantel), {name}": found[name][2] for name in said}))
     if len(alone) > 50:
@@ -868,7 +871,7 @@ def analyse(trainer, size: dict, bar=lambda what: iter) -> tuple[list, dict[str,
     made, decodable = decodability(sources, sample, W[:, sample.boards], rng, bar("read-outs"))
     rows += made + generalisation(sources, sample, contexts_of(sample, dataset), W[:, sample.boards], rng, bar=bar("contexts"))
     near = {who: {stage: X[sample.test] for stage, X in stages.items()} for who, stages in nets.items()}
-    found = utils.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
+    found = module_files.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
     for epoch, path in found if len(found) > 1 else ():
         past = Network(type(trainer).from_run(trainer.folder, path.name, str(trainer.device)))
         near[f"epoch {epoch}"] = past.run(sample.tokens[sample.test], network.stages)[1]
@@ -883,12 +886,12 @@ def analyse(trainer, size: dict, bar=lambda what: iter) -> tuple[list, dict[str,
     b, t, root, token = object_cells(sample, False)
     pictured = [stage for stage in network.stages if stage.endswith(("_z", "z_attn"))] + network.stages[-1:]
     return rows, {"decodability_stages": decodable, "convergence_stages": near}, {"root": root, "token": token, "stages": {
-        stage: utils.unit(nets["network"][stage][sample.test][b, t]) for stage in pictured}}
+        stage: statistics.unit(nets["network"][stage][sample.test][b, t]) for stage in pictured}}
 
 
 def row_cells(row: dict) -> list[str]:
     """A row's cells in the report."""
-    text = {name: utils.as_text(value) for name, value in row.items()}
+    text = {name: module_files.as_text(value) for name, value in row.items()}
     effect, gain = (f"{text[name]} [{text[f'{name} low']}, {text[f'{name} high']}]" for name in ("effect", "gain"))
     after = list(text)[list(text).index("holds") + 1 :]
     controls = "; ".join(f"{name[9:]} {text[name]}" for name in after if name.startswith("control: "))
@@ -916,17 +919,17 @@ def write_report(folder: Path, rows: list[dict], curves: dict[str, list], second
     """Writes report.md and a CSV for each table; returns the verdicts."""
     tables = {name: made for name in TABLES if (made := [row for row in rows if row["table"] == name])}
     verdicts = [{"claim": TABLES[name][0], "table": name} | verdict(made) for name, made in tables.items() if TABLES[name][0]]
-    parts = [INTRODUCTION.format(", ".join(dict.fromkeys(row["run"] for row in rows))), utils.markdown(list(verdicts[0]), (
+    parts = [INTRODUCTION.format(", ".join(dict.fromkeys(row["run"] for row in rows))), module_files.markdown(list(verdicts[0]), (
         [f"**{v}**" if name == "verdict" else v for name, v in line.items()] for line in verdicts))]
     words = {v["table"]: f"{v['claim'][0].upper()}{v['claim'][1:]}: {v['verdict']}" for v in verdicts}
     for name, made in tables.items():
         figures = [f"![{figure}]({figure}.png)\n\n" for figure in FIGURES if figure.startswith(name)]
         parts += [f"\n## {words.get(name, 'The ceiling')}\n\n{TABLES[name][2]}\n\n", *figures]
-        parts.append(utils.markdown(["feature", "run", "stage", "effect [95%]", "upper bound", "effect - strongest control [95%]",
+        parts.append(module_files.markdown(["feature", "run", "stage", "effect [95%]", "upper bound", "effect - strongest control [95%]",
                                      "controls", "besides", "verdict"], map(row_cells, made)))
     for name, made in (tables | curves | {"verdicts": verdicts}).items():
-        utils.save_table(folder / f"{name}.csv", made)
-    with utils.atomic_write(folder / "report.md", "w") as file:
+        module_files.save_table(folder / f"{name}.csv", made)
+    with module_files.atomic_write(folder / "report.md", "w") as file:
         file.write("".join([*parts, f"\nMade in {seconds:.0f} s. Every table is a CSV in this folder.\n"]))
     return verdicts
 
@@ -939,15 +942,15 @@ def plot_dictionary(words: np.ndarray, scenes: Scenes, dataset: AbstractionDatas
     said = [(word, counts[:, word].argmax()) for word in np.argsort(-counts.max(0), kind="stable")[:entries]]
     titles = [f"word {word} at place {place}: {100 * counts[place, word]:.0f}% of boards" for word, place in said]
     groups = [scenes.boards[words[:, place] == word][:examples] for word, place in said]
-    return utils.plot_examples(groups, titles, utils.token_colors(dataset.vocab_bck, dataset.vocab_token))
+    return figures.plot_examples(groups, titles, module_figures.token_colors(dataset.vocab_bck, dataset.vocab_token))
 
 
 FIGURES = {  # name: (what it is drawn from, how)
-    **{name: (name, lambda rows, name=name: utils.plot_rows(rows, TABLES[name][1])) for name in TABLES},
-    "decodability_stages": ("decodability_stages", lambda curves: utils.plot_stages(curves, "skill")),
-    "convergence_stages": ("convergence_stages", lambda curves: utils.plot_stages(curves, "nearness by root - by token")),
-    "convergence_pca": ("pca", lambda arrays: utils.plot_components(**arrays)),
-    "words_information": ("words_information", lambda rows: utils.plot_shares(
+    **{name: (name, lambda rows, name=name: figures.plot_rows(rows, TABLES[name][1])) for name in TABLES},
+    "decodability_stages": ("decodability_stages", lambda curves: figures.plot_stages(curves, "skill")),
+    "convergence_stages": ("convergence_stages", lambda curves: figures.plot_stages(curves, "nearness by root - by token")),
+    "convergence_pca": ("pca", lambda arrays: figures.plot_components(**arrays)),
+    "words_information": ("words_information", lambda rows: figures.plot_shares(
         [[v for name, v in row.items() if name.startswith("place ")] for row in rows], [row["feature"] for row in rows],
         "place in the sentence", "information / entropy of the feature")),
     "words_dictionary": ("dictionary", lambda arrays: plot_dictionary(*arrays)),
@@ -961,7 +964,7 @@ def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bo
         raise ValueError(f"runs must have names of their own, not {', '.join(Path(run).name for run in runs)}.")
     folder = Path(runs[0] if runs else lea) / "analysis"
     for run, is_lea in [*((run, False) for run in runs), *([(lea, True)] if lea is not None else [])]:
-        if is_lea != ("vocab_speech_size" in utils.read_json(Path(run) / "params_training.json")):
+        if is_lea != ("vocab_speech_size" in module_files.read_json(Path(run) / "params_training.json")):
             raise ValueError(f"{run}: is no LEA run." if is_lea else f"{run}: is a LEA run; give it as --lea {run}.")
         trainer, name = (module_train_probe_lea if is_lea else module_train_probe).TrainTransformer.from_run(run), Path(run).name
         bar = lambda what, name=name: lambda steps: utils.progress_bar(steps, 20, desc=f"{name}, {what} ", leave=False)  # noqa: E731
@@ -973,7 +976,7 @@ def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bo
     drawn |= curves | {name: [row for row in rows if row["table"] == name and np.isfinite(row["upper"])] for name in TABLES}
     for name, (source, draw) in FIGURES.items():
         if drawn.get(source):
-            utils.save_figure(draw(drawn[source]), folder / f"{name}.png")
+            module_figures.save_figure(draw(drawn[source]), folder / f"{name}.png")
     return write_report(folder, rows, curves, time.time() - start)
 
 

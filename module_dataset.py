@@ -17,23 +17,10 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import torch
 
-from utils import (
-    MAX_SEED,
-    Params,
-    draw_board,
-    fresh_seed,
-    keywords_of,
-    load_array,
-    new_figure,
-    numpy_rng,
-    param,
-    print_dict,
-    read_json,
-    save_array,
-    shown,
-    token_colors,
-    write_json,
-)
+from module_figures import draw_board, new_figure, token_colors
+from module_files import load_array, read_json, save_array, write_json
+from module_params import Params, keywords_of, param
+from utils import MAX_SEED, fresh_seed, numpy_rng, print_dict, shown
 
 TYPES = ("single", "double", "composition")  # a board's type is its place here
 FAMILIES = ("singleRoot", "doubleRoot", "singleComposite")

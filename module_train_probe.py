@@ -27,52 +27,43 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from module_dataset import TYPES, AbstractionDataset, Boards
-from module_transformer_factor import GPTFactor, check_sizes, cut_edits, make_optimizer, recording
-from utils import (
-    MAX_SEED,
+from module_figures import (
     BoardView,
-    Params,
-    RunLog,
-    dist,
-    dist_cosine,
-    dist_unit,
-    divide_into_batches,
     draw_board,
-    fresh_seed,
-    from_leader,
-    get_ij,
-    keywords_of,
-    load_tensors,
-    lock,
-    merge_attn_plots,
     mirrored,
     new_figure,
-    newest_states,
-    numbered,
-    numpy_rng,
-    out_of_memory,
-    param,
-    pick_device,
     plot_across,
     plot_curves,
     plot_panels,
     plot_queries,
     plot_table,
+    save_figure,
+    show_figure,
+    tiled,
+    token_colors,
+)
+from module_files import load_tensors, numbered, read_json, save_array, save_tensors, write_json
+from module_params import Params, keywords_of, param, pick_device
+from module_run import RunLog, lock, newest_states, save_state
+from module_transformer_factor import GPTFactor, check_sizes, cut_edits, make_optimizer, recording
+from utils import (
+    MAX_SEED,
+    dist,
+    dist_cosine,
+    dist_unit,
+    divide_into_batches,
+    fresh_seed,
+    from_leader,
+    get_ij,
+    merge_attn_plots,
+    numpy_rng,
+    out_of_memory,
     progress_bar,
     ramp,
     rank_and_world,
-    read_json,
-    save_array,
-    save_figure,
-    save_state,
-    save_tensors,
-    show_figure,
     shown,
     sum_over_processes_,
-    tiled,
-    token_colors,
     torch_entropy,
-    write_json,
 )
 
 __all__ = ["TrainTransformer", "TrainParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
@@ -1063,7 +1054,7 @@ class TrainTransformer:
 
     def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
         """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files
-        batch_{k}_….npy, which utils.open_batches opens as one array, and in meta.json `batches`, the indices of each."""
+        batch_{k}_….npy, which module_files.open_batches opens as one array, and in meta.json `batches`, the indices of each."""
         given = self._given(boards, masks, boards_abs)
         check_sizes(batch_size=batch_size)
         batches = divide_into_batches(range(len(given[0])), -(-len(given[0]) // int(batch_size)))

@@ -12,22 +12,11 @@ import torch.nn.functional as F
 
 import module_train_probe
 from module_dataset import TYPES
+from module_figures import draw_board, new_figure, token_colors
+from module_params import keywords_of, param
 from module_train_probe import MOST, TrainParams, evaluating
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
-from utils import (
-    dist,
-    dist_cosine,
-    dist_unit,
-    draw_board,
-    keywords_of,
-    new_figure,
-    numpy_rng,
-    param,
-    ramp,
-    shown,
-    token_colors,
-    torch_entropy,
-)
+from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, torch_entropy
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 

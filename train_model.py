@@ -17,19 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
+from module_files import read_json
+from module_params import FlagParser, params_from_flags
+from module_run import unused_run_name
 from module_train_probe import TrainingStopped, TrainTransformer
-from utils import (
-    MAX_SEED,
-    FlagParser,
-    fresh_seed,
-    out_of_memory,
-    params_from_flags,
-    process_group,
-    rank_and_world,
-    read_json,
-    shown,
-    unused_run_name,
-)
+from utils import MAX_SEED, fresh_seed, out_of_memory, process_group, rank_and_world, shown
 
 # what this script sets otherwise than DatasetParams and TrainParams do
 DATASET = {}

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 import train_model
+from module_params import FlagParser
 from module_train_probe_lea import TrainTransformer
-from utils import FlagParser
 
 # what this script sets otherwise than DatasetParams and LEAParams do
 DATASET = {"board_types_proba": [0.95, 0.05, 0]}

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import describe  # noqa: E402
 
 from module_analysis import Scenes, ceiling, held_out  # noqa: E402
+from module_files import save_table  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
-from utils import numpy_rng, save_table  # noqa: E402
+from utils import numpy_rng  # noqa: E402
 
 SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
             "board_proba_epoch_start", "board_proba_epoch_end", "weight_average", "batch_size")

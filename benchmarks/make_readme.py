@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from bench_accuracy import SETTINGS  # noqa: E402
 
+import module_files  # noqa: E402
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
-import utils  # noqa: E402
 
 HEADLINES = {  # table: the rows that README shows
     "ceiling": ("hidden tokens, all", "whole boards, single", "whole boards, double", "whole boards, composition"),
@@ -70,7 +70,7 @@ def verdict_table() -> str:
     rows = [[v["claim"][0].upper() + v["claim"][1:], *cells(v), *cells(falling.get(v["claim"]))[:2]]
             for v in read_results("claims/verdicts")]
     heads = ["claim", "verdict", "features that hold in every run", "runs", "falling rate: verdict", "features"]
-    return utils.markdown(heads, rows).rstrip()
+    return module_files.markdown(heads, rows).rstrip()
 
 
 def measure_table() -> str:
@@ -79,7 +79,7 @@ def measure_table() -> str:
     for table, features in HEADLINES.items():
         for feature in features:
             rows = [row for row in read_results(f"claims/{table}") if row["feature"] == feature]
-            number = lambda row, name: utils.as_text(float(row[name] or "nan"), ".2f")  # noqa: E731
+            number = lambda row, name: module_files.as_text(float(row[name] or "nan"), ".2f")  # noqa: E731
             cells = [f"{number(row, 'effect')} [{number(row, 'effect low')}, {number(row, 'effect high')}]"
                      + (f" / {number(row, 'control')}" if row["control"] else "") for row in rows]
             bounds = sorted({number(row, "upper") for row in rows})
@@ -90,7 +90,7 @@ def measure_table() -> str:
             lines.append([table, held, feature, *cells, "-".join(dict.fromkeys((bounds[0], bounds[-1]))), controls])
     lines = [[*line[:-2], *[""] * (most + 5 - len(line)), *line[-2:]] for line in lines]
     seeds = [f"run {i + 1}" for i in range(most)]
-    return utils.markdown(["table", "holds", "measured", *seeds, "bound", "strongest control"], lines).rstrip()
+    return module_files.markdown(["table", "holds", "measured", *seeds, "bound", "strongest control"], lines).rstrip()
 
 
 def accuracy_table() -> str:
@@ -117,7 +117,7 @@ def accuracy_table() -> str:
         ramps = f"{first['masking_patch_epoch']}; {first['board_proba_epoch_start']} to {first['board_proba_epoch_end']}"
         lines.append([first["epochs"], rate, ramps, str(len({row["seed"] for row in rows})), *cells])
     heads = ["epochs", "learning rate", "patches; curriculum", "seeds", "hidden tokens", "single", "double", "composition"]
-    return utils.markdown(heads, lines).rstrip()
+    return module_files.markdown(heads, lines).rstrip()
 
 
 def codebook_table() -> str:
@@ -129,7 +129,7 @@ def codebook_table() -> str:
         uses = [f"{float(row[name]):.{digits}f}" for name, digits in (("words", 0), ("perplexity", 0), ("longest_word", 1))]
         lines.append([f"`{way}`", seed, row["epoch"], *shares, *uses])
     heads = ["way", "seed", "epochs", "single: tokens", "boards", "double: tokens", "words in use", "perplexity", "longest word"]
-    return utils.markdown(heads, lines).rstrip()
+    return module_files.markdown(heads, lines).rstrip()
 
 
 def stress_tables() -> str:
@@ -150,12 +150,12 @@ def stress_tables() -> str:
     curve = [[script, epoch, f"{memory:.0f} MB", count, f"{time:.1f} ms", f"{fixed:.2f} ms"] for kind, script in scripts.items()
              for epoch, memory, count, time, fixed in list(zip(*found["soak"][kind]["curve"].values(), strict=True))[4::5]]
     return "\n".join([
-        utils.markdown(["kills (SIGKILL) of small runs", *scripts.values()], kills),
+        module_files.markdown(["kills (SIGKILL) of small runs", *scripts.values()], kills),
         "Damaged files, each of which must be refused in a sentence that names it or load as something sound:\n",
-        utils.markdown(["file", "tried", "refused", "loaded", "most memory taken"], files),
+        module_files.markdown(["file", "tried", "refused", "loaded", "most memory taken"], files),
         "Long trainings of short epochs, with tests, figures and saved states; beside an epoch's CPU time that of a fixed\n"
         "computation, which other work on the machine slows alike:\n",
-        utils.markdown(["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"], curve),
+        module_files.markdown(["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"], curve),
         f"All of it, one `make stress`, took {minutes:.0f} minutes of CPU time on 2 cores (AMD EPYC, no GPU); more in\n"
         "[tests/stress/results.json](tests/stress/results.json).",
     ])

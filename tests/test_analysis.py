@@ -11,7 +11,7 @@ import pytest
 import module_analysis
 import module_train_probe
 import module_train_probe_lea
-import utils
+from claims import statistics
 from module_dataset import AbstractionDataset
 from module_train_probe_lea import information
 
@@ -186,7 +186,7 @@ def test_whole_board_read_out_is_fitted_for_each_cell(sample):
 
 def test_nearness_equals_a_loop_over_pairs():
     rng = np.random.default_rng(0)
-    X, board = utils.unit(rng.standard_normal((40, 5))), np.arange(40) // 8
+    X, board = statistics.unit(rng.standard_normal((40, 5))), np.arange(40) // 8
     root, token = rng.integers(3, size=40), rng.integers(4, size=40)
     W = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 3, 0]])
     got = module_analysis.nearness(X, root, token, board, W)
@@ -226,9 +226,9 @@ def test_participation_ratio_of_class_means():
     classes = np.repeat(np.arange(6), 50)
     spread = np.eye(6)[classes]  # means in all directions
     line = np.outer(classes, np.ones(6))  # means on a line
-    assert utils.participation(spread, classes, np.ones(300)) == pytest.approx(5)
-    assert utils.participation(line, classes, np.ones(300)) == pytest.approx(1)
-    assert np.isnan(utils.participation(np.ones((300, 6)), classes, np.ones(300)))
+    assert statistics.participation(spread, classes, np.ones(300)) == pytest.approx(5)
+    assert statistics.participation(line, classes, np.ones(300)) == pytest.approx(1)
+    assert np.isnan(statistics.participation(np.ones((300, 6)), classes, np.ones(300)))
     rng = np.random.default_rng(0)
     X, board, W = line + 3 * rng.standard_normal((300, 6)), np.arange(300) % 20, module_analysis.resample(20, rng, 50)
     saved = module_analysis.dimensions_saved(X, classes, board, W, rng)
@@ -243,7 +243,7 @@ def test_ridge_agrees_from_features_and_from_examples():
     X, Y = rng.standard_normal((30, 29)), rng.standard_normal((30, 2))
     wide = np.concatenate([X, np.zeros((30, 5))], 1)  # features that say nothing, but make the examples fewer
     for strength in (1e-3, 1e-1):
-        (w,), (v,) = utils.ridge(X, Y, [strength]), utils.ridge(wide, Y, [strength * 34 / 29])
+        (w,), (v,) = statistics.ridge(X, Y, [strength]), statistics.ridge(wide, Y, [strength * 34 / 29])
         np.testing.assert_allclose(X @ w[:-1] + w[-1], wide @ v[:-1] + v[-1], atol=1e-4)
         x, y = X - X.mean(0), Y - Y.mean(0)
         exact = np.linalg.solve(x.T @ x + strength * (x**2).sum() / 29 * np.eye(29), x.T @ y)
@@ -366,7 +366,7 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene(singles):
         assert {row["feature"] for row in rows if row["counts"]} == {"background", "row", "column", "which roots are there"}
         for row in module_analysis.word_information(words, scenes, 10, rng, 20):
             assert (row["MI/H"] > max(0.2, row["95% of permutations"])) == expected
-        similarity, chance, p = utils.mantel(words[:150], module_analysis.scene_distances(scenes.take(slice(150))), rng, 50)
+        similarity, chance, p = statistics.mantel(words[:150], module_analysis.scene_distances(scenes.take(slice(150))), rng, 50)
         assert (p < 0.03) == expected
         assert (similarity > 0.9) == expected
         attributes = [scenes.backgrounds, *scenes.objects[:, 0].T]

@@ -14,8 +14,8 @@ from PIL import Image
 import module_train_probe
 import module_train_probe_lea
 from module_dataset import AbstractionDataset
+from module_files import open_batches
 from module_train_probe import TrainTransformer
-from utils import open_batches
 
 STAGES = ("z", "attn_update", "z_attn", "mlp_update", "z_attn_mlp")
 BLOCK = (*STAGES, "a", "v", "attn_v", "mlp_in")

@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 
+import module_files
+import module_run
 import module_train_probe
 import train_model
-import utils
+from module_files import load_tensors, read_json, save_tensors
+from module_run import newest_states, read_run_log
 from module_train_probe import CHANGEABLE, TrainingStopped
 from module_train_probe_lea import LEAParams
 from tests.faults import CLASSES, Steps, contents, differences, flags, forked, make, nth, only, resume, same
-from utils import load_tensors, newest_states, read_json, read_run_log, save_tensors
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 both = pytest.mark.parametrize("kind", ["factor", "lea"])
@@ -274,7 +276,7 @@ def test_a_run_that_lacks_a_parameter_is_refused_by_name(tmp_path):
     path = tmp_path / "r" / "params_training.json"
     params = read_json(path)
     del params["learning_rate"]
-    utils.write_json(path, params)
+    module_files.write_json(path, params)
     before = contents(tmp_path / "r")
     with pytest.raises(ValueError, match="params_training.json: lacks learning_rate"):
         module_train_probe.TrainTransformer.resume(tmp_path / "r", learning_rate=1e-3)
@@ -468,7 +470,7 @@ def test_a_folder_that_becomes_read_only(save, tmp_path, monkeypatch):
             def refuses(*args, **kwargs):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "r" / "run_log.csv"))
 
-            patched.setattr(utils, "open", refuses, raising=False)
+            patched.setattr(module_run, "open", refuses, raising=False)
             patched.setattr(tempfile, "mkstemp", refuses)
         return original(epoch)
 
@@ -565,7 +567,7 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_loss", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="^sizes do not match$"):
         trainer.train()
-    with contextlib.closing(utils.lock(tmp_path / "r")):
+    with contextlib.closing(module_run.lock(tmp_path / "r")):
         pass
 
 

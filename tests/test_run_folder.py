@@ -10,10 +10,11 @@ import torch
 from matplotlib import pyplot
 
 from module_dataset import AbstractionDataset
+from module_files import read_json
+from module_run import read_run_log
 from module_train_probe import TrainingStopped, TrainTransformer
 from tests.faults import Trap, same
 from tests.trainers import KINDS, boards, both, make, weights
-from utils import read_json, read_run_log
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

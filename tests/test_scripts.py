@@ -20,8 +20,9 @@ import module_train_probe_lea
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset, DatasetParams
+from module_files import read_json
+from module_run import read_run_log
 from tests.faults import same
-from utils import read_json, read_run_log
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"factor": train_model, "lea": train_model_lea}

@@ -17,11 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import module_figures
+import module_files
+import module_params
+import module_run
 import module_train_probe
 import module_train_probe_lea
 import utils
+from module_params import FlagParser, Params, param, params_from_flags
+from module_run import RunLog, read_run_log
 from tests.faults import Trap
-from utils import FlagParser, Params, RunLog, param, params_from_flags, read_run_log
 
 # numbers
 
@@ -250,7 +255,7 @@ def test_unknown_keyword():
 
 
 def test_keywords_are_shown():
-    @utils.keywords_of(Some, first=["dataset"])
+    @module_params.keywords_of(Some, first=["dataset"])
     class Thing:
         def __init__(self, dataset, **params):
             pass
@@ -336,11 +341,11 @@ def test_help_shows_meaning_and_default(capsys):
 
 
 def test_pick_device():
-    assert utils.pick_device("cpu") == torch.device("cpu")
-    assert utils.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert module_params.pick_device("cpu") == torch.device("cpu")
+    assert module_params.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:97", "gpu", "", "meta", "cpu:3", "cuda:-1"):
         with pytest.raises(ValueError, match=f"device must be .*{name!r}"):
-            utils.pick_device(name)
+            module_params.pick_device(name)
 
 
 # files
@@ -349,11 +354,11 @@ def test_pick_device():
 @pytest.mark.parametrize("error", [ValueError("half way"), KeyboardInterrupt()])
 def test_atomic_write_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "new" / "file.txt"
-    with utils.atomic_write(path, "w") as file:
+    with module_files.atomic_write(path, "w") as file:
         file.write("old")
 
     def fail(path):
-        with utils.atomic_write(path, "w") as file:
+        with module_files.atomic_write(path, "w") as file:
             file.write("new")
             file.flush()
             raise error
@@ -374,14 +379,14 @@ def test_atomic_write_names_the_file_that_could_not_be_written(call, tmp_path, m
 
     monkeypatch.setattr(call, fails)
     with pytest.raises(OSError, match="No space left on device: .*file.txt'$") as found:
-        utils.write_json(tmp_path / "file.txt", {})
+        module_files.write_json(tmp_path / "file.txt", {})
     assert found.value.filename == str(tmp_path / "file.txt")
 
 
 def test_atomic_write_makes_ordinary_files(tmp_path):
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
-    utils.save_array(tmp_path / "x.npy", np.arange(3))
+    module_files.save_array(tmp_path / "x.npy", np.arange(3))
     assert (tmp_path / "x.npy").stat().st_mode == plain.stat().st_mode
 
 
@@ -391,8 +396,8 @@ ARRAYS = [np.arange(12).reshape(3, 4), np.zeros((0, 4)), np.float32(3.5), np.arr
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{array.shape}")
 def test_arrays_come_back(tmp_path, array):
-    utils.save_array(tmp_path / "a.npy", array)
-    back = utils.load_array(tmp_path / "a.npy")
+    module_files.save_array(tmp_path / "a.npy", array)
+    back = module_files.load_array(tmp_path / "a.npy")
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert (back == array).all()
@@ -424,30 +429,30 @@ def test_damaged_arrays_are_refused_by_name(tmp_path):
     for what, content in damaged_arrays(tmp_path).items():
         path.write_bytes(content)
         with pytest.raises(ValueError, match="bad.npy"):
-            pytest.fail(f"{what} was read as {utils.load_array(path)!r}")
+            pytest.fail(f"{what} was read as {module_files.load_array(path)!r}")
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="missing.npy: cannot be read"):
-        utils.load_array(tmp_path / "missing.npy")
+        module_files.load_array(tmp_path / "missing.npy")
 
 
 def test_json_round_trip(tmp_path):
     values = {"a": [1, 2.5, None, "é"], "b": {"c": True}}
-    utils.write_json(tmp_path / "deep" / "x.json", values)
-    assert utils.read_json(tmp_path / "deep" / "x.json") == values
+    module_files.write_json(tmp_path / "deep" / "x.json", values)
+    assert module_files.read_json(tmp_path / "deep" / "x.json") == values
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1, 2]", b"3", b"\xff\xfe", b"[" * 200_000])
 def test_damaged_json_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match="x.json: "):
-        utils.read_json(tmp_path / "x.json")
+        module_files.read_json(tmp_path / "x.json")
 
 
 def test_missing_json_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="none.json: cannot be read"):
-        utils.read_json(tmp_path / "none.json")
+        module_files.read_json(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read"):
-        utils.read_json(tmp_path)
+        module_files.read_json(tmp_path)
 
 
 def test_clear_folder_extension(tmp_path):
@@ -474,7 +479,7 @@ def test_clear_folder(tmp_path):
 
 def test_run_names_are_unique_across_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(lambda _: utils.unused_run_name(tmp_path / "runs", "_factor"), range(40)))
+        names = list(pool.map(lambda _: module_run.unused_run_name(tmp_path / "runs", "_factor"), range(40)))
     assert len(set(names)) == 40
     assert sorted(names) == sorted(os.listdir(tmp_path / "runs"))
     day, number, suffix = names[0].removeprefix("run_").split("_")
@@ -482,10 +487,10 @@ def test_run_names_are_unique_across_threads(tmp_path):
 
 
 def test_a_run_name_never_names_what_is_there(tmp_path):
-    first = utils.unused_run_name(tmp_path, "")
+    first = module_run.unused_run_name(tmp_path, "")
     os.rmdir(tmp_path / first)
     (tmp_path / first).write_text("somebody's file")
-    assert utils.unused_run_name(tmp_path, "") != first
+    assert module_run.unused_run_name(tmp_path, "") != first
     assert (tmp_path / first).read_text() == "somebody's file"
 
 
@@ -592,21 +597,21 @@ def test_figures_need_no_display_and_stay_on_no_list(tmp_path):
 
     before = pyplot.get_fignums()
     log = {"epoch": np.arange(3.0), "a": np.array([1, np.nan, 2]), "b": np.array([-1.0, -1, -1])}
-    figure = utils.plot_curves(log, [("left", True, {"": "a"}), ("right", False, {"x": "a", "y": "b"})])
+    figure = module_figures.plot_curves(log, [("left", True, {"": "a"}), ("right", False, {"x": "a", "y": "b"})])
     lines = [line.get_ydata().tolist() for ax in figure.axes for line in ax.lines]
     assert lines == [[1, 2], [1, 2], []]
-    assert utils.save_figure(figure, tmp_path / "new" / "x.png", 50) is figure
+    assert module_figures.save_figure(figure, tmp_path / "new" / "x.png", 50) is figure
     assert Image.open(tmp_path / "new" / "x.png").size == (460, 180)
     assert pyplot.get_fignums() == before
 
 
 def test_draw_board_marks_cells():
-    figure, axes = utils.new_figure()
-    colors = utils.token_colors(2, 3)
+    figure, axes = module_figures.new_figure()
+    colors = module_figures.token_colors(2, 3)
     assert colors.shape == (6, 4)
     assert len(np.unique(colors, axis=0)) == 6
     board = np.array([[0, 1], [4, 5]])
-    utils.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
+    module_figures.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
     ax = axes[0, 0]
     assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("4", (0, 1)), ("5", (1, 1))]
     assert [patch.get_xy() for patch in ax.patches] == [(0.5, -0.5)]

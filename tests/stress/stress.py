@@ -35,6 +35,8 @@ sys.path.insert(0, str(ROOT))
 
 import module_dataset  # noqa: E402
 from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
+from module_files import load_array  # noqa: E402
+from module_run import RunLog, read_run_log  # noqa: E402
 from module_train_probe import TrainingStopped  # noqa: E402
 from tests.faults import (  # noqa: E402
     CLASSES,
@@ -51,7 +53,6 @@ from tests.faults import (  # noqa: E402
     nth,
     same,
 )
-from utils import RunLog, load_array, read_run_log  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results.json")
 CHAINS, RANDOM = 20, 12  # runs killed over and over; kills by another process; besides one kill at each step of a run

@@ -1,0 +1,227 @@
+"""Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and checks follow."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import numbers
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from utils import MAX_SEED, shown
+
+
+def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None,
+          word: str | None = None):
+    """A dataclass field for a parameter.
+
+    help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed values.
+    length: of a list. flag: the command-line name, where it is not the field's. word: a text that may stand for the value.
+    """
+    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word)
+    if isinstance(default, (list, tuple)):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@functools.cache
+def _kinds(cls) -> dict[str, tuple[type, bool, bool]]:
+    """For each field of a parameter class: (type of value or item, is a list, may be None)."""
+    kinds = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        none = isinstance(hint, types.UnionType)
+        hint = typing.get_args(hint)[0] if none else hint
+        is_list = typing.get_origin(hint) is list
+        kinds[name] = (typing.get_args(hint)[0] if is_list else hint, is_list, none)
+    return kinds
+
+
+def _fits(value, kind: type):
+    """value as kind, or TypeError."""
+    if kind is bool and isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
+        return bool(value)
+    if kind is str and isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    if kind is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError
+
+
+def _expected(kind, is_list, none, meta) -> str:
+    """What a parameter should be, in words."""
+    words = {int: "a whole number", float: "a number", bool: "True or False (1 or 0)", str: "a string"}[kind]
+    if meta["choices"]:
+        words = "one of " + ", ".join(map(str, meta["choices"]))
+    low, high = meta["low"], meta["high"]
+    if low is not None and high is not None:
+        words += f" from {low} to {high}"
+    elif low is not None:
+        words += f" of at least {low}"
+    if is_list:
+        words = f"a list of {meta['length'] or 'values'}, each {words}" if meta["length"] else f"a list, each {words}"
+    return words + (f", {meta['word']}" if meta["word"] else "") + (" or None" if none else "")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Params:
+    """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an unknown
+    name, ValueError for a wrong value, each one sentence that names the parameter. `check` looks at their fit."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, self.checked(field.name, getattr(self, field.name)))
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError where parameters do not fit each other."""
+
+    @classmethod
+    def checked(cls, name: str, value):
+        """value as parameter `name` holds it, or TypeError or ValueError."""
+        meta = cls.__dataclass_fields__[name].metadata
+        kind, is_list, none = _kinds(cls)[name]
+        wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {shown(value)}."
+        if (value is None and none) or (isinstance(value, str) and value == meta["word"]):
+            return value
+        try:
+            if is_list and not isinstance(value, (list, tuple, np.ndarray)):
+                raise TypeError
+            items = [_fits(v, kind) for v in (value if is_list else [value])]
+        except TypeError:
+            raise TypeError(wrong) from None
+        for v in items:
+            if (
+                (kind in (int, float) and not abs(v) <= (MAX_SEED if kind is int else sys.float_info.max))
+                or (meta["low"] is not None and v < meta["low"])
+                or (meta["high"] is not None and v > meta["high"])
+                or (meta["choices"] and v not in meta["choices"])
+                or (kind is str and ("\0" in v or v != v.encode("utf-8", "replace").decode()))
+            ):
+                raise ValueError(wrong)
+        if meta["length"] and len(items) != meta["length"]:
+            raise ValueError(wrong)
+        return items if is_list else items[0]
+
+    @classmethod
+    def from_dict(cls, values: dict, ignored: Iterable[str] = ()):
+        """Parameters from keywords; names in `ignored` are dropped, other unknown ones are a TypeError."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names and name not in ignored:
+                near = difflib.get_close_matches(str(name), names, 1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                raise TypeError(f"{name!r} is not a parameter{hint}")
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def as_dict(self) -> dict:
+        """{name: value}, which the constructor and JSON take."""
+        return dataclasses.asdict(self)
+
+
+def keywords_of(params_class, first: Sequence[str] = ()):
+    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and notebooks, and what they
+    mean."""
+
+    def decorate(cls):
+        P, fields = inspect.Parameter, dataclasses.fields(params_class)
+        keywords = [P(f.name, P.KEYWORD_ONLY, default=field_default(f), annotation=f.type) for f in fields]
+        cls.__signature__ = inspect.Signature([P(name, P.POSITIONAL_OR_KEYWORD) for name in first] + keywords)
+        meanings = [f"    {f.name} = {field_default(f)!r}: {f.metadata['help']}" for f in fields]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Keywords and their defaults:", "", *meanings])
+        return cls
+
+    return decorate
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Command line whose flags come from parameter classes; a mistake is one line on stderr and exit code 2."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def add_params(self, title: str, params_class, defaults: dict, skip: Sequence[str] = ()) -> None:
+        """One flag for each field of params_class; `defaults` are this script's own."""
+        group = self.add_argument_group(title)
+        for field in dataclasses.fields(params_class):
+            if field.name in skip:
+                continue
+            kind, is_list, none = _kinds(params_class)[field.name]
+            default = defaults.get(field.name, field_default(field))
+            shown = " ".join(map(str, default)) if is_list and default is not None else _as_text(default)
+            group.add_argument(
+                "--" + (field.metadata["flag"] or field.name),
+                dest=field.name,
+                default=argparse.SUPPRESS,
+                nargs="+" if is_list else None,
+                metavar={bool: "0|1", str: "NAME", int: "N", float: "X"}[kind],
+                help=f"{field.metadata['help']} (default: {shown})".replace("%", "%%"),
+            )
+
+
+def field_default(field: dataclasses.Field):
+    """The value a field has where none is given."""
+    return field.default_factory() if field.default is dataclasses.MISSING else field.default
+
+
+def _as_text(value) -> str:
+    return "none" if value is None else str(int(value)) if isinstance(value, bool) else repr(value)
+
+
+def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
+    """The parameters of params_class that were given on the command line; text that is no number is left to `checked`."""
+
+    def convert(text: str, kind: type):
+        if kind is str:
+            return text
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return number(text)
+        return text
+
+    values = {}
+    for name, (kind, is_list, none) in _kinds(params_class).items():
+        if not hasattr(flags, name):
+            continue
+        text = getattr(flags, name)
+        words = text if is_list else [text]
+        if none and words == ["none"]:
+            values[name] = None
+        elif words == [params_class.__dataclass_fields__[name].metadata["word"]]:
+            values[name] = words[0]
+        else:
+            converted = [convert(word, kind) for word in words]
+            values[name] = params_class.checked(name, converted if is_list else converted[0])
+    return values
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu); ValueError if absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
+    if device is None or not present.get(device.type) or (device.index or 0) >= count:
+        raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {shown(name)}.")
+    return device
