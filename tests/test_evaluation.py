@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import module_train_probe
+import module_evaluation
 from module_train_probe import Accuracy
 from tests.faults import same
 from tests.trainers import boards, both, make, weights
@@ -219,7 +219,7 @@ def test_many_boards_take_several_passes(kind, monkeypatch):
     truth = trainer.dataset.get_n_training_boards(23)[0]
     masks = (np.random.default_rng(0).random(truth.shape) < 0.2).astype(int)
     at_once = trainer._reconstruct(truth, masks)
-    monkeypatch.setattr(module_train_probe, "EVAL_BATCH", 5)
+    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 5)
     for name, recons in trainer._reconstruct(truth, masks).items():
         assert (recons == at_once[name]).all()
 
