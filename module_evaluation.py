@@ -17,6 +17,7 @@ from module_transformer_factor import check_sizes
 from utils import shown
 
 EVAL_BATCH = 512  # boards in a forward pass without gradient
+DECODES = ("one pass", "easy first")
 
 
 class Accuracy(tuple):
@@ -132,19 +133,44 @@ class Evaluation:
 
     # reconstruction
 
-    def _reconstruct(self, boards: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
-        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`."""
+    def _reconstruct(self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass") -> dict[str, np.ndarray]:
+        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`.
+
+        decode: 'one pass', every cell's own most probable token; 'easy first', hidden cells filled one at a time, the
+        surest first, by a network that reads what it has filled; a sentence is then that of the filled board.
+        """
+        if decode not in DECODES:
+            raise ValueError(f"decode must be one of {', '.join(DECODES)}, not {shown(decode)}.")
+        made = []
         with evaluating(self.transformer):
-            made = [[logits.argmax(-1).cpu().numpy() for logits in self._predict(tokens)]
-                    for tokens in self._masked_batches(boards, masks)]
+            for tokens in self._masked_batches(boards, masks):
+                hidden = tokens == self.masking_token
+                filled = self._filled(tokens) if decode == "easy first" else tokens
+                first, *others = (logits.argmax(-1) for logits in self._predict(filled))
+                first = torch.where(hidden, filled, first) if decode == "easy first" else first
+                made.append([answer.cpu().numpy() for answer in (first, *others)])
         by_output = zip(self.outputs, zip(*made, strict=True), strict=True)
         return {name: np.concatenate(parts).reshape(boards.shape) for name, parts in by_output}
 
-    def _evaluate(self, drawn: Boards, p: float, patch_p: float, rounds: int, rng) -> tuple[dict, dict]:
+    def _filled(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Masked boards (B, T) with all hidden cells filled, one a pass on each board, the surest first."""
+        tokens, hidden = tokens.clone(), tokens == self.masking_token
+        while hidden.any():
+            logits = self._predict(tokens)[0]
+            sure = logits.softmax(-1).amax(-1).masked_fill(~hidden, -1)
+            cell = sure.argmax(1, keepdim=True)  # (B, 1)
+            answer = torch.where(hidden, logits.argmax(-1), tokens).gather(1, cell)
+            tokens.scatter_(1, cell, answer)
+            hidden.scatter_(1, cell, False)
+        return tokens
+
+    def _evaluate(
+        self, drawn: Boards, p: float, patch_p: float, rounds: int, rng, decode: str = "one pass"
+    ) -> tuple[dict, dict]:
         """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times afresh."""
         drawn = Boards.join([drawn] * rounds)
         masks, _ = self._mask(drawn.boards, p, patch_p, rng, drawn.types, drawn.corners)
-        recons = self._reconstruct(drawn.boards, masks)
+        recons = self._reconstruct(drawn.boards, masks, decode)
         scores = {name: score(drawn.boards, recon, masks, drawn.types) for name, recon in recons.items()}
         made = {"boards": drawn.boards, "recons": recons, "masks": masks.astype(np.int64), "types": drawn.types}
         return scores, made
@@ -169,33 +195,40 @@ class Evaluation:
 
     def test_model_accuracy(
         self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
-        verbose: bool = False, display_erroneous_boards: bool = False,
+        verbose: bool = False, display_erroneous_boards: bool = False, decode: str = "one pass",
     ) -> Accuracy:
-        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in training."""
+        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in training.
+
+        decode: 'one pass', or 'easy first': hidden cells are filled one at a time, the surest first, the network
+        reading what it has filled.
+        """
         check_sizes(nb_instances=nb_instances)
         drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
         patch_p = patch_masking_p if patch_masking else 0.0
-        return self._accuracy(drawn, masking_p, patch_p, 1, verbose, display_erroneous_boards)
+        return self._accuracy(drawn, masking_p, patch_p, 1, verbose, display_erroneous_boards, decode)
 
     def test_model_accuracy_set(
         self, target_set: str, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
         masking_rounds: int = 1, verbose: bool = False, display_erroneous_boards: bool = False,
-        count_max: int | None = 100,
+        count_max: int | None = 100, decode: str = "one pass",
     ) -> Accuracy:
         """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked masking_rounds times."""
         check_sizes(masking_rounds=masking_rounds)
         drawn = self._boards_of(target_set, count_max, self._user_rng)
         patch_p = patch_masking_p if patch_masking else 0.0
-        return self._accuracy(drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards)
+        return self._accuracy(drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards, decode)
 
-    def test_model_accuracy_subset(self, boards, masks, bool_show_erroneous_boards: bool = False) -> dict:
-        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden.
+    def test_model_accuracy_subset(
+        self, boards, masks, bool_show_erroneous_boards: bool = False, decode: str = "one pass"
+    ) -> dict:
+        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden; decode as
+        in test_model_accuracy.
 
         Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares of wrong
         tokens, hidden tokens and boards; erroneous_boards: indices of the boards with a mistake.
         """
         boards, masks = self._given(boards, masks)
-        recons = self._reconstruct(boards, masks)
+        recons = self._reconstruct(boards, masks, decode)
         scores = {name: score(boards, recon, masks, np.zeros(len(boards))) for name, recon in recons.items()}
         made = {"boards": boards, "recons": recons, "masks": masks}
         if bool_show_erroneous_boards:
@@ -209,8 +242,10 @@ class Evaluation:
             raise ValueError(f"target_set = {target_set!r} holds no boards (count_max = {count_max}).")
         return drawn
 
-    def _accuracy(self, drawn: Boards, p: float, patch_p: float, rounds: int, verbose: bool, display: bool):
-        scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng)
+    def _accuracy(
+        self, drawn: Boards, p: float, patch_p: float, rounds: int, verbose: bool, display: bool, decode: str
+    ):
+        scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng, decode)
         if verbose:
             print(accuracy_table({self.outputs[name]: score_values(s) for name, s in scores.items()}))
         if display:
