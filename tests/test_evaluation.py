@@ -378,9 +378,11 @@ def filled_by_hand(trainer, board, mask):
 @both
 def test_easy_first_fills_the_surest_cell_first(kind, monkeypatch):
     monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 3)
-    trainer = make(kind, epochs=4, learning_rate=0.03)
-    trainer.train()
+    trainer = make(kind)
     trainer.transformer.eval()
+    with torch.no_grad():
+        for weight in trainer.transformer.parameters():
+            weight.mul_(10)  # so that an answer depends on the other cells
     boards, _ = trainer.dataset.get_n_training_boards(20)
     masks = np.random.default_rng(0).random(boards.shape) < np.linspace(0, 0.9, 20)[:, None, None]
     name = next(iter(trainer.outputs))
