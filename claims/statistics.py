@@ -60,7 +60,7 @@ def mantel(words: np.ndarray, distances: np.ndarray, rng: np.random.Generator,
 
 
 def _ranks(distances: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Ranks (n, n) of distances (n, n), equal ones shared: symmetric, with mean 0 and variance 1 over pairs."""
+    """Symmetric ranks (n, n) of distances (n, n), equal ones shared, with mean 0 and variance 1 over pairs."""
     _, inverse, counts = np.unique(distances[pairs], return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
     full = np.zeros(distances.shape)
