@@ -70,8 +70,7 @@ TABLE = Table(
 def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, W: np.ndarray,
             rng: np.random.Generator,
             dimension_draws: int = DIMENSION_DRAWS) -> tuple[list[dict], list[dict]]:
-    """Rows on whether tokens of the same root transiently converge on low-dimensional manifolds, and the
-    curves over stages.
+    """Rows on whether tokens of a root transiently converge on low-dimensional manifolds; curves over stages.
 
     sources {who: {stage: (masked test boards, T, D)}}: network, untrained network, further curves. W (R + 1,
     test boards).
@@ -144,11 +143,10 @@ def nearness_by_halves(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.nda
 
 def dimensions_saved(X: np.ndarray, classes: np.ndarray, board: np.ndarray, W: np.ndarray,
                      rng: np.random.Generator) -> np.ndarray:
-    """Score of 1 - participation ratio of the class means / that of equally large random classes, drawn anew
-    for each draw.
+    """Score of 1 - participation ratio of the class means / that of equally large random classes.
 
-    X (N, D), classes and board (N,). Boards that count twice bias the ratio, so the draws are moved to have
-    the measured value as their mean.
+    X (N, D), classes and board (N,). Random classes are drawn anew for each draw. Boards that count twice
+    bias the ratio, so the draws are moved to have the measured value as their mean.
     """
     ratios = []  # of the class means and of random classes
     for weights in (*[W[0]] * SHUFFLES, *W[1:]):
@@ -203,8 +201,10 @@ def _row_of_dimensions(cells: str, points: dict, near: dict, root: np.ndarray, b
 
 
 def manifolds(sample: Sample, stages: dict[str, np.ndarray]) -> Manifolds:
-    """The visible object cells at what each attention reads and leaves, and at the last, of stages {stage:
-    (n, T, D)}."""
+    """The visible object cells at the first stage, after each attention, and at the last stage.
+
+    stages {stage: (n, T, D)}, n boards of the sample.
+    """
     cells, names = object_cells(sample, False), list(stages)
     shown = [name for name in names if name.endswith(("_z", "z_attn"))] + names[-1:]
     points = {name: unit(stages[name][sample.test][cells.board, cells.cell]) for name in shown}

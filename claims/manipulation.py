@@ -58,11 +58,10 @@ def class_means(sample: Sample, sources: dict[str, np.ndarray], editable: Sequen
 
 
 class Trial:
-    """What a network does with swaps before anything is patched, and how a patched pass is scored. W (R + 1,
-    n)."""
+    """What a network does with swaps before anything is patched, and how a patched pass is scored."""
 
     def __init__(self, network: Network, swaps: Swaps, W: np.ndarray, given: np.ndarray | None = None):
-        self.network, self.swaps, self.W = network, swaps, W
+        self.swaps, self.W = swaps, W
         self.at = np.arange(len(swaps.rows))[:, None]
         self.board, self.place = np.nonzero(swaps.edit)
         self.edited_cells = swaps.cells[self.board, self.place]
@@ -82,8 +81,7 @@ class Trial:
         return self.acts[who][stage][self.at, cells]
 
     def patched(self, network: Network, stage: str, base: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Logits of the base's tokens when the edited cells of base (n, T, D) have values (n, c, D) at a
-        stage."""
+        """Logits of the base's tokens when the edited cells get values (n, c, D) in place of base (n, T, D)."""
         acts = base.copy()
         acts[self.board, self.edited_cells] = values[self.board, self.place]
         return network.run(self.swaps.tokens["base"], (), (stage, acts, self.edited))[0]
@@ -93,8 +91,7 @@ class Trial:
         return ratio(((logits.argmax(-1) == board) | ~self.swaps.read).all(1), 1, self.W)
 
     def moved(self, logits: np.ndarray) -> np.ndarray:
-        """Score of how far the logits have moved from the clean ones to those of the donor's tokens: 0 ...
-        1."""
+        """Score of how far logits have moved, from the clean ones (0) to those of the donor's tokens (1)."""
         clean = self._difference(self.clean)
         return ratio(self._difference(logits) - clean, self._difference(self.wanted) - clean, self.W)
 

@@ -60,7 +60,7 @@ def mantel(words: np.ndarray, distances: np.ndarray, rng: np.random.Generator,
 
 
 def _ranks(distances: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Symmetric ranks (n, n) of distances (n, n), equal ones shared, with mean 0 and variance 1 over pairs."""
+    """Ranks (n, n) of symmetric distances (n, n), equal ones shared; over pairs of mean 0 and variance 1."""
     _, inverse, counts = np.unique(distances[pairs], return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
     full = np.zeros(distances.shape)

@@ -1,8 +1,8 @@
 """Claim: LEA's language speaks of the abstractions.
 
 Measure: each feature of an unmasked held-out board is read off linearly from all words of the sentence that
-the run says about it. Controls: the majority class; the words of an untrained network; the run's own
-sentences about other boards.
+the run says about it.
+Controls: the majority class; the words of an untrained network; the run's own sentences about other boards.
 Besides, and not counted: facts about the language, each in its own unit, with the controls that it has.
 """
 from __future__ import annotations
@@ -128,9 +128,11 @@ def measure(speaker: Speaker, speech: Speech, types: dict[int, float], proba: Se
 
 def speech_of(speaker: Speaker, fresh: Speaker, dataset: AbstractionDataset, types: dict[int, float],
               rng: np.random.Generator, fit: int, test: int, draws: int = DRAWS) -> Speech:
-    """What a run says about boards of train and at most test held-out boards a type. fresh: the untrained
-    network. fit: about how many boards of train are single ones; the other types are drawn as often as types
-    {type: probability} says."""
+    """What a run says about boards of train and about at most `test` held-out boards a type.
+
+    fresh: the untrained network. fit: how many boards of train are single ones; of the other types there are
+    as many as types {type: probability} says.
+    """
     whole = fit / types.get(0, 1)  # so that row and column, of single boards, have enough of them
     drawn = []
     for type_, share in types.items():
@@ -158,9 +160,11 @@ def scene_features(scenes: Scenes, roots: int) -> dict[str, np.ndarray]:
 
 def words_readout(words: dict[str, np.ndarray], features: dict[str, np.ndarray], n_fit: int,
                   rng: np.random.Generator, draws: int = DRAWS) -> list[dict]:
-    """Rows on whether words speak of features: linear read-outs from all words, one-hot, fitted on the first
-    n_fit boards (a sixth of them to choose by) and tested on the others. words {'words': (n, S), control: (n,
-    S)}. The roots count together."""
+    """Rows on whether words speak of features {feature: (n,)}; the roots count together.
+
+    Linear read-outs from all words, one-hot, are fitted on the first n_fit boards (a sixth of them to choose
+    by) and tested on the others. words {'words' or control: (n, S)}.
+    """
     values, n_valid = np.stack(list(features.values()), 1), n_fit // 6
     start = n_fit - n_valid
     W = resample(len(values) - n_fit, rng, draws)
@@ -189,8 +193,7 @@ def words_readout(words: dict[str, np.ndarray], features: dict[str, np.ndarray],
 
 def word_information(words: np.ndarray, scenes: Scenes, roots: int, rng: np.random.Generator,
                      permutations: int = 50, bar: Callable = iter) -> list[dict]:
-    """Mutual information between words (n, S) and features, as shares of the feature's entropy: a row a
-    feature.
+    """A row a feature: mutual information between words (n, S) and it, as a share of its entropy.
 
     At the best place, less the mean over permutations by board (a board that was drawn twice keeps one
     value), beside the 95% quantile of a permutation's best.

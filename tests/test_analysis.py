@@ -1,4 +1,4 @@
-"""The command that analyses runs: reports of small runs, README's tables, mistakes; and the claims' own house."""
+"""The command that analyses runs: reports of small runs, README's tables, mistakes; how claims are told."""
 import ast
 import csv
 import importlib
@@ -21,8 +21,9 @@ from module_dataset import AbstractionDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
-ORDER = ("statistics", "figures", "scores", "scenes", "sample", "networks", "readouts", "swaps", "ceiling", "decodability",
-         "generalisation", "convergence", "manipulation", "composition", "words", "steering", "report")
+ORDER = ("statistics", "figures", "scores", "scenes", "sample", "networks", "readouts", "swaps", "ceiling",
+         "decodability", "generalisation", "convergence", "manipulation", "composition", "words", "steering",
+         "report")
 
 
 def claims_imported(path):
@@ -64,12 +65,14 @@ def test_findings_of_several_runs_name_them_and_keep_the_first_picture():
     for run, number in (("a", 1), ("b", 2)):
         found = Findings([{"table": "words", "x": number}], {"lines": [{"y": number}]}, {"picture": number})
         findings.add_(run, found)
-    assert findings.tables() == {"words": [{"run": "a", "table": "words", "x": 1}, {"run": "b", "table": "words", "x": 2}]}
+    rows = [{"run": run, "table": "words", "x": number} for run, number in (("a", 1), ("b", 2))]
+    assert findings.tables() == {"words": rows}
     assert findings.curves == {"lines": [{"run": "a", "y": 1}, {"run": "b", "y": 2}]}
     assert findings.pictures == {"picture": 1}
 
 
-TINY = module_analysis.Size(fit=150, test=4, masks=2, ceiling_masks=2, swaps=10, draws=30, words=200, permutations=3)
+TINY = module_analysis.Size(fit=150, test=4, masks=2, ceiling_masks=2, swaps=10, draws=30, words=200,
+                            permutations=3)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +81,8 @@ def runs(tmp_path_factory):
     for wrapper, proba in ((module_train_probe, [1 / 3] * 3), (module_train_probe_lea, [0.95, 0.05, 0])):
         name = "lea" if wrapper is module_train_probe_lea else "factor"
         trainer = wrapper.TrainTransformer(
-            AbstractionDataset(seed=1, board_types_proba=proba), n_embd=16, n_embd_pos=8, seed=1, runs=str(folder),
-            run_name=name, device="cpu", board_curriculum=False)
+            AbstractionDataset(seed=1, board_types_proba=proba), n_embd=16, n_embd_pos=8, seed=1,
+            runs=str(folder), run_name=name, device="cpu", board_curriculum=False)
         trainer.start_run()  # a run folder with weights that no step has changed
         for epoch in (0, 1):
             trainer.save_checkpoint(trainer.folder / "checkpoints" / f"model_{epoch}.pth")
@@ -135,14 +138,16 @@ def test_many_boards_are_spoken_of_as_a_few_are(runs, monkeypatch):
 
 def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeypatch):
     monkeypatch.setitem(module_analysis.SIZES, True, replace(TINY, test=12))
-    dataset = AbstractionDataset(seed=1, board_dim=6, abs_n=3, abs_dim=2, abs_c=4, board_types=["single"], board_types_proba=[1],
-                                 bool_split=False)
-    trainer = module_train_probe.TrainTransformer(dataset, n_layer=1, n_embd=8, n_embd_pos=4, seed=1, runs=str(tmp_path),
-                                                  run_name="odd", device="cpu", board_curriculum=False)
+    dataset = AbstractionDataset(seed=1, board_dim=6, abs_n=3, abs_dim=2, abs_c=4, board_types=["single"],
+                                 board_types_proba=[1], bool_split=False)
+    trainer = module_train_probe.TrainTransformer(
+        dataset, n_layer=1, n_embd=8, n_embd_pos=4, seed=1, runs=str(tmp_path), run_name="odd", device="cpu",
+        board_curriculum=False)
     trainer.start_run()
     trainer.save_checkpoint(trainer.folder / "checkpoints" / "model_0.pth")
     found = {v["table"]: v for v in module_analysis.run_all([tmp_path / "odd"], quick=True)}
-    assert set(found) == {"decodability", "generalisation", "convergence"}  # one block: no attention follows an edit
+    # one block: no attention follows an edit
+    assert set(found) == {"decodability", "generalisation", "convergence"}
     assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
 
 

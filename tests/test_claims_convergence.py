@@ -32,7 +32,8 @@ def test_nearness_equals_a_loop_over_pairs():
 
 def test_convergence_of_a_planted_code_and_of_noise():
     sample = planted.sample()
-    tokens = np.where(sample.labels["root"] >= 0, sample.labels["place in the root"] % 3 + 10, 0)  # three tokens, all roots
+    three = sample.labels["place in the root"] % 3 + 10  # tokens, in all roots
+    tokens = np.where(sample.labels["root"] >= 0, three, 0)
     scenes = replace(sample.scenes, boards=tokens.reshape(-1, 8, 8))
     here = replace(sample, scenes=scenes)
     by_token = np.eye(13, dtype=np.float32)[tokens] + 0.1 * noise_like(sample, 1, 13)

@@ -14,12 +14,13 @@ from module_train_probe_lea import information
 
 
 def code(singles):
-    """A speaker whose language names background, root, row and column, a place each, and has a word without use."""
+    """A speaker that names background, root, row and column, a place each, and says a word without use."""
 
     def speak(boards, masks=None):
         rows = [singles.hypotheses(board) for board in boards]
         objects = np.array([found.objects[0, 0] for found in rows])
-        return np.column_stack([[found.backgrounds[0] for found in rows], objects, np.zeros(len(boards), int)])
+        backgrounds = [found.backgrounds[0] for found in rows]
+        return np.column_stack([backgrounds, objects, np.zeros(len(boards), int)])
 
     def rebuild(words):
         rows = words[:, [1, 2, 3, 0]] % [10, 6, 6, 10]
@@ -61,7 +62,8 @@ def test_scene_distance_ignores_the_order_of_objects():
     dataset = planted.dataset()
     rows = np.array([[1, 0, 0, 2, 4, 4, 3], [2, 4, 4, 1, 0, 0, 3], [2, 4, 4, 1, 0, 1, 0]])
     rng = np.random.default_rng(0)
-    scenes = Scenes.join([scenes_of(dataset, 1, rows, rng), scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), rng)])
+    single = scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), rng)
+    scenes = Scenes.join([scenes_of(dataset, 1, rows, rng), single])
     expected = [[0, 0, 2, 3], [0, 0, 2, 3], [2, 2, 0, 5], [3, 3, 5, 0]]
     np.testing.assert_array_equal(scene_distances(scenes), expected)
 

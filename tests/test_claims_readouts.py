@@ -34,8 +34,9 @@ def test_decodability_of_the_label_itself_and_of_noise(encoded):
         assert np.abs(chance).max() < 0.35
     contexts = contexts_of(sample, dataset)
     rows = generalisation.measure(sources, sample, contexts, W[:, sample.boards], np.random.default_rng(0))
-    crossed = [row for row in rows if row["feature"] in ("root across background", "root across place on the board",
-                                                         "root across companion", "row across root")]
+    names = ("root across background", "root across place on the board", "root across companion",
+             "row across root")
+    crossed = [row for row in rows if row["feature"] in names]
     assert len(crossed) == 4
     assert verdict_of(crossed) == ("holds" if encoded else "does not")
     if encoded:

@@ -26,7 +26,8 @@ def test_labels_and_their_posterior():
     assert (tokens[~on] < 10).all()
     to_choose = slice(sample.n_fit, sample.test.start)
     parts = [set(map(tuple, tokens[part])) for part in (slice(sample.n_fit), to_choose, sample.test)]
-    assert [(sample.part == k).sum() for k in range(3)] == [sample.n_fit, sample.n_valid, len(tokens[sample.test])]
+    sizes = [(sample.part == k).sum() for k in range(3)]
+    assert sizes == [sample.n_fit, sample.n_valid, len(tokens[sample.test])]
     assert len(parts[2]) == len(tokens[sample.test]) / 2
     assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
     assert set(scenes.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate

@@ -13,7 +13,8 @@ def test_skill_is_balanced_accuracy_above_chance():
     accuracy = (2 / 3 + 2 / 2 + 1 / 2) / 3
     got = skill(predicted, truth, use, np.array([[1, 1], [0, 1]]))
     assert got[0] == pytest.approx((accuracy - 1 / 3) / (2 / 3))
-    assert got[1] == pytest.approx(((1 + 1 / 2) / 2 - 1 / 3) / (2 / 3))  # a class that was not drawn is left out
+    # a class that was not drawn is left out
+    assert got[1] == pytest.approx(((1 + 1 / 2) / 2 - 1 / 3) / (2 / 3))
     assert skill(truth, truth, use, np.ones((1, 2)))[0] == 1
     assert skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
 
@@ -35,7 +36,8 @@ def test_rules_of_judgement():
     assert verdict_of(rows(("a", True, True), ("b", True, True), ("c", False, False))) == "holds"
     assert verdict_of(rows(("a", True, True), ("b", False, True))) == "in part"
     assert verdict_of(rows(("a", True, True), ("a", False, True))) == "does not"  # two seeds of one feature
-    seeds = [{"feature": f, "holds": True, "counts": True, "run": run} for f, run in (("a", 0), ("a", 1), ("b", 0))]
+    seeds = [{"feature": feature, "holds": True, "counts": True, "run": run}
+             for feature, run in (("a", 0), ("a", 1), ("b", 0))]
     assert verdict(seeds) | {"holds for": "a", "not for": "b", "runs": 2} == verdict(seeds)
     assert verdict_of([]) == "does not"
 

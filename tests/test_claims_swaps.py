@@ -10,7 +10,7 @@ from claims.swaps import swaps_of
 
 
 class Lookup:
-    """A network of one editable stage, the one-hot tokens, whose read-out draws the object that most cells speak for."""
+    """A network of one editable stage, the one-hot tokens, that draws the object most cells speak for."""
 
     stages = editable = ["b0_z_attn_mlp"]
 
