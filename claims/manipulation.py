@@ -81,7 +81,7 @@ class Trial:
         return self.acts[who][stage][self.at, cells]
 
     def patched(self, network: Network, stage: str, base: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Logits of the base's tokens when the edited cells get values (n, c, D) in place of base (n, T, D)."""
+        """Logits of the base's tokens when the edited cells of base (n, T, D) become values (n, c, D)."""
         acts = base.copy()
         acts[self.board, self.edited_cells] = values[self.board, self.place]
         return network.run(self.swaps.tokens["base"], (), (stage, acts, self.edited))[0]
