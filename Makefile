@@ -1,9 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# flags of `make train` and `make train-lea`: runs of about a minute; make train ARGS="@recipes/factor_fast.args --seed 0"
+# flags of the two trainings; others: make train ARGS="@recipes/factor_fast.args --seed 0"
 ARGS ?= @recipes/try.args
-
 LEA_ARGS ?= @recipes/try_lea.args
 
 .PHONY: train train-lea test notebooks stress bench lint

@@ -15,7 +15,8 @@ def test_every_module_is_installed():
 
 
 def test_every_package_is_installed():
-    packages = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("[!.]*/**/__init__.py")}
+    folders = [path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/__init__.py")]
+    packages = {folder.as_posix().replace("/", ".") for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 

@@ -63,7 +63,8 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_says_the_same_as_its_flags(recipe):
-    word = recipe("# what it is for\n\n--epoch 30   # a reason\n--board_types single double\n  --run_name a#b\n--lr_warmup=3\n")
+    lines = ["# what it is for", "", "--epoch 30   # a reason", "--board_types single double", "  --run_name a#b"]
+    word = recipe("\n".join([*lines, "--lr_warmup=3"]))
     flags = ["--epoch", "30", "--board_types", "single", "double", "--run_name", "a#b", "--lr_warmup", "3"]
     assert flags_of([word]) == flags_of(flags)
 
@@ -84,8 +85,8 @@ def test_an_empty_recipe_changes_nothing(recipe):
 
 
 @pytest.mark.parametrize("text", [
-    "--lerning_rate 3\n", "--epoch 3 --lerning_rate 3\n", "epoch 3\n", "--epoch 3 4\n", "--epoch\n", "--epoch 3\n@other.args\n",
-    b"\xff\xfe\x00--epoch", b"\x89PNG\r\n\x1a\n\x00\x00", "\0",
+    "--lerning_rate 3\n", "--epoch 3 --lerning_rate 3\n", "epoch 3\n", "--epoch 3 4\n", "--epoch\n",
+    "--epoch 3\n@other.args\n", b"\xff\xfe\x00--epoch", b"\x89PNG\r\n\x1a\n\x00\x00", "\0",
 ])  # fmt: skip
 def test_a_damaged_recipe_is_one_line_that_names_it(recipe, capsys, text):
     word = recipe(text, "broken.args")
@@ -121,8 +122,9 @@ def test_a_mistake_beside_a_good_recipe_does_not_blame_it(recipe, capsys):
 
 def test_a_recipe_trains(recipe, tmp_path):
     """The script as it is started from a shell, so that sys.argv is read too."""
-    word = recipe("--epoch 1\n--dataset_len 8\n--n_layer 1\n--n_embd 4\n--n_embd_pos 2\n--seed 3\n--device cpu\n")
-    command = [sys.executable, str(ROOT / "train_model.py"), word, "--runs", str(tmp_path / "runs"), "--run_name", "r"]
+    lines = ["--epoch 1", "--dataset_len 8", "--n_layer 1", "--n_embd 4", "--n_embd_pos 2", "--seed 3", "--device cpu"]
+    word = recipe("\n".join(lines))
+    command = [sys.executable, str(ROOT / "train_model.py"), word, "--run_name", "r"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seed 3" in done.stdout
@@ -144,7 +146,10 @@ def test_a_recipe_fits_its_script_and_says_what_to_expect(path):
         assert name == "For" or measured, f"{name} gives neither a number nor 'not measured'"
 
 
-@pytest.mark.parametrize(("name", "params", "epochs"), [("factor_paper", TrainParams, 1500), ("lea_paper", LEAParams, 3000)])
+@pytest.mark.parametrize(("name", "params", "epochs"), [
+    ("factor_paper", TrainParams, 1500),
+    ("lea_paper", LEAParams, 3000),
+])
 def test_the_authors_recipes_are_the_defaults_written_out(name, params, epochs):
     given = parameters(ROOT / "recipes" / f"{name}.args")
     defaults = params().as_dict() | {"epochs": epochs, "save_model": True}
@@ -161,7 +166,7 @@ def test_the_figures_of_the_authors_recipes_are_those_of_the_results():
 
 
 def test_the_fast_recipe_is_that_of_the_measured_runs(monkeypatch):
-    """Its flags are those that benchmarks/results/accuracy.csv has beside the figures, and its figures follow from there."""
+    """Its flags are those that accuracy.csv has beside the figures, and its figures follow from there."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
 
