@@ -151,21 +151,20 @@ def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeyp
     assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
 
 
-def test_readme_tells_what_the_tables_say(monkeypatch):
-    """README's parts are those that make_readme.py makes; verdicts follow from the rows that are kept."""
+def test_verdicts_follow_from_the_tables(monkeypatch):
+    """The verdicts in docs/claims.md follow from the rows that are kept."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import make_readme
+    import make_docs
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert make_readme.rendered(readme) == readme
-    for v in make_readme.read_results("claims/verdicts"):
-        rows = make_readme.read_results(f"claims/{v['table']}")
+    document = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    for v in make_docs.read_results("claims/verdicts"):
+        rows = make_docs.read_results(f"claims/{v['table']}")
         for row in rows:
             low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
             assert row["holds"] == str(low > 0 and effect >= upper / 2)
         made = verdict([row | {name: row[name] == "True" for name in ("counts", "holds")} for row in rows])
         assert {name: str(value) for name, value in made.items()} == {name: v[name] for name in made}
-        assert f"| **{v['verdict']}** | {v['holding']} of {v['features']} |" in readme
+        assert f"| **{v['verdict']}** | {v['holding']} of {v['features']} |" in document
 
 
 def test_mistakes_are_one_line(runs, tmp_path):
