@@ -696,7 +696,7 @@ class TrainTransformer:
             trainer.log = RunLog(trainer._columns(), trainer.epochs, folder, resume_at=trainer.epoch)
             write_json(folder / "params_training.json", trainer.params)
             for path in damaged:
-                path.rename(f"{path}.damaged")
+                path.replace(f"{path}.damaged")
         if state["torch"] != torch.__version__:
             warnings.warn(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=2)
         if state["threads"] != torch.get_num_threads():

@@ -77,8 +77,7 @@ class Steps:
 
         for name in ("replace", "fsync", "unlink"):
             watch(os, name)
-        for module, name in ((os, "fdopen"), (builtins, "open")):
-            setattr(module, name, self.opener(getattr(module, name)))
+        builtins.open = self.opener(builtins.open)
 
     @staticmethod
     def name_of(path):
