@@ -274,3 +274,23 @@ def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, di
         if len(curves) > 1:
             ax.legend(fontsize=7)
     return figure
+
+
+def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_background: int, n_token: int):
+    """Masked board, reconstructions and truth, a board a row; hidden cells hatched, mistakes crossed out.
+
+    boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: how many tokens there are of each; the one
+    after them is UNK.
+    """
+    figure, axes = new_figure(len(boards), len(recons) + 2, (2.2 * (len(recons) + 2), 2.2 * len(boards)))
+    colors, unk = token_colors(n_background, n_token), n_background + n_token
+    for i, row in enumerate(axes):
+        objects = boards[i] >= n_background
+        masked = np.where(masks[i], unk, boards[i])
+        draw_board(row[0], masked, colors, objects & (masks[i] == 0), masks[i], font=6)
+        for ax, recon in zip(row[1:], recons.values(), strict=False):
+            draw_board(ax, recon[i], colors, recon[i] >= n_background, None, recon[i] != boards[i], 6)
+        draw_board(row[-1], boards[i], colors, objects, font=6)
+    for ax, title in zip(axes[0], ["masked board", *recons, "truth"], strict=True):
+        ax.set_title(title, fontsize=9)
+    return figure

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 import module_train_probe
 from module_dataset import TYPES
+from module_evaluation import evaluating
 from module_figures import draw_board, new_figure, token_colors
 from module_params import keywords_of, param
-from module_train_probe import MOST, TrainParams, evaluating
+from module_recipe import MOST, TrainParams
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
 from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, torch_entropy
 
@@ -69,9 +70,13 @@ class LEAParams(TrainParams):
     def check(self):
         super().check()
         for name in ("loss_rfs", "loss_speech"):
-            start, end = getattr(self, f"{name}_epoch_start"), getattr(self, f"{name}_epoch_end")
-            if end < start:
-                raise ValueError(f"{name}_epoch_end = {end} must not come before {name}_epoch_start = {start}.")
+            self._check_order(f"{name}_epoch_start", f"{name}_epoch_end")
+
+    def loss_weights_at(self, epoch: int) -> tuple[float, float]:
+        """α of the sentence losses and β of the sparsity loss at an epoch."""
+        keys = ("val_start", "val_end", "epoch_start", "epoch_end")
+        bounds = ([getattr(self, f"{name}_{key}") for key in keys] for name in ("loss_rfs", "loss_speech"))
+        return tuple(float(ramp(epoch, *b)) for b in bounds)
 
 
 @keywords_of(LEAParams, first=["dataset"])
@@ -113,11 +118,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return LEA(**sizes) if self.transformer_type == "vanilla" else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
 
     def _weights(self, epoch: int) -> tuple[float, float]:
-        """α of the sentence losses and β of the sparsity loss at an epoch."""
-        return tuple(
-            float(ramp(epoch, *(getattr(self, f"{name}_{key}") for key in ("val_start", "val_end", "epoch_start", "epoch_end"))))
-            for name in ("loss_rfs", "loss_speech")
-        )
+        return self.recipe.loss_weights_at(epoch)
 
     def _loss(self, masked, boards, epoch):
         alpha, beta = self._weights(epoch)

@@ -140,6 +140,19 @@ def sum_over_processes_(*tensors: torch.Tensor) -> None:
             torch.distributed.all_reduce(tensor)
 
 
+@contextlib.contextmanager
+def using_threads(number: int | None) -> Iterator[None]:
+    """Inside, torch computes with that many threads on the CPU; as before after. None changes nothing."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
+
+
 def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
     """The stream of a seed, key[0], that the other numbers name; a list of them all would mix up (s, 1) and (s, 1, 0)."""
     return np.random.SeedSequence(key[0], spawn_key=key[1:])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import module_train_probe
+import module_evaluation
 from module_train_probe import Accuracy
 from tests.faults import same
 from tests.trainers import boards, both, make, weights
@@ -219,7 +219,7 @@ def test_many_boards_take_several_passes(kind, monkeypatch):
     truth = trainer.dataset.get_n_training_boards(23)[0]
     masks = (np.random.default_rng(0).random(truth.shape) < 0.2).astype(int)
     at_once = trainer._reconstruct(truth, masks)
-    monkeypatch.setattr(module_train_probe, "EVAL_BATCH", 5)
+    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 5)
     for name, recons in trainer._reconstruct(truth, masks).items():
         assert (recons == at_once[name]).all()
 
@@ -360,3 +360,47 @@ def test_nested_records():
             trainer._predict(torch.zeros(2, 36, dtype=int))
         trainer._predict(torch.zeros(1, 36, dtype=int))
     assert (len(outer["z_out"]), len(inner["z_out"])) == (3, 2)
+
+
+def filled_by_hand(trainer, board, mask):
+    """A board (h, w) filled cell by cell, the surest first, one forward pass a cell."""
+    tokens = np.where(mask, trainer.masking_token, board).ravel()
+    hidden = list(np.flatnonzero(mask))
+    while hidden:
+        logits = trainer._predict(torch.tensor(tokens[None]))[0][0].detach()
+        sure = logits.softmax(-1).amax(-1)[hidden]
+        cell = hidden.pop(int(sure.argmax()))
+        tokens[cell] = int(logits[cell].argmax())
+    answer = trainer._predict(torch.tensor(tokens[None]))[0][0].argmax(-1).numpy()
+    return np.where(mask.ravel(), tokens, answer).reshape(board.shape)
+
+
+@both
+def test_easy_first_fills_the_surest_cell_first(kind, monkeypatch):
+    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 3)
+    trainer = make(kind)
+    trainer.transformer.eval()
+    with torch.no_grad():
+        for weight in trainer.transformer.parameters():
+            weight.mul_(10)  # so that an answer depends on the other cells
+    boards, _ = trainer.dataset.get_n_training_boards(20)
+    masks = np.random.default_rng(0).random(boards.shape) < np.linspace(0, 0.9, 20)[:, None, None]
+    name = next(iter(trainer.outputs))
+    recons = trainer._reconstruct(boards, masks, "easy first")
+    assert (recons[name] == [filled_by_hand(trainer, *one) for one in zip(boards, masks, strict=True)]).all()
+    assert (recons[name][0] == trainer._reconstruct(boards, masks)[name][0]).all()  # nothing hidden, nothing to fill
+    assert (recons[name] != trainer._reconstruct(boards, masks)[name]).any()
+    subset = trainer.test_model_accuracy_subset(boards, masks.astype(int), decode="easy first")
+    if kind == "factor":
+        assert (subset["boards_recons"] == recons[name]).all()
+
+
+def test_a_wrong_decode_is_named():
+    trainer = make()
+    boards, _ = trainer.dataset.get_n_training_boards(2)
+    calls = (lambda: trainer.test_model_accuracy(2, 0.1, decode="greedy"),
+             lambda: trainer.test_model_accuracy_set("test", 0.1, decode="easy"),
+             lambda: trainer.test_model_accuracy_subset(boards, 0 * boards, decode=None))
+    for call in calls:
+        with pytest.raises(ValueError, match="decode must be one of one pass, easy first, not"):
+            call()

@@ -21,8 +21,7 @@ import module_run
 import module_train_probe
 import train_model
 from module_files import load_tensors, read_json, save_tensors
-from module_run import newest_states, read_run_log
-from module_train_probe import CHANGEABLE, TrainingStopped
+from module_run import CHANGEABLE, TrainingStopped, newest_states, read_run_log
 from module_train_probe_lea import LEAParams
 from tests.faults import CLASSES, Steps, contents, differences, flags, forked, make, nth, only, resume, same
 
@@ -214,7 +213,7 @@ OTHER = dict(
     embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.5, masking_p=0.5, masking_patch_epoch=9, masking_patch_p=0.9,
     board_curriculum=False, board_proba_epoch_start=1, board_proba_epoch_end=9999, board_proba_start=[1, 1, 1],
     board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="cosine", lr_warmup=1, lr_decay_start=1,
-    weight_average=0.5, batch_size=2,
+    weight_average=0.5, batch_size=2, optimizer="muon",
     save_model=False, run_name="other", dtype="float64", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
     bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
     loss_rfs_val_end=0.5, loss_speech_epoch_start=1, loss_speech_epoch_end=9999, loss_speech_val_start=0.5, loss_speech_val_end=0.5,
@@ -256,7 +255,7 @@ def test_changed_flags_are_refused_by_name(argv, message, stopped):
 
 
 def test_what_may_change_and_what_stays_the_same_is_accepted(stopped):
-    changed = dict(epochs=7, device="cpu", epoch2print=2, epoch2test=5, epoch2save=4, plot_dpi=30)
+    changed = dict(epochs=7, device="cpu", epoch2print=2, epoch2test=5, epoch2save=4, plot_dpi=30, save_epochs=[1, 3], threads=1)
     assert set(changed) == set(CHANGEABLE)
     trainer = CLASSES["lea"].resume(stopped, **changed, n_embd=4, board_proba_start=(0.95, 0.05, 0))
     assert {name: trainer.params[name] for name in changed} == changed
@@ -300,14 +299,15 @@ def test_another_torch_or_number_of_threads_is_a_warning(tmp_path):
     path = newest_states(tmp_path / "r")[0]
     state, threads = load_tensors(path), torch.get_num_threads()
     save_tensors(path, state | {"torch": "1.0.0", "threads": threads + 1})
-    try:
-        with pytest.warns() as found:
-            module_train_probe.TrainTransformer.resume(tmp_path / "r")
-        assert "trained with torch 1.0.0" in str(found[0].message)
-        assert f"goes on with {threads + 1} threads as before, not {threads}" in str(found[1].message)
-        assert torch.get_num_threads() == threads + 1
-    finally:
-        torch.set_num_threads(threads)
+    with pytest.warns() as found:
+        trainer = module_train_probe.TrainTransformer.resume(tmp_path / "r", epochs=2)
+    assert "trained with torch 1.0.0" in str(found[0].message)
+    assert f"goes on with {threads + 1} threads as before, not {threads}" in str(found[1].message)
+    used, original = [], trainer._loss
+    trainer._loss = lambda *batch: used.append(torch.get_num_threads()) or original(*batch)
+    trainer.train()
+    assert set(used) == {threads + 1}
+    assert torch.get_num_threads() == threads
 
 
 def test_a_damaged_state_is_passed_over(whole, tmp_path):
@@ -336,8 +336,8 @@ def test_all_states_damaged(tmp_path):
 
 def test_the_last_two_states_are_kept(tmp_path, monkeypatch):
     kept = []
-    original = module_train_probe.save_state
-    monkeypatch.setattr(module_train_probe, "save_state", lambda *args: (
+    original = module_run.save_state
+    monkeypatch.setattr(module_run, "save_state", lambda *args: (
         original(*args), kept.append([path.name for path in newest_states(args[0])])))  # fmt: skip
     make(runs=tmp_path, run_name="r").train()
     assert kept == [["state_0.pt"], ["state_1.pt", "state_0.pt"], ["state_3.pt", "state_1.pt"], ["state_5.pt", "state_3.pt"],
@@ -346,8 +346,8 @@ def test_the_last_two_states_are_kept(tmp_path, monkeypatch):
 
 def test_a_state_at_least_every_five_minutes(tmp_path, monkeypatch):
     saved, clock = [], [0.0]
-    monkeypatch.setattr(module_train_probe, "save_state", lambda folder, epoch, state: saved.append(epoch))
-    monkeypatch.setattr(module_train_probe.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module_run, "save_state", lambda folder, epoch, state: saved.append(epoch))
+    monkeypatch.setattr(module_run.time, "monotonic", lambda: clock[0])
     trainer = make(runs=tmp_path, run_name="r", epochs=12, epoch2save=1000, epoch2test=1000)
     original = trainer._loss
     monkeypatch.setattr(trainer, "_loss", lambda *args: (clock.__setitem__(0, clock[0] + 40), original(*args))[1])
