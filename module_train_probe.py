@@ -491,7 +491,8 @@ class TrainTransformer(Probe):
             trainer = cls(dataset, **params)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
-        trainer.run = Run(folder, trainer.save_model)
+        if trainer.rank == 0:
+            trainer.run = Run(folder, trainer.save_model)
         return trainer
 
     @classmethod

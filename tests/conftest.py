@@ -1,4 +1,10 @@
 """What several test files share."""
+# ruff: noqa: E402
+import os
+
+# before torch and numpy are loaded; here and in what tests start: networks this small gain nothing by more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import random
 from pathlib import Path
 
@@ -7,8 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-import module_train_probe
-import module_train_probe_lea
+from tests.trainers import draw_nothing
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
@@ -66,5 +71,4 @@ def figures():
 def no_pictures(request, monkeypatch):
     """Training draws no pictures, but for tests that ask for `figures`."""
     if "figures" not in request.fixturenames:
-        for module in (module_train_probe, module_train_probe_lea):
-            monkeypatch.setattr(module.TrainTransformer, "_figures", lambda self, epoch: {})
+        draw_nothing(monkeypatch.setattr)

@@ -75,16 +75,14 @@ def test_killed_twice(whole, tmp_path):
 
 
 def test_the_script_killed_by_another_process(whole, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     argv = [sys.executable, ROOT / "train_model.py", *flags("factor", tmp_path, epoch=2000, epoch2save=3, epoch2test=2000)]
-    running = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = tmp_path / "r" / "run_log.csv"
     while running.poll() is None and (not log.exists() or len(log.read_bytes().splitlines()) < 30):
         time.sleep(0.01)
     running.kill()
     assert running.wait() == -signal.SIGKILL
     trained = read_run_log(log, 30)
-    torch.set_num_threads(1)  # as the script
     resumed = module_train_probe.TrainTransformer.resume(tmp_path / "r")
     assert resumed.epoch >= 28
     plain = make(epochs=resumed.epoch + 1, epoch2test=2000, save_model=False)
