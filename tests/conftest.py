@@ -1,6 +1,7 @@
 """What several test files share."""
 # ruff: noqa: E402
 import os
+import sys
 
 # before torch and numpy are loaded; here and in what tests start: networks this small gain nothing by more threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,9 @@ from hypothesis import settings
 from tests.trainers import draw_nothing
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
+
+if not sys.platform.startswith("linux"):  # they fork, look into /proc, limit and measure memory and time
+    collect_ignore = ["test_arguments.py", "test_damaged_files.py", "test_notebooks.py", "test_reliability.py"]
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
