@@ -5,7 +5,12 @@ RUN := $(VENV)/bin/python
 ARGS ?= @recipes/try.args
 LEA_ARGS ?= @recipes/try_lea.args
 
-.PHONY: train train-lea test notebooks stress bench lint
+# processes that share the tests
+WORKERS ?= 2
+# tests that run the scripts, kill them, draw every figure or open notebooks
+SLOW := analysis arguments distributed notebooks portability probing reliability run_folder scripts train_probe_lea
+
+.PHONY: train train-lea test check notebooks stress bench lint
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +28,11 @@ train-lea: $(VENV)/.runtime
 	$(RUN) train_model_lea.py $(LEA_ARGS)
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
+
+# for while one works: every test but those of the files named in SLOW
+check: lint
+	$(RUN) -m pytest -q -n $(WORKERS) --dist worksteal $(SLOW:%=--ignore=tests/test_%.py)
 
 notebooks: $(VENV)/.dev
 	$(RUN) tests/test_notebooks.py

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
+import errno
 import io
 import json
 import math
 import os
 import pickletools
 import re
-import tempfile
+import secrets
 import typing
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,20 +19,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
+# what a file system answers where it has no such call
+UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# readers of a .npy file's header, by its version
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# what the pickle of tensors, numbers and text may name
+TENSORS = re.compile(r"collections OrderedDict|torch \w+Storage|torch._utils _rebuild_(tensor_v2|parameter)")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
-    """Opens a file beside path for writing and moves it to path once it is written and flushed, or not at all. An OSError
-    names path."""
+    """Opens a file beside path for writing and moves it to path once all of it is on the disk, or not at all.
+
+    mode: "wb", or "w" for text, which is UTF-8 with lines that end in a line feed on every system. An
+    OSError names path.
+    """
     path, beside = Path(path), None
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.fchmod(handle, 0o666 & ~_umask())
-        with os.fdopen(handle, mode) as file:
+        unused = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        with open(unused, mode.replace("w", "x"), **text) as file:  # as tempfile, but readable by all
+            beside = unused
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         os.replace(beside, path)
     except BaseException as error:
         if beside is not None:
@@ -43,11 +54,13 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
         raise
 
 
-@functools.cache
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def to_disk(file: typing.IO) -> None:
+    """Waits until what a file was given is on the disk; goes on where the file system cannot say so."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def write_json(path: str | Path, values: dict) -> None:
@@ -57,7 +70,7 @@ def write_json(path: str | Path, values: dict) -> None:
 
 
 def read_json(path: str | Path) -> dict:
-    """The JSON object in a file; ValueError that names the file where it is missing, cut off or something else."""
+    """The JSON object in a file; ValueError names a file that is missing, cut off or something else."""
     try:
         with open(path, encoding="utf-8") as file:
             values = json.load(file)
@@ -77,14 +90,16 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def load_array(path: str | Path) -> np.ndarray:
-    """The numeric array in a .npy file, never unpickled and never larger than the file; ValueError names the file."""
+    """The numeric array in a .npy file, never unpickled or larger than the file; ValueError names it."""
     try:
         with open(path, "rb") as file:
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
-            if dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize != os.fstat(file.fileno()).st_size - file.tell():
+            version = np.lib.format.read_magic(file)
+            shape, fortran, dtype = HEADERS[version](file)
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            if dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize != left:
                 raise ValueError
-            return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C").copy()
+            values = np.frombuffer(file.read(), dtype)
+        return values.reshape(shape, order="F" if fortran else "C").copy()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
     except Exception:  # numpy's header parser raises many kinds on damaged bytes
@@ -100,18 +115,15 @@ def save_tensors(path: str | Path, values) -> None:
 
 
 def load_tensors(path: str | Path):
-    """What torch.save wrote of tensors, numbers and text, on the CPU; ValueError names a file that is missing, damaged
-    or something else. Each part must fit its checksum, which torch.load does not look at, and its pickle may name only
-    what tensors are made of: no code is run, and no more memory taken than the file's size."""
-    allowed = re.compile(r"collections OrderedDict|torch \w+Storage|torch._utils _rebuild_(tensor_v2|parameter)")
+    """What torch.save wrote of tensors, numbers and text, on the CPU.
+
+    ValueError names a file that is missing, damaged or something else. Each part must fit its checksum, which
+    torch.load does not look at, and its pickle may name only what tensors are made of: no code is run, and no
+    more memory taken than the file's size.
+    """
     try:
         with zipfile.ZipFile(path) as parts:
-            if sum(part.file_size for part in parts.infolist()) > os.path.getsize(path) or parts.testzip():
-                raise ValueError("a part does not fit its checksum")
-            for name in parts.namelist():
-                for code, named, _ in pickletools.genops(parts.read(name)) if name.endswith("data.pkl") else ():
-                    if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not allowed.fullmatch(named or ""):
-                        raise ValueError(f"it names {named}")
+            _check_parts(parts, os.path.getsize(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch.load raise many kinds on damaged bytes
         if isinstance(error, OSError) and error.filename:
@@ -120,9 +132,25 @@ def load_tensors(path: str | Path):
         raise ValueError(f"{path}: is cut off, damaged or no file of tensors ({reason}).") from None
 
 
+def _check_parts(parts: zipfile.ZipFile, size: int) -> None:
+    """ValueError where a part of a file of that size fails its checksum or names what no tensor needs."""
+    if sum(part.file_size for part in parts.infolist()) > size or parts.testzip():
+        raise ValueError("a part does not fit its checksum")
+    for part in parts.namelist():
+        if not part.endswith("data.pkl"):
+            continue
+        for code, named, _ in pickletools.genops(parts.read(part)):
+            names = code.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+            if names and not TENSORS.fullmatch(named or ""):
+                raise ValueError(f"it names {named}")
+
+
 class BatchedArray:
-    """One array (n, ...) kept on disk as the .npy files of its batches, as forward_pca_batch writes them: shape, dtype, len,
-    iteration and indexing along the first axis read only the rows asked for, np.asarray reads all."""
+    """One array (n, ...) kept on disk as the .npy files of its batches, as forward_pca_batch writes them.
+
+    shape, dtype, len, iteration and indexing along the first axis read only the rows asked for; np.asarray
+    reads all. paths: the files, sizes: how many rows each holds.
+    """
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[int]):
         self.paths, self.ends = list(paths), np.cumsum(sizes)
@@ -135,7 +163,8 @@ class BatchedArray:
     def __getitem__(self, key) -> np.ndarray:
         rows = np.arange(len(self))[key]
         flat = rows.ravel()
-        out, file = np.empty((flat.size, *self.shape[1:]), self.dtype), np.searchsorted(self.ends, flat, side="right")
+        out = np.empty((flat.size, *self.shape[1:]), self.dtype)
+        file = np.searchsorted(self.ends, flat, side="right")
         for k in np.unique(file):
             part = np.load(self.paths[k], mmap_mode="r")
             out[file == k] = part[flat[file == k] - self.ends[k]]  # negative, from the end of the part
@@ -146,7 +175,10 @@ class BatchedArray:
 
 
 def open_batches(folder: str | Path, name: str) -> BatchedArray:
-    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array; ValueError names a missing one."""
+    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array.
+
+    ValueError names a missing one.
+    """
     folder = Path(folder)
     batches = read_json(folder / "meta.json").get("batches") or []
     paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
@@ -157,24 +189,29 @@ def open_batches(folder: str | Path, name: str) -> BatchedArray:
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    """(number, path) of the files in folder whose names match pattern, whose group is the number; in order."""
+    """(number, path) of the files in folder whose names match pattern, its group the number; in order."""
     found = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def as_text(value, form: str = ".3f", none: str = "-") -> str:
     """A cell of a table: floats in the given form, none where there is no number."""
-    return str(value) if not isinstance(value, (float, np.floating)) else none if np.isnan(value) else format(value, form)
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    return none if np.isnan(value) else format(value, form)
 
 
 def save_table(path: str | Path, rows: Sequence[dict]) -> None:
     """Writes rows as a CSV with all their columns; floats with 6 digits, nothing where a row has no value."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path, "w") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: as_text(value, ".6g", "") for name, value in row.items()} for row in rows)
+        for row in rows:
+            writer.writerow({name: as_text(value, ".6g", "") for name, value in row.items()})
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     """A table in Markdown."""
-    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in (columns, ["---"] * len(columns), *rows))
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "".join("| " + " | ".join(map(str, cells)) + " |\n" for cells in lines)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import lock_descriptor
 
 from module_figures import save_figure
-from module_files import atomic_write, numbered, read_json, save_tensors, write_json
+from module_files import UNSUPPORTED, atomic_write, numbered, read_json, save_tensors, to_disk, write_json
 from utils import out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states
@@ -213,20 +214,26 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
 
 
 def lock(folder: Path) -> typing.IO:
-    """Holds a run folder for this process until the file returned is closed; ValueError where it is held already. The lock
-    goes with the process, however it ends."""
-    import fcntl
+    """Holds a run folder for this process until the file returned is closed, and removes half-written files there.
 
-    file = open(folder / ".lock", "w")
+    The lock goes with the process, however it ends. ValueError where another process holds it. On a file system
+    without locks a warning says so, and nothing is held or removed.
+    """
+    file = open(folder / ".lock", "ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = lock_descriptor(file.fileno(), blocking=False)
     except OSError as error:
+        if error.errno in UNSUPPORTED:
+            alone = "its file system has no locks; see to it that one process alone trains there."
+            warnings.warn(f"{folder}: {alone}", stacklevel=2)
+            return file
         file.close()
-        if not isinstance(error, BlockingIOError):
-            raise OSError(error.errno, error.strerror, str(folder / ".lock")) from None
-        raise ValueError(f"{folder}: another process is training in this run folder.") from None
+        raise OSError(error.errno, error.strerror, str(folder / ".lock")) from None
+    if not held:
+        file.close()
+        raise ValueError(f"{folder}: another process is training in this run folder.")
     for part in ("", "checkpoints", "datasets"):
-        for path in (folder / part).glob(".*.tmp"):  # half written when a process was killed
+        for path in (folder / part).glob(".*.tmp"):
             path.unlink()
     return file
 
@@ -319,7 +326,7 @@ class RunLog:
                 if (found := sum(1 for _ in file) - 1) != self.rows:
                     raise ValueError(f"{self.path}: holds {found} epochs, not the {self.rows} of this trainer; another one "
                                      "has gone on with the run.")
-                os.fsync(file.fileno())
+                to_disk(file)
 
     def save_arrays(self) -> None:
         """Writes run_log.pkl."""

@@ -490,7 +490,7 @@ class TrainTransformer(Probe):
                 raise ValueError(f"epochs = {trainer.epochs} must be at least {trainer.epoch}, which the run has trained.")
             trainer.run.resume(trainer._columns(), trainer.epochs, trainer.epoch, trainer.params)
             for path in damaged:
-                path.rename(f"{path}.damaged")
+                path.replace(f"{path}.damaged")
         trainer._as_before(state)
         from_leader(state)
         return trainer

@@ -8,9 +8,10 @@ Every parameter of data set and training is a flag: see --help.
 """
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_
         for trainer in trainers:
             if leads and not trainer.run_name:
                 trainer.run_name = unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
-            trainer.start_run()
+            with plain_warnings():
+                trainer.start_run()
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -136,9 +138,16 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
         for name in boards:
             if wanted[name] != before[name]:
                 raise ValueError(f"{name} = {boards[name]!r} must stay as the run has it, {before[name]!r}.")
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)  # without the place in the code
+    with plain_warnings():
         return trainer_class.resume(flags.resume, **given)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside, a warning is a line on stderr, without its place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+        yield
 
 
 def train(trainer: TrainTransformer, wandb_mode: str) -> None:

@@ -1,4 +1,11 @@
 """What several test files share."""
+# ruff: noqa: E402
+import os
+import sys
+
+# before torch and numpy are loaded; here and in what tests start: networks this small gain nothing by more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import random
 from pathlib import Path
 
@@ -7,10 +14,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-import module_train_probe
-import module_train_probe_lea
+from tests.trainers import draw_nothing
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
+
+if not sys.platform.startswith("linux"):  # they fork, look into /proc, limit and measure memory and time
+    collect_ignore = ["test_arguments.py", "test_damaged_files.py", "test_notebooks.py", "test_reliability.py"]
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
@@ -66,5 +75,4 @@ def figures():
 def no_pictures(request, monkeypatch):
     """Training draws no pictures, but for tests that ask for `figures`."""
     if "figures" not in request.fixturenames:
-        for module in (module_train_probe, module_train_probe_lea):
-            monkeypatch.setattr(module.TrainTransformer, "_figures", lambda self, epoch: {})
+        draw_nothing(monkeypatch.setattr)

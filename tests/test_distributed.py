@@ -1,8 +1,10 @@
-"""Two processes under torchrun train as one does: the real command line against the same command alone."""
+"""Two processes under torchrun train as one does: the real command line against the same command alone.
+
+Runs that are compared draw no pictures; those whose words expire, and those that a signal stops, draw them.
+"""
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dtype", "float64", "--n_embd", "16", "--n_embd_pos", "8", "--n_layer", "2", "--dataset_len", "150", "--save", "1",
          "--seed", "3", "--run_name", "r", "--epoch2test", "2", "--device", "cpu"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+PLAIN = "tests/without_pictures.py"
 SCRIPTS = {"train_model.py": [], "train_model_lea.py": ["--vq_expire", "0", "--loss_rfs_epoch_start", "0"]}
 
 
@@ -27,8 +30,7 @@ def command(*args) -> list[str]:
 
 
 def run(*args, **kwargs) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*args), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
 
 
 def rows(folder: Path) -> list[dict]:
@@ -42,7 +44,7 @@ def runs(request, tmp_path_factory):
     of 22, a third process would get 8, 7 and 7."""
     folder = tmp_path_factory.mktemp("runs")
     for kind, how in {"alone": [], "two": TORCHRUN}.items():
-        done = run(*how, request.param, *SMALL, *SCRIPTS[request.param], "--epoch", 2, "--runs", folder / kind)
+        done = run(*how, PLAIN, request.param, *SMALL, *SCRIPTS[request.param], "--epoch", 2, "--runs", folder / kind)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("trained:") == 1
     return request.param, folder / "alone" / "r", folder / "two" / "r"
@@ -68,14 +70,15 @@ def test_two_processes_resume(runs):
     """Rank 0 reads the state; the others take it from there."""
     script, alone, two = runs
     for folder, how in ((alone, []), (two, TORCHRUN)):
-        done = run(*how, script, "--resume", folder, "--epoch", 3)
+        done = run(*how, PLAIN, script, "--resume", folder, "--epoch", 3)
         assert done.returncode == 0, done.stderr[-2000:]
     assert_same_run(alone, two, 2)
 
 
 def test_expiry_with_two_processes(tmp_path):
     """Words that expire are replaced, and both processes go on with the first one's codebook: training stays sound."""
-    options = ["--vq_expire", "0.25", "--loss_rfs_epoch_start", "0", "--epoch", "4", "--runs", tmp_path]
+    options = ["--vq_expire", "0.25", "--loss_rfs_epoch_start", "0", "--epoch", "4", "--epoch2test", "4", "--plot_dpi", "20",
+               "--runs", tmp_path]
     done = run(*TORCHRUN, "train_model_lea.py", *SMALL, *options)
     assert done.returncode == 0, done.stderr[-2000:]
     log = rows(tmp_path / "r")
@@ -84,9 +87,8 @@ def test_expiry_with_two_processes(tmp_path):
 
 
 def test_a_signal_stops_all_processes(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    args = command(*TORCHRUN, "train_model.py", *SMALL, "--epoch", 100000, "--runs", tmp_path)
-    process = subprocess.Popen(args, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    args = command(*TORCHRUN, "train_model.py", *SMALL, "--plot_dpi", 20, "--epoch", 100000, "--runs", tmp_path)
+    process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "r" / "run_log.csv"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:

@@ -57,7 +57,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "pretrained", tmp_path / "pretrained")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.delenv("PYTHONPATH", raising=False)  # the notebook finds the project by itself
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other count as work
     stored = nbformat.read(path, 4)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     fresh = executed(nbformat.read(path, 4), tmp_path / "notebooks")

@@ -25,6 +25,14 @@ def make(kind="factor", dataset=None, **more):
     return cls(boards() if dataset is None else dataset, **SMALL | own | more)
 
 
+
+
+def draw_nothing(set_attribute=setattr) -> None:
+    """Training draws no pictures from now on, which take longer than small runs."""
+    for trainer_class, _ in KINDS.values():
+        set_attribute(trainer_class, "_figures", lambda self, epoch: {})
+
+
 both = pytest.mark.parametrize("kind", KINDS)
 
 
