@@ -43,9 +43,10 @@ from module_figures import (
     token_colors,
 )
 from module_files import load_tensors, numbered, read_json, save_array, save_tensors, write_json
+from module_optimizers import make_optimizer
 from module_params import Params, keywords_of, param, pick_device
 from module_run import RunLog, lock, newest_states, save_state
-from module_transformer_factor import GPTFactor, check_sizes, cut_edits, make_optimizer, recording
+from module_transformer_factor import GPTFactor, check_sizes, cut_edits, editing, recording
 from utils import (
     MAX_SEED,
     dist,
@@ -998,16 +999,17 @@ class TrainTransformer:
         """Position codes (T, P)."""
         return self.transformer.pos_emb[0].detach().cpu().numpy()
 
-    def _probe(self, tokens: torch.Tensor, edits: dict | None) -> None:
+    def _probe(self, tokens: torch.Tensor) -> None:
         """The forward pass to look into, of masked boards (B, T)."""
-        self.transformer(tokens, activations=edits)
+        self.transformer(tokens)
 
     def _recorded(self, boards, masks, edits=None, names=("b*", "z_out", "logit")) -> dict[str, np.ndarray]:
         """Named activations of masked boards, batch first."""
         parts = []
         for k, tokens in enumerate(self._masked_batches(boards, masks)):
-            with evaluating(self.transformer), self.record(names) as acts:
-                self._probe(tokens, cut_edits(edits, slice(k * EVAL_BATCH, (k + 1) * EVAL_BATCH), len(boards)))
+            cut = cut_edits(edits, slice(k * EVAL_BATCH, (k + 1) * EVAL_BATCH), len(boards))
+            with evaluating(self.transformer), editing(self.transformer, cut), self.record(names) as acts:
+                self._probe(tokens)
             parts.append({name: act.cpu().numpy() for name, act in acts.items()})
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from module_transformer_factor import make_optimizer
+from module_optimizers import make_optimizer
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizer, VectorQuantizerEMA
 
 CLASSES = {"factor": LEAFactor, "vanilla": LEA}
