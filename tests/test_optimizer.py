@@ -198,8 +198,8 @@ def test_several_optimisers_step_as_each_does_alone():
 
 
 @pytest.mark.parametrize("cls", [GPTFactor, LEAFactor])
-def test_a_network_of_shapes_alone_takes_a_step(cls):
-    """On the meta device every tensor of the optimiser is made there."""
+def test_muon_steps_a_network_of_shapes_alone(cls):
+    """On the meta device every tensor of Muon is made there; torch's fused AdamW refuses that device."""
     network = cls(7, 6, n_embd=8, n_embd_pos=3, seed=0).to("meta")
     optim = make_optimizer(network, RATE, kind="muon")
     for p in network.parameters():
