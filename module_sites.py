@@ -25,8 +25,7 @@ from utils import check_number
 
 
 class Site(nn.Module):
-    """A named place in a network. It passes its activation on; hooks on it look at the activation or replace
-    it.
+    """A named place in a network. It passes its activation on; hooks on it look at that or replace it.
 
     n_head: of how many heads the activation consists, along axis 1 of attention weights (B, H, T, keys) or
     side by side on the last axis; 0 where it has none.
@@ -114,13 +113,11 @@ class Editor:
 def hooked(hooks: dict[Site, Callable]) -> Iterator[None]:
     """Forward hooks on sites inside the `with`; they alone go away afterwards, also after an exception. What
     torch.compile compiled before runs uncompiled meanwhile, as it would not see them."""
-    handles = [site.register_forward_hook(hook) for site, hook in hooks.items()]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as stack:
+        for site, hook in hooks.items():
+            stack.callback(site.register_forward_hook(hook).remove)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @contextlib.contextmanager
@@ -130,10 +127,12 @@ def recording(
     """Named activations of the network's forward passes inside the `with`, as {name: tensor, batch first}.
 
     names: exact names or patterns ('b0_*'), all where None; ValueError for one that matches nothing. Several
-    passes are joined along the batch. detach: True gives tensors apart from the graph and leaves every result
-    to the bit; with False a place that one pass goes through once holds the very tensor used downstream, so
-    that gradients can be taken with respect to it. Only this recorder's own hooks go away afterwards, also
-    after an exception.
+    passes are joined along the batch. Only this recorder's own hooks go away afterwards, also after an
+    exception.
+
+    detach: True keeps tensors apart from the graph and leaves every result to the bit. False keeps the very
+    tensors used downstream, so that gradients can be taken with respect to them; not so where several passes
+    were joined, as that makes copies.
     """
     sites = network.sites
     if names is None:
@@ -161,8 +160,8 @@ class Edit:
     …_v and …_attn_v; value is then that head's alone, (B, T, keys) or (B, T, d).
     """
 
-    value: object
-    mask: object = None
+    value: torch.Tensor | np.ndarray | Sequence | Callable[[torch.Tensor], torch.Tensor]
+    mask: torch.Tensor | np.ndarray | Sequence | None = None
     head: int | None = None
 
 
@@ -241,7 +240,8 @@ def edits_by_name(edits: dict, sites: dict[str, Site]) -> dict[str, list[Edit]]:
         for key, given in level.items():
             name = f"{prefix}{key}"
             nested = isinstance(given, dict)
-            if not any(site.startswith(f"{name}_") if nested else site == name for site in sites):
+            known = any(site.startswith(f"{name}_") for site in sites) if nested else name in sites
+            if not known:
                 near = difflib.get_close_matches(name, sites, n=5, cutoff=0)
                 raise ValueError(f"edits: there is no place {name!r}; near it are {', '.join(near)}.")
             if nested:
@@ -270,14 +270,13 @@ def check_head(head: int | None, site: Site) -> None:
 
 @contextlib.contextmanager
 def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
-    """Named activations of the network are replaced in its forward passes inside the `with`, for all that is
-    downstream.
+    """Replaces named activations in the forward passes inside the `with`, for all that is downstream.
 
-    edits: {name: edit}, or nested by the parts of names, {'b1': {'z': ..., 'attn_update': ...}, 'z_out':
-    ...}; None, and None at a place: nothing. An edit is an array, a tensor, a function of the activation, a
-    pair (one of these, mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s made one
-    after the other. Of nested `with`s the inner edit comes after the outer. Gradients flow into edits and
-    through them; see `Edit` for the shapes.
+    edits: {name: edit}, or nested by the parts of names, {'b1': {'z': ..., 'attn_update': ...}}; None, also
+    at a place, is no edit. An edit is an array, a tensor, a function of the activation, a pair (one of these,
+    mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s made one after the other. Of
+    nested `with`s the inner edit comes after the outer. Gradients flow into edits and through them; see
+    `Edit` for the shapes.
 
     ValueError for an unknown place (it names those near), head or shape, the last during the pass; TypeError
     where edits are no dict. Only the hooks of this `with` go away afterwards, also after an exception.
@@ -288,9 +287,8 @@ def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
 
 
 def cut_edits(edits: dict | None, part: slice, n: int) -> dict | None:
-    """The edits of n boards, as `editing` takes them, for those boards that are in part. The caller's dict
-    and arrays are left alone. ValueError where an edit or mask with a batch axis is of another number of
-    boards."""
+    """The edits of n boards, as `editing` takes them, for the boards in part; the caller's are left alone.
+    ValueError where an edit or mask with a batch axis is of another number of boards."""
 
     def cut(given, name):
         if isinstance(given, dict):

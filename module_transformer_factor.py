@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from module_sites import Edit, Site, cut_edits, editing, named_sites, recording  # noqa: F401
+from module_sites import Edit, Site, cut_edits, editing, named_sites, recording  # noqa: F401, offered
 from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
@@ -159,10 +159,9 @@ def embedded(table: nn.Embedding, idx: torch.Tensor) -> torch.Tensor:
 
 
 def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
-    """All layers in one product, outputs side by side, of x (B, T, n) or of [x, p] with p (T, P) alike on
-    every board.
+    """All layers in one product, outputs side by side, of x (B, T, n) or of [x, p] with p (T, P).
 
-    The share of p is computed for T positions rather than for B * T tokens.
+    As p is alike on every board, its share is computed for T positions rather than for B * T tokens.
     """
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     bias = torch.cat([layer.bias for layer in layers]) if len(layers) > 1 else layers[0].bias
@@ -274,8 +273,7 @@ class Block(nn.Module):
 
 
 class GPTFactor(nn.Module):
-    """Transformer with a learnt position code that every block reads but that is never added to the residual
-    stream.
+    """Transformer whose learnt position code every block reads and none adds to the residual stream.
 
     vocab_size V; block_size T; n_layer, n_head, n_embd D, n_embd_pos P: sizes. embd_pdrop, resid_pdrop,
     attn_pdrop: dropout after the token embedding, after each sub-layer, on attention weights. n_unmasked: the
@@ -329,7 +327,7 @@ class GPTFactor(nn.Module):
         return self.out_sites["logit"](self.head(self.out_sites["z_out"](self.ln_f(x))))
 
     def _edited(self, idx, embeddings, activations, verbose):
-        """The forward pass with edits; hooks put on within it can't be compiled."""
+        """The forward pass with edits, never compiled: its hooks come and go within it."""
         with editing(self, activations):
             return self.forward(idx, embeddings, None, verbose)
 
