@@ -5,7 +5,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from module_transformer_factor import make_optimizer
+from module_optimizers import make_optimizer
 from utils import rank_and_world
 
 

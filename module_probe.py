@@ -26,7 +26,7 @@ from module_figures import (
     token_colors,
 )
 from module_files import save_array, write_json
-from module_transformer_factor import check_sizes, cut_edits, recording
+from module_transformer_factor import check_sizes, cut_edits, editing, recording
 from utils import dist, dist_cosine, dist_unit, divide_into_batches, get_ij, merge_attn_plots, shown
 
 
@@ -64,17 +64,18 @@ class Probe(Evaluation):
         """Position codes (T, P)."""
         return self.transformer.pos_emb[0].detach().cpu().numpy()
 
-    def _probe(self, tokens: torch.Tensor, edits: dict | None) -> None:
+    def _probe(self, tokens: torch.Tensor) -> None:
         """The forward pass to look into, of masked boards (B, T)."""
-        self.transformer(tokens, activations=edits)
+        self.transformer(tokens)
 
     def _recorded(self, boards, masks, edits=None, names=("b*", "z_out", "logit")) -> dict[str, np.ndarray]:
         """Named activations of masked boards, batch first."""
         parts, start = [], 0
         for tokens in self._masked_batches(boards, masks):
             batch = slice(start, start + len(tokens))
-            with evaluating(self.transformer), self.record(names) as acts:
-                self._probe(tokens, cut_edits(edits, batch, len(boards)))
+            cut = cut_edits(edits, batch, len(boards))
+            with evaluating(self.transformer), editing(self.transformer, cut), self.record(names) as acts:
+                self._probe(tokens)
             parts.append({name: act.cpu().numpy() for name, act in acts.items()})
             start = batch.stop
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}

@@ -302,9 +302,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def position_table(self) -> np.ndarray:
         return self.transformer.ps_pos_emb.weight.detach().cpu().numpy()
 
-    def _probe(self, tokens, edits):
-        if edits:
-            raise ValueError(f"edits must be None here: {type(self.transformer).__name__} takes none.")
+    def _probe(self, tokens):
         self.transformer.predict_from_board(tokens)
 
     def _stream_names(self) -> list[str]:
