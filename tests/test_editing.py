@@ -559,7 +559,7 @@ def test_attention_weights_have_gradients_where_attention_would_be_fused(monkeyp
     ({"b0_a": Edit(0, head=True)}, TypeError, "head of edit b0_a"),
     ({"b0_z": Edit(0, head=0)}, ValueError, "head of edit b0_z must be None"),
     ([("b0_z", 0)], TypeError, "edits must be a dict"), ("b0_z", TypeError, "edits must be a dict"),
-], ids=str)  # fmt: skip
+], ids=lambda value: None if isinstance(value, dict) else str(value))  # fmt: skip
 def test_wrong_edits_are_named(edits, error, words):
     network, idx = make("GPTFactor")
     with pytest.raises(error, match=words):

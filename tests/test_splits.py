@@ -9,7 +9,16 @@ import pytest
 import torch
 from hypothesis import assume, given
 
-from module_dataset import FAMILIES, SPLITS, TYPES, AbstractionDataset, DatasetParams, Doubles, Family, _distinct
+from module_dataset import (
+    FAMILIES,
+    SPLITS,
+    TYPES,
+    AbstractionDataset,
+    DatasetParams,
+    Doubles,
+    Family,
+    _distinct,
+)
 from tests.boards import SMALL, all_doubles, draw_slowly, made, parameters, rows_of, shown, twin
 
 
