@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from module_dataset import TYPES
+from module_rows import TYPES
 from module_params import Params, param, pick_device
 from utils import MAX_SEED, ramp, shown
 

@@ -203,6 +203,22 @@ def clear_folder(folder: str | Path) -> None:
             path.unlink()
 
 
+def integer_array(name: str, values, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """values as an int64 array of that shape, each from low to high; TypeError or ValueError, which call them `name`."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers, not {shown(values)}.")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
+    if array.size and (array.min() < low or array.max() > high):
+        found = array.max() if array.max() > high else array.min()
+        raise ValueError(f"{name} must be from {low} to {high}, not {found}.")
+    return array.astype(np.int64)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine had too little memory."""
     text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
