@@ -1,10 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# runs of about a minute, the recipes' ramps squeezed into them
-ARGS ?= --epoch 80 --recipe_epochs 1500 --learning_rate 0.01 --lr_warmup 8 --lr_schedule linear --lr_decay_start 30 --save 1
-
-LEA_ARGS ?= --epoch 25 --recipe_epochs 3000 --save 1
+# flags of the two trainings; others: make train ARGS="@recipes/factor_fast.args --seed 0"
+ARGS ?= @recipes/try.args
+LEA_ARGS ?= @recipes/try_lea.args
 
 # processes that share the tests
 WORKERS ?= 2

@@ -9,10 +9,12 @@ import functools
 import inspect
 import numbers
 import os
+import re
 import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -149,13 +151,49 @@ def keywords_of(params_class, first: Sequence[str] = ()):
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Command line whose flags come from parameter classes; a mistake is one line on stderr and exit code 2."""
+    """Command line whose flags come from parameter classes; a mistake is one line on stderr and exit code 2.
+
+    A word @FILE stands for the flags in a file, a recipe: a flag and its values a line, `#` starts a comment.
+    Of a flag that is given twice the later one counts, so flags after @FILE override it.
+    """
 
     def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+        super().__init__(
+            description=description,
+            epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override it.",
+            allow_abbrev=False,
+            formatter_class=argparse.RawTextHelpFormatter,
+        )
+        self._recipe = None  # the file whose flags are being looked at
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
+        where = "" if self._recipe is None else f"{self._recipe}: "
+        self.exit(2, f"{self.prog}: {where}{message}\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, after the flags of each @FILE have been put into its place."""
+        words = []
+        for word in sys.argv[1:] if args is None else args:
+            words += self._flags_in(word[1:]) if word.startswith("@") else [word]
+        return super().parse_known_args(words, namespace)
+
+    def _flags_in(self, path: str) -> list[str]:
+        """The flags and values in a file. One that cannot be read or holds anything else ends the program in a
+        line that names it."""
+        self._recipe = shown(path)
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            self.error(f"cannot be read ({error.strerror}).")
+        except ValueError:
+            self.error("cannot be read (it is not UTF-8 text).")
+        without_comments = [re.sub(r"(^|\s)#.*", "", line) for line in lines]
+        words = " ".join(without_comments).split()
+        unknown = super().parse_known_args(words)[1]
+        if unknown:
+            self.error(f"{shown(unknown[0])} is not a flag or a value of one.")
+        self._recipe = None
+        return words
 
     def add_params(self, title: str, params_class, defaults: dict, skip: Sequence[str] = ()) -> None:
         """One flag for each field of params_class; `defaults` are this script's own."""

@@ -114,21 +114,6 @@ class Run:
             for name, figure in figures.items():
                 save_figure(figure, self.folder / "figures" / f"{name}.png", dpi)
 
-    def newest_state(self, take: Callable[[Path], dict]) -> tuple[dict, list[Path]]:
-        """The newest saved state that can be taken, and the files passed over, each with a warning.
-
-        take: reads a file and goes back to its state, or raises. ValueError where none can be taken.
-        """
-        damaged = []
-        for path in newest_states(self.folder):
-            try:
-                return take(path), damaged
-            except Exception as error:  # of any kind, for what is no state
-                reason = str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
-                warnings.warn(f"{reason} It is passed over.", stacklevel=4)
-                damaged.append(path)
-        raise ValueError(f"{self.folder}: no saved state can be read.")
-
     def stopped(self, error: Exception, device: torch.device, epoch: int, good: dict) -> TrainingStopped:
         """What to raise for an early end, after saving the last good state, of `epoch` epochs, if it can be."""
         message, exit_code = str(error), getattr(error, "exit_code", 1)
@@ -258,6 +243,22 @@ def save_state(folder: Path, epoch: int, state: dict) -> None:
     save_tensors(folder / "checkpoints" / f"state_{epoch}.pt", state)
     for path in newest_states(folder)[2:]:
         path.unlink()
+
+
+def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list[Path]]:
+    """The newest saved state of a run that can be taken, and the files passed over, each with a warning.
+
+    take: reads a file and goes back to its state, or raises. ValueError where none can be taken.
+    """
+    damaged = []
+    for path in newest_states(folder):
+        try:
+            return take(path), damaged
+        except Exception as error:  # of any kind, for what is no state
+            reason = str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
+            warnings.warn(f"{reason} It is passed over.", stacklevel=4)
+            damaged.append(path)
+    raise ValueError(f"{folder}: no saved state can be read.")
 
 
 def newest_states(folder: Path) -> list[Path]:

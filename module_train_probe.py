@@ -15,18 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from module_dataset import AbstractionDataset
 from module_evaluation import Accuracy, accuracy_table, score_values
 from module_figures import plot_curves
 from module_files import load_tensors, numbered, read_json, save_tensors
+from module_learner import Learner
 from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
-from module_run import Run, RunLog, Signals, TrainingStopped, lock, params_to_resume
-from module_transformer_factor import GPTFactor, make_optimizer
+from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
+from module_transformer_factor import GPTFactor
 from utils import (
     dist,
     dist_cosine,
@@ -89,13 +88,9 @@ class TrainTransformer(Probe):
         self.recipe = self._fitting_recipe(params)
         self.device = pick_device(self.recipe.device)
         self._check_boards()
-        self.transformer = self._trained = self._network().to(self.device, getattr(torch, self.dtype))
-        self.optim = make_optimizer(self._trained, self.learning_rate, kind=self.optimizer)
-        if self.weight_average:
-            average = get_ema_multi_avg_fn(self.weight_average)
-            self._average = AveragedModel(self._trained, multi_avg_fn=average, use_buffers=True)
-            self.transformer = self._average.module
-        self._parallel: DistributedDataParallel | None = None
+        network = self._network().to(self.device, getattr(torch, self.dtype))
+        self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average)
+        self.transformer, self.optim = self.learner.shown, self.learner.optim
         self.step = self.epoch = 0
         self.run: Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
@@ -170,7 +165,7 @@ class TrainTransformer(Probe):
     def _loss(self, masked: torch.Tensor, boards: torch.Tensor, epoch: int) -> tuple[torch.Tensor, dict]:
         """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device: means over the
         batch, counts as whole numbers."""
-        logits = self._forward(masked)
+        logits = self.learner.forward(masked)
         loss = F.cross_entropy(logits.flatten(0, 1), boards.flatten())
         return loss, {"loss": loss.detach(), "error": (logits.argmax(-1) != boards).sum()}
 
@@ -264,10 +259,9 @@ class TrainTransformer(Probe):
                 if self.masking_patch_epoch is None:
                     self.masking_patch_epoch = self.epochs
                 self.run.start(self._columns(), self.epochs, self.params, self.dataset, self._state)
-            else:
-                self.run.write_params(self.params)  # some may have been assigned since
             self.log.settle()
             self.log.extend(self.epochs)
+            self.run.write_params(self.params)  # some may have been assigned since the last epoch
         except BaseException:
             self.run.close()
             raise
@@ -291,55 +285,35 @@ class TrainTransformer(Probe):
             masked = boards.masked_fill(self._tokens(mask), self.masking_token)
             yield from zip(masked.split(self.batch_size), boards.split(self.batch_size), strict=True)
 
-    def _forward(self, masked: torch.Tensor):
-        """The network on a training batch; with several processes, gradients are then averaged over them."""
-        if self.world == 1:
-            return self._trained(masked)
-        if self._parallel is None:
-            self._parallel = DistributedDataParallel(self._trained)
-        return self._parallel(masked)
-
     def _train_epoch(self, epoch: int) -> dict[str, np.ndarray]:
-        """One epoch of steps; sums over them, read from the device once. TrainingStopped for a loss or weights that are
-        not finite, or at a step's end once a signal has come."""
-        self._trained.train()
-        self._trained.noise.reseed(self.seed, STREAM_DROPOUT, epoch, *[self.rank] * (self.rank > 0))
-        for group in self.optim.param_groups:
-            group["lr"] = self._learning_rate(epoch)
+        """One epoch of steps; sums over them, read from the device once.
+
+        TrainingStopped for a loss or weights that are not finite, or at a step's end once a signal has come.
+        """
+        self.learner.start_epoch(self._learning_rate(epoch), self.seed, STREAM_DROPOUT, epoch)
         totals: dict[str, torch.Tensor] = {}
         losses = []
-        for masked, boards in self._batches(epoch):
-            loss, parts = self._train_step(masked, boards, epoch)
-            losses.append(loss)
+        for batch in self._batches(epoch):
+            share, (masked, boards) = self.learner.share_of(*batch)
+            loss, parts = self._loss(masked, boards, epoch)
+            self.learner.step(loss, share)
+            self.step += 1
+            losses.append(loss.detach())
             for name, part in parts.items():
+                part = part * share if part.is_floating_point() else part
                 totals[name] = totals[name] + part if name in totals else part
             if self.world == 1:
                 self._signals.heed(f"in epoch {epoch}")
         sum_over_processes_(*totals.values())
         read = {name: total.cpu().numpy() for name, total in totals.items()}
         self._check_finite(read[self.loss_columns[0]], losses, epoch)
-        if self.weight_average:
-            self._average.update_parameters(self._trained)
+        self.learner.end_epoch()
         return read
-
-    def _train_step(self, masked: torch.Tensor, boards: torch.Tensor, epoch: int) -> tuple[torch.Tensor, dict]:
-        """One step on a batch (B, T), of which each process takes its share; the loss, and what to sum over steps."""
-        whole = len(boards)
-        masked, boards = (x[self.rank :: self.world] for x in (masked, boards))
-        share = len(boards) / whole
-        loss, parts = self._loss(masked, boards, epoch)
-        self.optim.zero_grad(set_to_none=True)
-        (loss if self.world == 1 else loss * (share * self.world)).backward()
-        self.optim.step()
-        self.step += 1
-        parts = {name: part * share if part.is_floating_point() else part for name, part in parts.items()}
-        return loss.detach(), parts
 
     def _check_finite(self, total: np.ndarray, losses: list[torch.Tensor], epoch: int) -> None:
         """TrainingStopped, which names the step, where the losses of an epoch, summed to total, or the weights are not
         finite."""
-        weights = [value for value in self._trained.state_dict().values() if value.is_floating_point()]
-        if np.isfinite(total) and torch.nn.utils.get_total_norm(weights).isfinite():
+        if np.isfinite(total) and self.learner.is_finite():
             return
         finite = torch.stack(losses).isfinite().tolist() + [False]
         step = finite.index(False)
@@ -420,40 +394,30 @@ class TrainTransformer(Probe):
     def load_transformer(self, path: str | Path) -> None:
         """Loads a state dict of either program onto the current device and dtype; ValueError names a file that does not
         fit, and the network stays as it was. Only tensors are read, no code."""
-        state = load_tensors(path)
-        before = {name: value.clone() for name, value in self.transformer.state_dict().items()}
         try:
-            self.transformer.load_state_dict(state)
+            self.learner.load(load_tensors(path))
         except Exception as error:  # of any kind, for what is no state dict
-            self.transformer.load_state_dict(before)
+            if str(path) in str(error):
+                raise
             reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
-        if self.weight_average:
-            self._trained.load_state_dict(self.transformer.state_dict())
 
     def _state(self) -> dict:
         """A copy of all that training changes; random streams are named by the epoch."""
-        state = {"epoch": self.epoch, "step": self.step, "transformer": copied(dict(self._trained.state_dict()))}
-        if self.weight_average:
-            state["average"] = copied(dict(self._average.state_dict()))
-        return state | {
-            "optim": copied(self.optim.state_dict()), "user_rng": json.dumps(self._user_rng.bit_generator.state),
+        return self.learner.state() | {
+            "epoch": self.epoch, "step": self.step, "user_rng": json.dumps(self._user_rng.bit_generator.state),
             "torch": str(torch.__version__), "threads": torch.get_num_threads(),
         }
 
     def _restore(self, state: dict) -> None:
         """Goes back to a state."""
-        self._trained.load_state_dict(state["transformer"])
-        if self.weight_average:
-            self._average.load_state_dict(state["average"])
-        groups = self.optim.state_dict()["param_groups"]  # their settings are parameters of the run
-        self.optim.load_state_dict({"state": state["optim"]["state"], "param_groups": groups})
+        self.learner.restore(state)
         self.epoch, self.step = state["epoch"], state["step"]
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
 
     def _newest_state(self) -> tuple[dict, list[Path]]:
         """Goes back to the newest saved state that can be read and fits; that state, and the files passed over."""
-        return self.run.newest_state(self._take_state)
+        return newest_state(self.folder, self._take_state)
 
     def _take_state(self, path: Path) -> dict:
         """Goes back to the state in a file and returns it; an exception of any kind where it does not fit."""
@@ -462,11 +426,8 @@ class TrainTransformer(Probe):
         kinds = {"epoch": int, "step": int, "threads": int, "torch": str}
         if any(type(state[name]) is not kind for name, kind in kinds.items()) or not 0 < state["threads"] < 2**10:
             raise ValueError(f"{path}: is not all of a state.")
-        for weight, moments in self.optim.state.items():
-            shapes = {name: tuple(value.shape) for name, value in moments.items()}
-            adamw = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
-            if shapes not in (adamw, {"momentum_buffer": weight.shape}):
-                raise ValueError(f"{path}: is of another network.")
+        if not self.learner.has_own_moments():
+            raise ValueError(f"{path}: is of another network.")
         return state
 
     # trainers of run folders
@@ -491,8 +452,6 @@ class TrainTransformer(Probe):
             trainer = cls(dataset, **params)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
-        if trainer.rank == 0:
-            trainer.run = Run(folder, trainer.save_model)
         return trainer
 
     @classmethod
@@ -524,6 +483,7 @@ class TrainTransformer(Probe):
         if trainer.rank > 0:
             trainer._restore(from_leader(None))
             return trainer
+        trainer.run = Run(folder, trainer.save_model)
         with lock(folder):
             state, damaged = trainer._newest_state()
             if trainer.epochs < trainer.epoch:
@@ -543,15 +503,6 @@ class TrainTransformer(Probe):
             warnings.warn(f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
                           stacklevel=3)
             self.threads = state["threads"]
-
-
-def copied(x):
-    """A copy of nested dicts and lists of tensors."""
-    if isinstance(x, torch.Tensor):
-        return x.detach().clone()
-    if isinstance(x, dict):
-        return {key: copied(value) for key, value in x.items()}
-    return [copied(value) for value in x] if isinstance(x, list) else x
 
 
 def check_size(recipe: TrainParams, dataset: AbstractionDataset, checkpoints: Path) -> None:

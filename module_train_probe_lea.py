@@ -122,7 +122,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def _loss(self, masked, boards, epoch):
         alpha, beta = self._weights(epoch)
-        board_logits, speech_logits, vq, words = self._forward(masked)
+        board_logits, speech_logits, vq, words = self.learner.forward(masked)
         rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten()) for logits in (board_logits, speech_logits))
         used = words.sum((0, 1))  # (K,)
         speech = 1 - used[-1] / words[..., 0].numel()

@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import describe  # noqa: E402
 
-from module_analysis import Scenes, ceiling, held_out  # noqa: E402
+from claims import ceiling  # noqa: E402
+from claims.scenes import Scenes, held_out  # noqa: E402
 from module_files import save_table  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
 from utils import numpy_rng  # noqa: E402
@@ -33,7 +34,7 @@ def main() -> None:
         trainer = TrainTransformer.from_run(folder)
         rng = numpy_rng(0)
         scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
-        for row in ceiling(trainer, scenes, [1 / 3] * 3, rng):
+        for row in ceiling.measure(trainer, scenes, [1 / 3] * 3, rng):
             settings = {name: getattr(trainer, name) for name in ("seed", *SETTINGS)}
             rows.append({"run": folder.name} | settings | {"what": row["feature"], "accuracy": row["effect"],
                         "ceiling": row["upper"], "short": row["short of the bound"]})

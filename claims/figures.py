@@ -1,32 +1,36 @@
 """Pictures of the claims' tables."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from module_figures import OBJECT_COLORS, draw_board, draw_matrix, new_figure
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
+MARKERS = "so^D*vP"  # of runs
+LINES = ("-", "--", ":", "-.", (0, (1, 3)), "-", "--")  # of sources
+
+
+def _distinct(rows: Iterable[dict], name: str) -> list:
+    """The values of a column, in the order in which they occur."""
+    return list(dict.fromkeys(row[name] for row in rows))
 
 
 def plot_rows(rows: Sequence[dict], label: str):
-    """A line a feature: the effect of each run with its interval, its controls, its upper bound. rows: as module_analysis.judge
-    makes them, with 'run'; those that count are marked by whether they hold in every run."""
-    features, runs = (list(dict.fromkeys(row[name] for row in rows)) for name in ("feature", "run"))
+    """A line a feature: the effect of each run with its interval, its controls, its upper bound.
+
+    rows: as claims.scores.judge makes them, with 'run'; those that count are marked by whether they hold in
+    every run. label: of the effect.
+    """
+    features, runs = _distinct(rows, "feature"), _distinct(rows, "run")
+    marks = {run: (marker, ink) for run, marker, ink in zip(runs, MARKERS, INKS, strict=False)}
+    step = min(0.24, 0.7 / len(runs))
     figure, axes = new_figure(1, 1, (9, 1.4 + 0.34 * len(features)))
-    ax, marks = axes[0, 0], dict(zip(runs, zip("so^D*vP", INKS, strict=True), strict=False))
+    ax = axes[0, 0]
     for row in rows:
-        (marker, ink), step = marks[row["run"]], min(0.24, 0.7 / len(runs))
         y = features.index(row["feature"]) + (runs.index(row["run"]) - (len(runs) - 1) / 2) * step
-        for name, value in row.items():
-            if name.startswith("control: "):
-                strongest = name.endswith(f": {row['strongest control']}")
-                ax.plot(value, y, "o", color="black" if strongest else "0.7", markersize=4.5 if strongest else 3.5,
-                        markerfacecolor="none", zorder=4 if strongest else 2)
-        ax.plot([row["upper"]] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
-        error = np.abs([[row["effect"] - row["effect low"]], [row["effect high"] - row["effect"]]])
-        ax.errorbar(row["effect"], y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
+        _draw_row(ax, row, y, *marks[row["run"]])
     signs = {row["feature"]: "✓ " if row["counts"] else "" for row in rows}
     signs |= {row["feature"]: "✗ " for row in rows if row["counts"] and not row["holds"]}
     ax.set_yticks(range(len(features)), [signs[feature] + feature for feature in features], fontsize=8)
@@ -42,32 +46,36 @@ def plot_rows(rows: Sequence[dict], label: str):
     return figure
 
 
-def plot_stages(curves: Sequence[dict], label: str):
-    """Values by stage with their intervals. curves: rows with run, cells (a line of panels each), label (a column each), source
-    (a colour each; those named 'epoch ...' of the first run alone), stage, 'value', 'value low', 'value high'."""
-    from matplotlib import colormaps
+def _draw_row(ax, row: dict, y: float, marker: str, ink) -> None:
+    """A row's controls, upper bound and effect at height y."""
+    for name, value in row.items():
+        if name.startswith("control: "):
+            strongest = name == f"control: {row['strongest control']}"
+            color, size, order = ("black", 4.5, 4) if strongest else ("0.7", 3.5, 2)
+            ax.plot(value, y, "o", color=color, markersize=size, markerfacecolor="none", zorder=order)
+    ax.plot([row["upper"]] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
+    error = np.abs([[row["effect"] - row["effect low"]], [row["effect high"] - row["effect"]]])
+    ax.errorbar(row["effect"], y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
 
-    kinds, labels, runs, sources = (list(dict.fromkeys(row[name] for row in curves))
-                                    for name in ("cells", "label", "run", "source"))
-    figure, axes = new_figure(len(kinds), len(labels), ((2 if len(labels) > 3 else 4) * len(labels) + 1, 2.6 * len(kinds) + 0.6),
-                              sharex=True, sharey=True)
-    epochs, handles = [name for name in sources if name.startswith("epoch")], {}
-    inks = {name: (ink, line) for name, ink, line in zip(
-        (name for name in sources if name not in epochs), INKS, ("-", "--", ":", "-.", (0, (1, 3)), "-", "--"), strict=False)}
-    inks |= {name: (colormaps["viridis"](0.9 * i / max(len(epochs) - 1, 1)), "-") for i, name in enumerate(epochs)}
+
+def plot_stages(curves: Sequence[dict], label: str):
+    """Values by stage with their intervals; label: of the values.
+
+    curves: rows with run, cells (a line of panels each), label (a column each), source (a colour each; those
+    named 'epoch ...' of the first run alone), stage, 'value', 'value low', 'value high'.
+    """
+    kinds, labels = _distinct(curves, "cells"), _distinct(curves, "label")
+    inks, first_run = _inks(_distinct(curves, "source")), curves[0]["run"]
     groups: dict[tuple, list] = {}
     for row in curves:
-        if row["source"] not in epochs or row["run"] == runs[0]:
+        if not row["source"].startswith("epoch") or row["run"] == first_run:
             groups.setdefault((row["cells"], row["label"], row["source"], row["run"]), []).append(row)
-    for (kind, name, source, _), here in groups.items():
-        ax, (ink, line) = axes[kinds.index(kind), labels.index(name)], inks[source]
-        value, low, high = ([row[key] for row in here] for key in ("value", "value low", "value high"))
-        if len(here) > 1:
-            handles[source] = ax.plot(value, linestyle=line, color=ink, marker=".", linewidth=1.2)[0]
-            ax.fill_between(range(len(here)), low, high, color=ink, alpha=0.12)
-            ax.set_xticks(range(len(here)), [row["stage"] for row in here], rotation=90, fontsize=7)
-        else:
-            handles[source] = ax.axhline(value[0], color=ink, linestyle=line, linewidth=1.2)
+    width = 2 if len(labels) > 3 else 4
+    size = (width * len(labels) + 1, 2.6 * len(kinds) + 0.6)
+    figure, axes = new_figure(len(kinds), len(labels), size, sharex=True, sharey=True)
+    handles = {}
+    for (kind, name, source, _), rows in groups.items():
+        handles[source] = _draw_curve(axes[kinds.index(kind), labels.index(name)], rows, *inks[source])
     for (i, j), ax in np.ndenumerate(axes):
         ax.grid(alpha=0.3)
         ax.axhline(0, color="0.6", linewidth=0.8)
@@ -77,8 +85,34 @@ def plot_stages(curves: Sequence[dict], label: str):
     return figure
 
 
-def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str], colors):
-    """Groups of boards, each [(h, w), ...], under a title each, two groups side by side. colors: RGBA (V, 4) of the tokens."""
+def _inks(sources: Sequence[str]) -> dict[str, tuple]:
+    """{source: (colour, line)}: those named 'epoch ...' go from light to dark, the others have a colour
+    each."""
+    from matplotlib import colormaps
+
+    epochs = [name for name in sources if name.startswith("epoch")]
+    others = [name for name in sources if name not in epochs]
+    inks = {name: (ink, line) for name, ink, line in zip(others, INKS, LINES, strict=False)}
+    for i, name in enumerate(epochs):
+        inks[name] = (colormaps["viridis"](0.9 * i / max(len(epochs) - 1, 1)), "-")
+    return inks
+
+
+def _draw_curve(ax, rows: Sequence[dict], ink, line):
+    """The values of rows, a stage each, with their intervals; of a single row a level line. Returns what a
+    legend shows."""
+    value, low, high = ([row[name] for row in rows] for name in ("value", "value low", "value high"))
+    if len(rows) == 1:
+        return ax.axhline(value[0], color=ink, linestyle=line, linewidth=1.2)
+    curve = ax.plot(value, linestyle=line, color=ink, marker=".", linewidth=1.2)[0]
+    ax.fill_between(range(len(rows)), low, high, color=ink, alpha=0.12)
+    ax.set_xticks(range(len(rows)), [row["stage"] for row in rows], rotation=90, fontsize=7)
+    return curve
+
+
+def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str], colors: np.ndarray):
+    """Groups of boards, each [(h, w), ...], under a title each, two groups side by side. colors: RGBA (V, 4)
+    of the tokens."""
     most, lines = max(map(len, groups)), -(-len(groups) // 2)
     figure, axes = new_figure(lines, 2 * most, (2.2 * most, 1.4 * lines))
     for ax in axes.flat:
@@ -90,27 +124,31 @@ def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str],
     return figure
 
 
-def plot_components(stages: dict[str, np.ndarray], **labels):
-    """Two principal components of the points X (N, D) of each stage, a column each, a line of panels for each of labels (N,):
-    a colour a label, and its number at its mean."""
+def plot_components(stages: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
+    """Two principal components of the points X (N, D) of each stage, a column each, a line of panels for each
+    of labels (N,): a colour a label, and its number at its mean."""
     from matplotlib import colormaps
 
+    colors = colormaps["tab10"]
     figure, axes = new_figure(len(labels), len(stages), (2.6 * len(stages), 2.8 * len(labels)))
     for column, (stage, X) in zip(axes.T, stages.items(), strict=True):
         X = X - X.mean(0)
-        X = X @ np.linalg.svd(X[:: len(X) // 4000 + 1], full_matrices=False)[2][:2].T
+        few = X[:: len(X) // 4000 + 1]
+        X = X @ np.linalg.svd(few, full_matrices=False)[2][:2].T
         for ax, (name, values) in zip(column, labels.items(), strict=True):
-            ax.scatter(*X.T, s=3, c=colormaps["tab10"](values % 10), alpha=0.35, linewidths=0)
-            for c in np.unique(values):
-                ax.text(*X[values == c].mean(0), str(c), ha="center", va="center", fontsize=7,
-                        bbox=dict(boxstyle="circle,pad=0.15", fc="white", ec=colormaps["tab10"](c % 10), lw=1.5))
+            ax.scatter(*X.T, s=3, c=colors(values % 10), alpha=0.35, linewidths=0)
+            for number in np.unique(values):
+                box = dict(boxstyle="circle,pad=0.15", fc="white", ec=colors(number % 10), lw=1.5)
+                x, y = X[values == number].mean(0)
+                ax.text(x, y, str(number), ha="center", va="center", fontsize=7, bbox=box)
             ax.set(xticks=[], yticks=[])
             ax.set_title(f"{stage}, by {name}", fontsize=9)
     return figure
 
 
-def plot_shares(shares, names: Sequence[str], across: str, label: str):
-    """A matrix of shares 0 ... 1 with the names of its rows and the numbers of its columns, which are `across`."""
+def plot_shares(shares: Sequence[Sequence[float]], names: Sequence[str], across: str, label: str):
+    """A matrix of shares 0 ... 1 with the names of its rows and the numbers of its columns, which are
+    `across`."""
     shares = np.asarray(shares)
     figure, axes = new_figure(1, 1, (0.36 * shares.shape[1] + 3, 0.26 * len(shares) + 1.2))
     groups = [(name, 1) for name in names], [(str(j), 1) for j in range(shares.shape[1])]

@@ -1,0 +1,355 @@
+"""Writes the tables of README.md and docs/: the flags from the parsers, the rest from committed results.
+
+    python benchmarks/make_docs.py            # rewrites the documents
+    python benchmarks/make_docs.py --check    # exit code 1 where one is out of step, and its name
+
+A table stands between <!-- name --> and <!-- /name -->; PARTS says what makes it. Results are the CSVs in
+benchmarks/results and tests/stress/results.json. Programs write them, but for four CSVs that were written by
+hand from single measurements: reached, lea, times and scale.
+"""
+from __future__ import annotations
+
+import collections
+import csv
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from bench_accuracy import SETTINGS  # noqa: E402
+
+import train_model  # noqa: E402
+import train_model_lea  # noqa: E402
+from module_files import as_text, markdown  # noqa: E402
+
+SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as the stress program calls the two
+FAST_RUNS = "p_lr12"  # the runs of recipes/factor_fast.args in accuracy.csv
+EPOCH, EPOCH_LEA = "an epoch of the recipe: 1,000 boards, 16 steps, two threads", "the same epoch of LEA"
+WHOLE_BOARDS = ("whole boards, single", "whole boards, double", "whole boards, composition")
+HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
+    "ceiling": ("hidden tokens, all", *WHOLE_BOARDS),
+    "decodability": (
+        "root, hidden cells",
+        "place in the root, hidden cells",
+        "composite, hidden cells",
+        "row, hidden cells",
+        "background, hidden cells",
+    ),
+    "generalisation": ("root across background", "root across place on the board", "root across companion"),
+    "convergence": (
+        "an extremum inside the stack, hidden cells",
+        "an extremum inside the stack, visible cells",
+        "nearer by root than by token, hidden cells",
+        "class means in fewer dimensions, hidden cells",
+    ),
+    "manipulation": ("swap, single boards, b0_z_attn_mlp", "swap, single boards, b1_z_attn_mlp"),
+    "composition": (
+        "read-out of the root learnt on single boards, on composites",
+        "swap, from single boards into double ones, b0_z_attn_mlp",
+        "hidden root of a composite, from the others",
+        "swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp",
+    ),
+    "words": ("which roots are there", "row", "background"),
+    "steering": (
+        "root of single boards",
+        "root of single boards, words from elsewhere",
+        "root of double boards",
+    ),
+}
+Rows = list[dict[str, str]]
+
+
+def documents() -> list[Path]:
+    """Every file that may hold a generated table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "pretrained" / "README.md"]
+
+
+def read_results(name: str) -> Rows:
+    """The rows of a table of benchmarks/results."""
+    with open(ROOT / "benchmarks" / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def stress_results() -> dict:
+    """What `make stress` found."""
+    return json.loads((ROOT / "tests" / "stress" / "results.json").read_text(encoding="utf-8"))
+
+
+def plain_table(name: str) -> str:
+    """A table of benchmarks/results as it stands, in Markdown."""
+    rows = read_results(name)
+    return markdown(list(rows[0]), [row.values() for row in rows])
+
+
+def headline_table() -> str:
+    """README's five figures, in Markdown: accuracy, LEA, speed, claims, reliability."""
+    paper, ceiling = read_results("reached")[:2]
+    paper_hidden = f"{paper['hidden tokens']}; an exact observer {ceiling['hidden tokens']}"
+    fast = [row for row in read_results("accuracy") if row["run"].startswith(FAST_RUNS)]
+    fast_hidden = reached(fast, "hidden tokens, all").replace(" of ", "%; an exact observer ") + "%"
+    sentence = read_results("lea")[0]
+    rebuilt = f"one object {sentence['single: whole boards']}, two objects {sentence['double: whole boards']}"
+    times = {row["what"]: row["time"] for row in read_results("times")}
+    claims = read_results("claims/verdicts")
+    verdicts = collections.Counter(row["verdict"] for row in claims)
+    found = f"hold: {verdicts['holds']}, in part: {verdicts['in part']}, do not: {verdicts['does not']}"
+    kills = [stress_results()["kills"][kind] for kind in SCRIPTS]
+    survived = f"{sum(row['survived'] for row in kills)} of {sum(row['kills'] for row in kills)}"
+    rows = [
+        ("hidden tokens of held-out boards: authors' recipe, 1,500 epochs", paper_hidden, "results"),
+        (f"the same: `recipes/factor_fast.args`, 300 epochs, {seeds_in(fast)} seeds", fast_hidden, "speed"),
+        ("LEA, half of its recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
+        ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
+        (f"the {len(claims)} claims of the abstract, in short runs", found, "claims"),
+        ("killed runs that, started again, end with the same weights, bit for bit", survived, "reliability"),
+    ]
+    linked = [(what, figure, f"[{doc}](docs/{doc}.md)") for what, figure, doc in rows]
+    return markdown(["measured", "figure", "more"], linked)
+
+
+def flag_table() -> str:
+    """Every flag of both scripts, in Markdown."""
+    parsers = (train_model.make_parser(), train_model_lea.make_parser())
+    flags_of = [dict(flags_of_parser(parser)) for parser in parsers]
+    rows = []
+    for flag in dict.fromkeys([*flags_of[0], *flags_of[1]]):
+        defaults = [flags[flag][1] if flag in flags else "-" for flags in flags_of]
+        meaning = next(flags[flag][0] for flags in reversed(flags_of) if flag in flags)
+        rows.append([f"`{flag}`", *defaults, meaning])
+    return markdown(["flag", "train_model.py", "train_model_lea.py", "meaning"], rows)
+
+
+def flags_of_parser(parser) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each flag of a script with (its meaning, its default), as --help says them."""
+    for action in parser._actions:
+        flag = action.option_strings[-1]
+        text = action.help.replace("%%", "%")
+        meaning, found, default = text.partition(" (default: ")
+        if flag != "--help":
+            yield flag, (meaning, default.removesuffix(")") if found else "")
+
+
+def verdict_table() -> str:
+    """The verdict on each claim, in Markdown, and beside it that on networks trained with a falling rate."""
+    falling = {row["claim"]: row for row in read_results("claims/falling_rate/verdicts")}
+    rows = []
+    for row in read_results("claims/verdicts"):
+        claim = row["claim"][0].upper() + row["claim"][1:]
+        cells = [claim, *verdict_cells(row), row["runs"], *verdict_cells(falling.get(row["claim"]))]
+        rows.append(cells)
+    heads = ["claim", "verdict", "features that hold in every run", "runs"]
+    return markdown([*heads, "falling rate: verdict", "features"], rows)
+
+
+def verdict_cells(row: dict[str, str] | None) -> list[str]:
+    """Verdict and count of features, empty for a claim that was not tested."""
+    if row is None:
+        return ["", ""]
+    return [f"**{row['verdict']}**", f"{row['holding']} of {row['features']}"]
+
+
+def measure_table() -> str:
+    """The rows of HEADLINES, in Markdown, a column a run: effect, its interval, and the strongest control."""
+    found = {}
+    for table, features in HEADLINES.items():
+        every = read_results(f"claims/{table}")
+        for feature in features:
+            found[table, feature] = [row for row in every if row["feature"] == feature]
+    runs = max(len(rows) for rows in found.values())
+    lines = []
+    for (table, feature), rows in found.items():
+        effects = [effect_cell(row) for row in rows]
+        missing = [""] * (runs - len(rows))
+        controls = dict.fromkeys(row["strongest control"] for row in rows if row["control"])
+        holds, bound = held_cell(rows), bound_cell(rows)
+        lines.append([table, holds, feature, *effects, *missing, bound, ", ".join(controls)])
+    heads = [f"run {i + 1}" for i in range(runs)]
+    return markdown(["table", "holds", "measured", *heads, "bound", "strongest control"], lines)
+
+
+def two_digits(row: dict[str, str], name: str) -> str:
+    """A number of a row with two digits after the point, "-" where it has none."""
+    return as_text(float(row[name] or "nan"), ".2f")
+
+
+def effect_cell(row: dict[str, str]) -> str:
+    """effect [low, high] / control, the last where there is one."""
+    cell = f"{two_digits(row, 'effect')} [{two_digits(row, 'effect low')}, {two_digits(row, 'effect high')}]"
+    return f"{cell} / {two_digits(row, 'control')}" if row["control"] else cell
+
+
+def bound_cell(rows: Rows) -> str:
+    """The upper bound, or the least and the greatest of the runs'."""
+    bounds = sorted({two_digits(row, "upper") for row in rows})
+    return "-".join(dict.fromkeys((bounds[0], bounds[-1])))
+
+
+def held_cell(rows: Rows) -> str:
+    """Whether a feature holds in every run; empty where it does not count."""
+    if not all(row["counts"] == "True" for row in rows):
+        return ""
+    return "✓" if all(row["holds"] == "True" for row in rows) else "✗"
+
+
+def settings_of_accuracy() -> list[Rows]:
+    """The rows of accuracy.csv by the settings of training, several seeds each."""
+    groups: dict[tuple, Rows] = {}
+    for row in read_results("accuracy"):
+        groups.setdefault(tuple(row[name] for name in SETTINGS), []).append(row)
+    return list(groups.values())
+
+
+def seeds_in(rows: Rows) -> int:
+    """How many seeds were trained."""
+    return len({row["seed"] for row in rows})
+
+
+def reached(rows: Rows, what: str) -> str:
+    """Accuracy and ceiling in percent, means over seeds."""
+    found = [row for row in rows if row["what"] == what]
+    means = [100 * sum(float(row[name]) for row in found) / len(found) for name in ("accuracy", "ceiling")]
+    return f"{means[0]:.1f} of {means[1]:.1f}"
+
+
+def accuracy_table() -> str:
+    """Settings of training and how near they come to the ceiling, in Markdown; percent, means over seeds."""
+    lines = []
+    for rows in settings_of_accuracy():
+        first = rows[0]
+        start, end = first["board_proba_epoch_start"], first["board_proba_epoch_end"]
+        ramps = f"{first['masking_patch_epoch']}; {start} to {end}"
+        cells = [reached(rows, what) for what in ("hidden tokens, all", *WHOLE_BOARDS)]
+        lines.append([first["epochs"], rate_cell(first), ramps, seeds_in(rows), *cells])
+    heads = ["epochs", "learning rate", "patches; curriculum", "seeds", "hidden tokens"]
+    return markdown([*heads, "single", "double", "composition"], lines)
+
+
+def rate_cell(row: dict[str, str]) -> str:
+    """The learning rate of a setting, and what else differs from the recipe, in words."""
+    parts = [f"{float(row['learning_rate']):g}"]
+    if row["lr_warmup"] != "0":
+        parts.append(f"rises over {row['lr_warmup']}")
+    if row["lr_schedule"] != "constant":
+        parts.append(f"{row['lr_schedule']} fall from {row['lr_decay_start']}")
+    if row["batch_size"] != "64":
+        parts.append(f"batches of {row['batch_size']}")
+    if row["weight_average"] != "0":
+        parts.append(f"weights averaged ({float(row['weight_average']):g})")
+    return ", ".join(parts)
+
+
+def codebook_table() -> str:
+    """The last epoch of each run of bench_codebook.py, in Markdown."""
+    last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
+    lines = []
+    for (way, seed), row in sorted(last.items()):
+        shares = [percent(row[name]) for name in ("tokens_single", "boards_single", "tokens_double")]
+        use = [f"{float(row[name]):.0f}" for name in ("words", "perplexity")]
+        lines.append([f"`{way}`", seed, row["epoch"], *shares, *use, f"{float(row['longest_word']):.1f}"])
+    heads = ["way", "seed", "epochs", "single: tokens", "boards", "double: tokens"]
+    return markdown([*heads, "words in use", "perplexity", "longest word"], lines)
+
+
+def percent(share: str) -> str:
+    """A share between 0 and 1 in percent."""
+    return f"{100 * float(share):.1f}%"
+
+
+def kills_table() -> str:
+    """Kills of small runs and how many survived, in Markdown."""
+    names = {
+        "aimed at a write, flush, rename or removal":
+            "killed once, at each of a run's writes, flushes, renames and removals",
+        "runs killed again and again":
+            "killed again and again, at random steps",
+        "at a random moment, by another process":
+            "killed by another process, at random moments",
+        "kills":
+            "kills in all",
+        "survived":
+            "**survived**: bit-identical weights and the same log at the end",
+        "runs with nothing saved yet, said so and started again":
+            "of these, before anything was saved: said so, started again",
+    }
+    kills = stress_results()["kills"]
+    rows = [[text, *(kills[kind][name] for kind in SCRIPTS)] for name, text in names.items()]
+    return markdown(["kills (SIGKILL) of small runs", *SCRIPTS.values()], rows)
+
+
+def damage_table() -> str:
+    """Damaged files and what became of them, in Markdown."""
+    rows = []
+    for name, tally in stress_results()["fuzz"].items():
+        if isinstance(tally, dict):
+            memory = f"{tally['most memory taken, MB']:.0f} MB"
+            rows.append([name, tally["files"], tally["refused by name"], tally["loaded"], memory])
+    return markdown(["file", "tried", "refused", "loaded", "most memory taken"], rows)
+
+
+def soak_table() -> str:
+    """Memory and speed along a long training, in Markdown, every fifth of its marks."""
+    rows = []
+    for kind, script in SCRIPTS.items():
+        curve = stress_results()["soak"][kind]["curve"]
+        marks = list(zip(*curve.values(), strict=True))
+        for epoch, memory, count, time, fixed in marks[4::5]:
+            rows.append([script, epoch, f"{memory:.0f} MB", count, f"{time:.1f} ms", f"{fixed:.2f} ms"])
+    heads = ["run", "epoch", "memory", "open files", "time of an epoch", "of 50 products of 64 × 64 matrices"]
+    return markdown(heads, rows)
+
+
+def stress_time() -> str:
+    """What a run of the stress program takes, a sentence."""
+    found = stress_results()
+    minutes = sum(found[part]["CPU minutes"] for part in ("kills", "fuzz", "soak"))
+    return f"One `make stress`, all of it, took {minutes:.0f} minutes of CPU time (AMD EPYC, no GPU).\n"
+
+
+PARTS = {
+    "headlines": headline_table,
+    "flags": flag_table,
+    "reached": functools.partial(plain_table, "reached"),
+    "lea": functools.partial(plain_table, "lea"),
+    "codebook": codebook_table,
+    "times": functools.partial(plain_table, "times"),
+    "scale": functools.partial(plain_table, "scale"),
+    "accuracy": accuracy_table,
+    "verdicts": verdict_table,
+    "measures": measure_table,
+    "kills": kills_table,
+    "damage": damage_table,
+    "soak": soak_table,
+    "stress time": stress_time,
+}
+
+
+def rendered(text: str) -> str:
+    """A document with its generated parts made anew."""
+    for name, make in PARTS.items():
+        opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if opening in text:
+            before, _, rest = text.partition(opening)
+            text = before + opening + make() + closing + rest.partition(closing)[2]
+    return text
+
+
+def main() -> int:
+    """Rewrites the documents, or with --check names those out of step; the exit code."""
+    stale = []
+    for path in documents():
+        before = path.read_text(encoding="utf-8")
+        after = rendered(before)
+        if after != before:
+            stale.append(path)
+            if "--check" not in sys.argv:
+                path.write_text(after, encoding="utf-8", newline="\n")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'out of step' if '--check' in sys.argv else 'written'}")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

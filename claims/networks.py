@@ -1,0 +1,69 @@
+"""A trained run as the measurements use it: a network that is recorded and edited, and one that speaks."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import module_train_probe
+import module_train_probe_lea
+
+BOARDS_AT_ONCE = 512  # that a speaker is given
+
+
+class Network:
+    """A trainer's network as the measurements see it.
+
+    stages: names of recorded activations in the order of the stack. editable: those that can be replaced and
+    that an attention still follows.
+    """
+
+    def __init__(self, trainer: module_train_probe.TrainTransformer):
+        self.trainer = trainer
+        self.stages = ["b0_z"]
+        for block in range(trainer.n_layer):
+            self.stages += [f"b{block}_z_attn", f"b{block}_z_attn_mlp"]
+        self.editable = [f"b{block}_z_attn_mlp" for block in range(trainer.n_layer - 1)]
+
+    def run(self, tokens: np.ndarray, stages: Sequence[str] = (),
+            edit: tuple[str, np.ndarray, np.ndarray] | None = None,
+            ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Masked tokens (n, T) -> (logits (n, T, V), {stage: (n, T, D)}).
+
+        edit: (stage, values (n, T, D), where (n, T)) replaces a stage's activations at some cells.
+        """
+        side = self.trainer.dataset.board_dim
+        boards = tokens.reshape(-1, side, side)
+        edits = None
+        if edit is not None:
+            stage, values, where = edit
+            block, site = stage.split("_", 1)
+            edits = {block: {site: (values, where)}}
+        acts = self.trainer._recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])
+        return acts.pop("logit"), acts
+
+
+class Speaker:
+    """A LEA run that says sentences about boards and rebuilds boards from them, in eval mode."""
+
+    def __init__(self, trainer: module_train_probe_lea.TrainTransformer):
+        self.trainer = trainer
+
+    def speak(self, boards: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """Sentences (n, S) about boards (n, h, w), whose cells are hidden where masks (n, h, w) says so."""
+        masks = np.zeros_like(boards) if masks is None else masks
+        pieces = zip(_pieces(boards), _pieces(masks), strict=True)
+        return np.concatenate([self.trainer.speaker_predict(*piece)[2].argmax(-1) for piece in pieces])
+
+    def rebuild(self, words: np.ndarray) -> np.ndarray:
+        """Boards (n, h, w) rebuilt from sentences (n, S) alone."""
+        return np.concatenate([self.trainer.speaker_predict_from_speech(piece) for piece in _pieces(words)])
+
+
+def _pieces(array: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(array, len(array) // BOARDS_AT_ONCE + 1)
+
+
+def untrained(trainer: module_train_probe.TrainTransformer) -> module_train_probe.TrainTransformer:
+    """The trainer of the same network before its first step."""
+    return type(trainer)(trainer.dataset, **trainer.params | {"run_name": "", "device": str(trainer.device)})

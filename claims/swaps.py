@@ -1,0 +1,141 @@
+"""Swaps: held-out boards beside donors that differ in one object (or several of a composite), and which cells
+to edit.
+
+What a donor shows is given to the visible cells of the object; what comes of it is read from its hidden
+cells, none of which is edited.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from claims.scenes import MASKING, Scenes, apart, footprints, rows_of, scenes_of
+from module_dataset import AbstractionDataset
+
+HIDDEN_OF_OBJECT = 1 / 3  # share of a swapped object's cells that is hidden, to be read
+ROWS_FOR_ONE = 12  # rows drawn for each swap that is wanted: not all can be used
+COMPOSITION = 2  # the type of boards of which constituents are swapped
+
+
+@dataclass
+class Swaps:
+    """n boards and the donors of what they are given."""
+
+    rows: np.ndarray  # (n, width) of the base
+    tokens: dict[str, np.ndarray]  # (n, T) masked: base; donor, third: other roots in the edited cells; same
+    cells: np.ndarray  # (n, c) footprints of what may be edited, -1 for what is not there
+    same_cells: np.ndarray  # (n, c) those of `same`, the same object on another board
+    edit: np.ndarray  # (n, c) which are edited
+    read: np.ndarray  # (n, T) hidden cells, not edited, where base and donor differ
+    away: np.ndarray  # (n, T) cells on which the swap should do nothing
+    base: np.ndarray  # (n, T) whole boards
+    donor: np.ndarray  # (n, T)
+    kinds: dict[str, np.ndarray]  # (n, c) root x d * d + place of each of cells, in base and donor
+
+    def take(self, which: np.ndarray) -> Swaps:
+        """The swaps that which, an index of the first axis, picks."""
+        taken = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                taken[name] = {who: array[which] for who, array in value.items()}
+            else:
+                taken[name] = value[which]
+        return Swaps(**taken)
+
+
+def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator,
+             swapped: int = 1) -> Swaps | None:
+    """At most count swaps on held-out boards without overlap, everything but the swapped objects the same.
+
+    Single and double boards: of the first root, a third of whose cells is hidden; the visible ones are
+    edited. Composites: of `swapped` visible constituents by another composite's, one root being wholly
+    hidden. None where fewer than two can be made.
+    """
+    rows = _rows(dataset, type_, count, rng)
+    if rows is None:
+        return None
+    scenes = {who: scenes_of(dataset, type_, r, rng) for who, r in rows.items()}
+    objects = {who: s.objects if type_ == COMPOSITION else s.objects[:, :1] for who, s in scenes.items()}
+    cells, same_cells = (footprints(dataset, objects[who]) for who in ("base", "same"))
+    if type_ == COMPOSITION:
+        gone, edit = _constituents(dataset, objects, swapped, rng)
+    else:
+        gone = rng.random(cells.shape) < HIDDEN_OF_OBJECT
+        edit = ~gone
+    base, donor = scenes["base"].tokens, scenes["donor"].tokens
+    hidden_elsewhere = rng.random(base.shape) < (0 if type_ == COMPOSITION else MASKING[0])
+    inside, edited = (_on_board(values, cells, base.shape) for values in (cells >= 0, edit))
+    hidden = _hidden(gone, cells, hidden_elsewhere)
+    differ = (base != donor) & inside
+    made = Swaps(
+        rows=rows["base"],
+        tokens=_tokens(dataset, scenes, edited, hidden, _hidden(gone, same_cells, hidden_elsewhere)),
+        cells=cells, same_cells=same_cells, edit=edit,
+        read=differ & hidden, away=~inside, base=base, donor=donor,
+        kinds={who: _kinds(dataset, objects[who]) for who in ("base", "donor")})
+    enough = made.read.any(1) & ((differ & edited).sum(1) >= 2)
+    keep = np.flatnonzero(enough)[:count]
+    return made.take(keep) if len(keep) >= 2 else None
+
+
+def _rows(dataset: AbstractionDataset, type_: int, count: int,
+          rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+    """{base, donor, third, same: (n, width)}: the base's rows with two other roots (or composites), and rows
+    elsewhere with the same. None where there are too few roots or rows."""
+    kinds = dataset.params.comp_n if type_ == COMPOSITION else dataset.params.abs_n
+    base = rows_of(dataset, type_, "test", ROWS_FOR_ONE * count, rng)
+    base = base[apart(dataset, base)]
+    n = len(base)
+    if kinds < 3 or not n:
+        return None
+    steps = np.argsort(rng.random((n, kinds - 1)), axis=1)[:, :2] + 1  # two different ones, none 0
+    others = (base[:, :1] + steps) % kinds
+    donor, third, same = base.copy(), base.copy(), base[rng.permutation(n)]
+    donor[:, 0], third[:, 0], same[:, 0] = others[:, 0], others[:, 1], base[:, 0]
+    return {"base": base, "donor": donor, "third": third, "same": same}
+
+
+def _constituents(dataset: AbstractionDataset, objects: dict[str, np.ndarray], swapped: int,
+                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Of the slots that base, donor and third all use, one that is wholly hidden and `swapped` that are
+    edited: (n, c) each."""
+    d2 = dataset.params.abs_dim**2
+    shared = np.all([objects[who][..., 0] >= 0 for who in ("base", "donor", "third")], axis=0)
+    rank = np.where(shared, rng.random(shared.shape), 2).argsort(1).argsort(1)
+    gone = shared & (rank == 0)
+    edit = shared & (rank > 0) & (rank <= swapped)
+    return np.repeat(gone, d2, axis=1), np.repeat(edit, d2, axis=1)
+
+
+def _on_board(values: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Flags (n, c) of cells (n, c) as flags (n, T) of the whole board, elsewhere False."""
+    flags = np.zeros(shape, bool)
+    b, k = np.nonzero(cells >= 0)
+    flags[b, cells[b, k]] = values[b, k]
+    return flags
+
+
+def _hidden(gone: np.ndarray, cells: np.ndarray, hidden_elsewhere: np.ndarray) -> np.ndarray:
+    """(n, T) what is hidden of a board whose objects have cells (n, c), hidden where gone (n, c) says so."""
+    inside = _on_board(cells >= 0, cells, hidden_elsewhere.shape)
+    return _on_board(gone, cells, hidden_elsewhere.shape) | (hidden_elsewhere & ~inside)
+
+
+def _tokens(dataset: AbstractionDataset, scenes: dict[str, Scenes], edited: np.ndarray, hidden: np.ndarray,
+            hidden_same: np.ndarray) -> dict[str, np.ndarray]:
+    """The masked boards (n, T): donor and third differ from the base in the edited cells alone, none of which
+    is hidden."""
+    unk = dataset.masking_token
+    base = np.where(hidden, unk, scenes["base"].tokens)
+    tokens = {"base": base}
+    for who in ("donor", "third"):
+        tokens[who] = np.where(edited, scenes[who].tokens, base)
+    return tokens | {"same": np.where(hidden_same, unk, scenes["same"].tokens)}
+
+
+def _kinds(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:
+    """(n, c) root x d * d + place of each cell of objects (n, m, 3)."""
+    d2 = dataset.params.abs_dim**2
+    root = np.maximum(objects[..., 0], 0)
+    return np.repeat(root, d2, axis=1) * d2 + np.tile(np.arange(d2), root.shape[1])

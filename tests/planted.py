@@ -1,0 +1,49 @@
+"""Boards that tell everything about themselves, which the tests of claims plant codes and languages in."""
+import functools
+
+import numpy as np
+
+from claims.sample import make_sample
+from claims.scenes import rows_of, scenes_of
+from claims.scores import verdict
+from module_dataset import AbstractionDataset
+
+PROBA = [1 / 3] * 3
+
+
+def _telling(**more):
+    made = AbstractionDataset(vocab_token=90, seed=0, **more)
+    made.roots = 10 + np.arange(90).reshape(10, 3, 3, 1)
+    return made
+
+
+@functools.cache
+def dataset():
+    """Default boards, but every token of a root names the root and its place in it."""
+    return _telling()
+
+
+@functools.cache
+def singles():
+    """The same, single boards only."""
+    return _telling(board_types=["single"], board_types_proba=[1])
+
+
+@functools.cache
+def sample():
+    return make_sample(dataset(), PROBA, np.random.default_rng(0), 270, 12, 2)
+
+
+def drawn(dataset, type_, count, split, seed=0):
+    """Random scenes of a family's split."""
+    rng = np.random.default_rng(seed)
+    return scenes_of(dataset, type_, rows_of(dataset, type_, split, count, rng), rng)
+
+
+def noise_like(sample, seed, width=16):
+    """Activations that say nothing, for every cell of a sample."""
+    return np.random.default_rng(seed).standard_normal((*sample.tokens.shape, width)).astype(np.float32)
+
+
+def verdict_of(rows):
+    return verdict(rows)["verdict"]

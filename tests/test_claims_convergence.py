@@ -1,0 +1,68 @@
+"""Convergence of planted codes and of noise."""
+from dataclasses import replace
+
+import numpy as np
+import planted
+import pytest
+from planted import noise_like, verdict_of
+
+from claims import convergence
+from claims.convergence import dimensions_saved, nearness
+from claims.scores import resample
+from claims.statistics import participation, unit
+
+
+def test_nearness_equals_a_loop_over_pairs():
+    rng = np.random.default_rng(0)
+    X, board = unit(rng.standard_normal((40, 5))), np.arange(40) // 8
+    root, token = rng.integers(3, size=40), rng.integers(4, size=40)
+    W = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 3, 0]])
+    got = nearness(X, root, token, board, W)
+    for w, value in zip(W, got, strict=True):
+        sums, counts = np.zeros(2), np.zeros(2)
+        for i in range(40):
+            for j in range(40):
+                weight = w[board[i]] * w[board[j]] * (board[i] != board[j])
+                kind = 0 if root[i] == root[j] and token[i] != token[j] else 1
+                if (root[i] == root[j]) != (token[i] == token[j]):
+                    sums[kind] += weight * X[i] @ X[j]
+                    counts[kind] += weight
+        assert value == pytest.approx(sums[0] / counts[0] - sums[1] / counts[1])
+
+
+def test_convergence_of_a_planted_code_and_of_noise():
+    sample = planted.sample()
+    three = sample.labels["place in the root"] % 3 + 10  # tokens, in all roots
+    tokens = np.where(sample.labels["root"] >= 0, three, 0)
+    scenes = replace(sample.scenes, boards=tokens.reshape(-1, 8, 8))
+    here = replace(sample, scenes=scenes)
+    by_token = np.eye(13, dtype=np.float32)[tokens] + 0.1 * noise_like(sample, 1, 13)
+    by_root = np.eye(11, dtype=np.float32)[sample.labels["root"]] + 0.05 * noise_like(sample, 1, 11)
+    noise = {stage: noise_like(sample, i) for i, stage in enumerate("abc")}
+    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
+    for stages, expected in (({"a": by_token, "b": by_root, "c": by_token}, True), (noise, False)):
+        sources = {who: {stage: X[here.test] for stage, X in made.items()}
+                   for who, made in (("network", stages), ("untrained network", noise))}
+        rows, curves = convergence.measure(sources, here, W, np.random.default_rng(0))
+        held = {row["feature"]: row["holds"] for row in rows}
+        assert verdict_of(rows) == ("in part" if expected else "does not")
+        for cells in ("visible cells", "hidden cells"):
+            assert held[f"nearer by root than by token, {cells}"] == expected
+            assert held[f"an extremum inside the stack, {cells}"] == expected
+        assert {row["stage"] for row in curves} == set("abc")
+
+
+def test_participation_ratio_of_class_means():
+    classes = np.repeat(np.arange(6), 50)
+    spread = np.eye(6)[classes]  # means in all directions
+    line = np.outer(classes, np.ones(6))  # means on a line
+    assert participation(spread, classes, np.ones(300)) == pytest.approx(5)
+    assert participation(line, classes, np.ones(300)) == pytest.approx(1)
+    assert np.isnan(participation(np.ones((300, 6)), classes, np.ones(300)))
+    rng = np.random.default_rng(0)
+    X, board, W = line + 3 * rng.standard_normal((300, 6)), np.arange(300) % 20, resample(20, rng, 50)
+    saved = dimensions_saved(X, classes, board, W, rng)
+    assert saved[0] > 0.5
+    assert saved[1:].mean() == pytest.approx(saved[0])
+    noise = dimensions_saved(rng.standard_normal((300, 6)), classes, board, W, rng)
+    assert np.quantile(noise[1:], 0.025) < 0.1

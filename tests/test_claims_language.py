@@ -1,0 +1,83 @@
+"""Languages of which the answer is known: a code of the scene, and one that ignores it."""
+from types import SimpleNamespace
+
+import numpy as np
+import planted
+import pytest
+from planted import verdict_of
+
+from claims import steering
+from claims.scenes import Scenes, scenes_of
+from claims.statistics import mantel
+from claims.words import disentanglement, scene_distances, scene_features, word_information, words_readout
+from module_train_probe_lea import information
+
+
+def code(singles):
+    """A speaker that names background, root, row and column, a place each, and says a word without use."""
+
+    def speak(boards, masks=None):
+        rows = [singles.hypotheses(board) for board in boards]
+        objects = np.array([found.objects[0, 0] for found in rows])
+        backgrounds = [found.backgrounds[0] for found in rows]
+        return np.column_stack([backgrounds, objects, np.zeros(len(boards), int)])
+
+    def rebuild(words):
+        rows = words[:, [1, 2, 3, 0]] % [10, 6, 6, 10]
+        return scenes_of(singles, 0, rows, np.random.default_rng(0)).boards
+
+    return SimpleNamespace(speak=speak, rebuild=rebuild)
+
+
+def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
+    singles = planted.singles()
+    rng = np.random.default_rng(0)
+    scenes = planted.drawn(singles, 0, 700, "train")
+    features = scene_features(scenes, 10)
+    speaker = code(singles)
+    said, silent = speaker.speak(scenes.boards), rng.integers(8, size=(700, 5))
+    for words, expected in ((said, True), (silent, False)):
+        sources = {"words": words, "random codes": rng.permutation(words)}
+        rows = words_readout(sources, features, 500, rng, 200)
+        assert verdict_of(rows) == ("holds" if expected else "does not")
+        counted = {row["feature"] for row in rows if row["counts"]}
+        assert counted == {"background", "row", "column", "which roots are there"}
+        for row in word_information(words, scenes, 10, rng, 20):
+            assert (row["MI/H"] > max(0.2, row["95% of permutations"])) == expected
+        similarity, chance, p = mantel(words[:150], scene_distances(scenes.take(slice(150))), rng, 50)
+        assert (p < 0.03) == expected
+        assert (similarity > 0.9) == expected
+        attributes = [scenes.backgrounds, *scenes.objects[:, 0].T]
+        assert (disentanglement(words, attributes) > 0.9) == expected
+    steered = steering.measure(speaker, singles, [0], rng, 40, 200)
+    assert verdict_of(steered) == "holds"
+    for row in steered:
+        assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
+    assert [row["counts"] for row in steered] == [True, False] * 4
+    speaker.rebuild = lambda words: scenes.boards[: len(words)]  # whatever is said
+    assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "does not"
+
+
+def test_scene_distance_ignores_the_order_of_objects():
+    dataset = planted.dataset()
+    rows = np.array([[1, 0, 0, 2, 4, 4, 3], [2, 4, 4, 1, 0, 0, 3], [2, 4, 4, 1, 0, 1, 0]])
+    rng = np.random.default_rng(0)
+    single = scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), rng)
+    scenes = Scenes.join([scenes_of(dataset, 1, rows, rng), single])
+    expected = [[0, 0, 2, 3], [0, 0, 2, 3], [2, 2, 0, 5], [3, 3, 5, 0]]
+    np.testing.assert_array_equal(scene_distances(scenes), expected)
+
+
+def test_information_equals_the_sum_over_a_contingency_table():
+    rng = np.random.default_rng(0)
+    words, values = rng.integers(4, size=(300, 2)), rng.integers(3, size=300)
+    words[:, 1] = values
+    found = information(words, values)
+    for s in range(2):
+        bits = 0.0
+        for w in range(4):
+            for v in range(3):
+                both = np.mean((words[:, s] == w) & (values == v))
+                if both:
+                    bits += both * np.log2(both / np.mean(words[:, s] == w) / np.mean(values == v))
+        assert found[s] == pytest.approx(bits)

@@ -1,0 +1,77 @@
+"""What is encoded: read-outs of planted codes and of noise."""
+import numpy as np
+import planted
+import pytest
+from planted import noise_like, verdict_of
+
+from claims import decodability, generalisation
+from claims.generalisation import contexts_of
+from claims.readouts import predict
+from claims.sample import label_names
+from claims.scores import resample
+from claims.statistics import ridge
+
+
+def one_hot_labels(sample):
+    labels = [sample.labels[name] for name in sample.labels]
+    return np.concatenate([np.eye(values.max() + 2)[values] for values in labels], -1).astype(np.float32)
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_decodability_of_the_label_itself_and_of_noise(encoded):
+    dataset, sample = planted.dataset(), planted.sample()
+    late = one_hot_labels(sample) if encoded else noise_like(sample, 3)
+    sources = {"network": {"early": noise_like(sample, 1), "late": late},
+               "untrained network": {"early": noise_like(sample, 4), "late": noise_like(sample, 2)}}
+    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
+    rows, curves = decodability.measure(sources, sample, W[:, sample.boards], np.random.default_rng(0))
+    assert verdict_of(rows) == ("holds" if encoded else "does not")
+    assert {row["feature"].split(",")[0] for row in rows if row["counts"]} == set(label_names(dataset))
+    if encoded:
+        assert all(row["stage"] == "late" and row["effect"] > 0.95 for row in rows)
+        early = [row for row in curves if row["stage"] == "early"]
+        chance = [row["value"] for row in early if row["source"] == "control task"]
+        assert np.abs(chance).max() < 0.35
+    contexts = contexts_of(sample, dataset)
+    rows = generalisation.measure(sources, sample, contexts, W[:, sample.boards], np.random.default_rng(0))
+    names = ("root across background", "root across place on the board", "root across companion",
+             "row across root")
+    crossed = [row for row in rows if row["feature"] in names]
+    assert len(crossed) == 4
+    assert verdict_of(crossed) == ("holds" if encoded else "does not")
+    if encoded:
+        assert crossed[0]["parallelism"] > 0.9 > 0.3 > abs(crossed[0]["parallelism, shuffled"])
+
+
+def test_read_outs_fitted_in_one_context_fail_where_the_code_changes():
+    dataset, sample = planted.dataset(), planted.sample()
+    contexts = contexts_of(sample, dataset)
+    root = sample.labels["root"]
+    code = np.where(contexts["background"] == 0, root, (root + 5) % 10 * (root >= 0) - (root < 0))
+    X = np.eye(11, dtype=np.float32)[code]
+    sources = {"network": {"x": X}, "untrained network": {"x": noise_like(sample, 2)}}
+    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
+    rows = generalisation.measure(sources, sample, contexts, W[:, sample.boards], np.random.default_rng(0),
+                                  [("root", "background")])
+    assert rows[0]["effect"] < 0.1
+    assert verdict_of(rows) == "does not"
+
+
+def test_whole_board_read_out_is_fitted_for_each_cell():
+    sample = planted.sample()
+    n_fit = sample.n_fit
+    X = np.eye(10, dtype=np.float32)[sample.scenes.backgrounds]
+    made = predict(X, sample.labels["background"], np.ones((n_fit, 64), bool))
+    np.testing.assert_array_equal(made[0], sample.labels["background"][n_fit:])
+
+
+def test_ridge_agrees_from_features_and_from_examples():
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((30, 29)), rng.standard_normal((30, 2))
+    wide = np.concatenate([X, np.zeros((30, 5))], 1)  # features that say nothing, but make the examples fewer
+    for strength in (1e-3, 1e-1):
+        (w,), (v,) = ridge(X, Y, [strength]), ridge(wide, Y, [strength * 34 / 29])
+        np.testing.assert_allclose(X @ w[:-1] + w[-1], wide @ v[:-1] + v[-1], atol=1e-4)
+        x, y = X - X.mean(0), Y - Y.mean(0)
+        exact = np.linalg.solve(x.T @ x + strength * (x**2).sum() / 29 * np.eye(29), x.T @ y)
+        np.testing.assert_allclose(w[:-1], exact, atol=1e-4)

@@ -1,0 +1,55 @@
+"""Boards, what is on them, what can be known of them; the ceiling."""
+import numpy as np
+import planted
+from planted import PROBA
+
+from claims import ceiling
+from claims.sample import label_posterior
+from claims.scenes import Scenes
+
+
+def test_labels_and_their_posterior():
+    dataset, sample = planted.dataset(), planted.sample()
+    scenes = sample.scenes
+    for b in range(0, len(scenes.boards), 40):
+        posterior = label_posterior(dataset, scenes.boards[b], PROBA)
+        for name, table in posterior.items():
+            np.testing.assert_allclose(table.sum(1), 1)
+            true = np.take_along_axis(table, sample.labels[name][b][:, None], 1)[:, 0]
+            np.testing.assert_allclose(true, 1)  # an unmasked board of these tells everything
+    everything = np.full((8, 8), dataset.masking_token)
+    np.testing.assert_allclose(label_posterior(dataset, everything, PROBA)["background"][:, :10], 0.1)
+    tokens = scenes.boards.reshape(len(scenes.boards), -1)
+    on = sample.labels["root"] >= 0
+    kinds = sample.labels["root"] * 9 + sample.labels["place in the root"]
+    np.testing.assert_array_equal(tokens[on] - 10, kinds[on])
+    assert (tokens[~on] < 10).all()
+    to_choose = slice(sample.n_fit, sample.test.start)
+    parts = [set(map(tuple, tokens[part])) for part in (slice(sample.n_fit), to_choose, sample.test)]
+    sizes = [(sample.part == k).sum() for k in range(3)]
+    assert sizes == [sample.n_fit, sample.n_valid, len(tokens[sample.test])]
+    assert len(parts[2]) == len(tokens[sample.test]) / 2
+    assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
+    assert set(scenes.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
+
+
+def test_ceiling_of_the_best_and_of_a_blind_network():
+    dataset = planted.dataset()
+
+    class Stub:
+        def __init__(self, best):
+            self.dataset, self.best = dataset, best
+
+        def _reconstruct(self, boards, masks):
+            made = dataset.best_reconstruction(np.where(masks, dataset.masking_token, boards), PROBA).marginal
+            return {"": made if self.best else np.zeros_like(boards)}
+
+    scenes = Scenes.join([planted.drawn(dataset, t, 6, "test") for t in range(3)])
+    for best in (True, False):
+        rows = ceiling.measure(Stub(best), scenes, PROBA, np.random.default_rng(1), 3)
+        assert {row["feature"].split(", ")[1] for row in rows} == {"all", "single", "double", "composition"}
+        for row in rows:
+            if not row["feature"].startswith("whole"):
+                assert (row["effect"] == row["upper"]) == best
+            assert (row["effect"] > 0.5 * row["upper"]) >= best
+        assert (rows[0]["avoidable error"] == 0) == best

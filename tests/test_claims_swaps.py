@@ -1,0 +1,97 @@
+"""What drives decisions: swaps in networks of which the answer is known."""
+import numpy as np
+import planted
+from planted import PROBA, verdict_of
+
+from claims.composition import part_whole
+from claims.manipulation import class_means, swap_rows
+from claims.sample import make_sample
+from claims.swaps import swaps_of
+
+
+class Lookup:
+    """A network of one editable stage, the one-hot tokens, that draws the object most cells speak for."""
+
+    stages = editable = ["b0_z_attn_mlp"]
+
+    def __init__(self, dataset, listens: bool):
+        self.dataset, self.listens = dataset, listens
+
+    def run(self, tokens, stages=(), edit=None):
+        V = self.dataset.vocab_size
+        acts = np.eye(V, dtype=np.float32)[tokens]
+        used = np.where(edit[2][..., None], edit[1], acts) if edit is not None and self.listens else acts
+        seen, out = used.argmax(-1), []
+        for row in seen:
+            background = np.bincount(row[row < 10], minlength=1).argmax()
+            board = np.full((8, 8), background)
+            cells = np.flatnonzero((row >= 10) & (row < V - 1))
+            root, place = np.divmod(row[cells] - 10, 9)
+            top, left = cells // 8 - place // 3, cells % 8 - place % 3
+            votes, counts = np.unique(np.stack([root, top, left], 1), axis=0, return_counts=True)
+            for r, i, j in votes[[counts.argmax()]] if len(votes) else ():
+                if 0 <= i <= 5 and 0 <= j <= 5:
+                    board[i : i + 3, j : j + 3] = self.dataset.roots[r, ..., 0]
+            out.append(np.eye(V)[board.ravel()])
+        return np.array(out, np.float32), dict.fromkeys(stages, acts)
+
+
+def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot():
+    singles = planted.singles()
+    rng = np.random.default_rng(0)
+    swaps = swaps_of(singles, 0, 60, rng)
+    sample = make_sample(singles, [1], rng, 300, 4, 1)
+    for listens in (True, False):
+        network = Lookup(singles, listens)
+        acts = network.run(sample.tokens, network.stages)[1]
+        means = class_means(sample, acts, network.editable, singles)
+        rows = swap_rows(network, swaps, "manipulation", "here", rng, 200, means)
+        swap, difference = rows
+        assert verdict_of(rows) == ("holds" if listens else "does not")
+        assert swap["upper"] == 1
+        assert swap["effect"] == difference["effect"] == listens
+        assert swap["moved"] == (1 if listens else 0)
+        assert swap["collateral"] == 0
+        assert swap["control: a third root"] == swap["control: nothing"] == 0
+
+
+def test_swaps_are_matched_and_read_only_where_nothing_was_edited():
+    dataset = planted.dataset()
+    rng = np.random.default_rng(0)
+    made = [swaps_of(dataset, type_, 30, rng, k) for type_, k in ((0, 1), (1, 1), (2, 1), (2, 2), (2, 3))]
+    for swaps, edited in zip(made, (1, 1, 1, 2, 3), strict=True):
+        b, c = np.nonzero(swaps.edit)
+        cells = swaps.cells[b, c]
+        unk = dataset.masking_token
+        assert (swaps.tokens["base"][b, cells] != unk).all()
+        assert (swaps.tokens["base"][swaps.read] == unk).all()
+        assert (swaps.base != swaps.donor)[swaps.read].all()
+        edit = np.zeros(swaps.base.shape, bool)
+        edit[b, cells] = True
+        given = np.where(edit, swaps.donor, swaps.tokens["base"])
+        np.testing.assert_array_equal(swaps.tokens["donor"], given)
+        np.testing.assert_array_equal(swaps.tokens["base"] == unk, swaps.tokens["donor"] == unk)
+        np.testing.assert_array_equal(swaps.base[swaps.away], swaps.donor[swaps.away])
+        assert not swaps.away[b, cells].any()
+        objects = swaps.edit.reshape(len(swaps.rows), -1, 9).any(-1).sum(1)
+        np.testing.assert_array_equal(objects, edited)
+        for who, board in (("base", swaps.base), ("donor", swaps.donor)):
+            np.testing.assert_array_equal(swaps.kinds[who][b, c] + 10, board[b, cells])
+
+
+def test_hidden_root_of_a_composite_is_judged_against_the_best():
+    dataset = planted.dataset()
+
+    class Best(Lookup):
+        def run(self, tokens, stages=(), edit=None):
+            made = dataset.best_reconstruction(tokens.reshape(-1, 8, 8), PROBA).board.reshape(tokens.shape)
+            return np.eye(dataset.vocab_size)[made], {}
+
+    rng = np.random.default_rng(0)
+    swaps = swaps_of(dataset, 2, 30, rng, 3)
+    row, = part_whole(Best(dataset, True), Lookup(dataset, True), dataset, swaps, PROBA, rng, 100)
+    assert row["effect"] == row["upper"] == 1
+    assert row["control: untrained network"] == 0
+    slots = dataset.compositions.reshape(5, 4)
+    most = max(np.bincount(column).max() for column in slots.T)
+    assert 0 < row["control: the root most frequent there"] < (most + 1) / 5 + 0.2

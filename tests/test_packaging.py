@@ -1,0 +1,44 @@
+"""What `pip install` takes: the modules by name, their dependencies from one file; and the plan of CI."""
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_module_is_installed():
+    modules = PROJECT["tool"]["setuptools"]["py-modules"]
+    assert modules == sorted(modules)
+    assert modules == sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+def test_every_package_is_installed():
+    folders = [path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/__init__.py")]
+    packages = {folder.as_posix().replace("/", ".") for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_dependencies_stand_in_one_place():
+    assert PROJECT["project"]["dynamic"] == ["dependencies"]
+    assert "dependencies" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+    assert (ROOT / "requirements.txt").is_file()
+
+
+def test_files_that_the_project_names_are_there():
+    for name in (PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]):
+        assert (ROOT / name).is_file(), name
+
+
+def test_ci_covers_the_systems_and_the_pythons():
+    plan = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    [job] = plan["jobs"].values()
+    matrix = job["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == ["3.11", "3.12", "3.13"]  # texts: 3.10 as a number would be 3.1
+    assert PROJECT["project"]["requires-python"] == f">={matrix['python'][0]}"
+    commands = [step.get("run", "") for step in job["steps"]]
+    assert "make test" in commands
+    assert any("python -m pytest" in command for command in commands)
