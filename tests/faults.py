@@ -136,6 +136,7 @@ def forked(kind: str, argv: list[str], output: Path, before=lambda: None, second
         os.dup2(file, 2)
         sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False), write_through=True) for n in (1, 2))
         torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as a process of its own has it
         if not figures:
             draw_nothing()
         before()
