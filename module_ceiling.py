@@ -1,6 +1,7 @@
 """The ceiling: what an exact observer, who knows how boards are made, can know of a masked board.
 
-Axis letters: n boards, T = h * w cells, d = abs_dim, R = places, k hypotheses, m objects, c hidden cells, V tokens.
+Axis letters: n boards, T = h * w cells, d = abs_dim, R = places, k hypotheses, m objects, c hidden cells, V
+tokens.
 """
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ class Pictures:
 
 
 def covering(params: DatasetParams, objects: np.ndarray) -> np.ndarray:
-    """Objects (k, m, 3) of root, row, column, drawn in order, root -1 none -> (k, T): for each cell the number of the
-    topmost object whose footprint covers it x d * d + its place in the footprint, else -1."""
+    """Objects (k, m, 3) of root, row, column, drawn in order, root -1 none -> (k, T): for each cell the
+    number of the topmost object whose footprint covers it x d * d + its place in the footprint, else -1."""
     d2 = params.abs_dim**2
     covers = np.full((len(objects), params.board_dim**2), -1, np.int32)
     for j, there, cells in footprints(params, *np.moveaxis(objects, -1, 0)):
@@ -69,9 +70,9 @@ class Observer:
     def hypotheses(self, masked_board, proba=None) -> Hypotheses:
         """What the visible cells of a masked board (h, w) allow, with its posterior: see `Hypotheses`.
 
-        The prior is the weight of a board's type (proba, in the order of board_types; None: board_types_proba) x
-        uniform over all rows of its family, held-out ones included. ValueError where no row fits, or where more than
-        MAX_LIVE pairs of objects do.
+        The prior is the weight of a board's type (proba, in the order of board_types; None:
+        board_types_proba) x uniform over all rows of its family, held-out ones included. ValueError where no
+        row fits, or where more than MAX_LIVE pairs of objects do.
         """
         p = self.params
         board = integer_array("masked_board", masked_board, (p.board_dim,) * 2, 0, p.masking_token)
@@ -93,7 +94,8 @@ class Observer:
         return Hypotheses(weights / weights.sum(), types, composites, padded(objects), backgrounds)
 
     def _one_object(self, sight: Sight, type_: int) -> Iterator[tuple]:
-        """(likelihoods, composites, objects) of the rows of single boards, or of composites, that fit what is seen."""
+        """(likelihoods, composites, objects) of the rows of single boards, or of composites, that fit what is
+        seen."""
         family, bck_n = self.params.families[type_], self.params.vocab_bck
         rows = family.unrank(np.arange(0, family.size, bck_n))
         root, row, col, _ = objects_of(self.params, self.compositions, type_, rows)
@@ -104,8 +106,8 @@ class Observer:
         yield weights[k], composites, np.stack([root[k], row[k], col[k]], axis=-1)
 
     def _two_objects(self, sight: Sight, type_: int) -> Iterator[tuple]:
-        """As _one_object, of double boards: first those whose footprints are apart, then, for each shift between the
-        two, those of which the second covers a part of the first."""
+        """As _one_object, of double boards: first those whose footprints are apart, then, for each shift
+        between the two, those of which the second covers a part of the first."""
         over = np.argwhere(sight.fit)  # objects that nothing covers, (k, 3)
         yield self._apart(sight, over)
         d = self.params.abs_dim
@@ -128,15 +130,19 @@ class Observer:
         return weights[pairs].prod(1), np.full(len(pairs), -1), over[pairs]
 
     def _inside(self, over: np.ndarray, y: int, x: int) -> np.ndarray:
-        """Which of the objects over (k, 3) can lie on one that is y rows and x columns away, on the same board."""
+        """Which of the objects over (k, 3) can lie on one that is y rows and x columns away, on the same
+        board."""
         row, col = over[:, 1] + y, over[:, 2] + x
         return np.flatnonzero((np.minimum(row, col) >= 0) & (np.maximum(row, col) < self.params.places))
 
     def _overlapping(self, sight: Sight, over: np.ndarray, y: int, x: int) -> tuple:
-        """Pairs of an object y rows and x columns away from one of over (k, 3), covered by it in part, and that one."""
+        """Pairs of an object y rows and x columns away from one of over (k, 3), covered by it in part, and
+        that one."""
         d, (root, row, col) = self.params.abs_dim, over.T
         i, j = np.divmod(np.arange(d * d), d)
-        free = np.flatnonzero((i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d))  # cells that are not covered
+        free = np.flatnonzero(
+            (i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d)
+        )  # cells that are not covered
         row1, col1 = row + y, col + x
         cells = row1[:, None] + i[free], col1[:, None] + j[free]
         fit1 = sight.likely[:, i[free], j[free], sight.shown[cells]].prod(-1)  # (abs_n, k)
@@ -149,8 +155,8 @@ class Observer:
     def best_reconstruction(self, masked_boards, proba=None) -> Reconstruction:
         """The best that can be done with masked boards (n, h, w), hidden cells UNK: see `Reconstruction`.
 
-        Prior: that of `hypotheses`. Rows that draw the same picture are summed before any arg max. ValueError names a
-        board that needs more than MAX_LIVE live hypotheses, or that is none.
+        Prior: that of `hypotheses`. Rows that draw the same picture are summed before any arg max. ValueError
+        names a board that needs more than MAX_LIVE live hypotheses, or that is none.
         """
         p, masked = self.params, np.asarray(masked_boards)
         n, h = len(masked), p.board_dim
@@ -196,7 +202,8 @@ class Observer:
         return Pictures(tokens, np.add.reduceat(weights[order], first), shares @ self.likely[:, :-1])
 
     def _cells_at(self, objects: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-        """Objects (k, m, 3) -> (k, c): at each hidden cell the root's cell in the table of cells, or the background."""
+        """Objects (k, m, 3) -> (k, c): at each hidden cell the root's cell in the table of cells, or the
+        background."""
         d2 = self.params.abs_dim**2
         covers = covering(self.params, objects)[:, hidden]
         root = np.take_along_axis(objects[:, :, 0], np.maximum(covers, 0) // d2, 1)
@@ -230,8 +237,9 @@ class Sight:
 
 
 def cell_table(params: DatasetParams, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each root's cells (abs_n * d * d,), and last the background: the probability of each token (cells, V), what it
-    may show (cells, abs_w_m), in how many ways (cells,); 0 for every background, and UNK for what is not seen."""
+    """Of each root's cells (abs_n * d * d,), and last the background: the probability of each token (cells,
+    V), what it may show (cells, abs_w_m), in how many ways (cells,); 0 for every background, and UNK for what
+    is not seen."""
     none = np.full((1, params.abs_w_m), -1)
     cells = np.concatenate([roots.reshape(-1, params.abs_w_m), none])
     ways = np.maximum((cells >= 0).sum(-1), 1)

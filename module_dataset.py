@@ -1,7 +1,7 @@
 """Boards of abstract objects (arXiv 2312.05361): what a board is, drawing, sampling, masking.
 
-The parameters and numbers of boards are module_rows', what is held out module_splits', files module_exports', and what
-can be known of a masked board module_ceiling's.
+The parameters and numbers of boards are module_rows', what is held out module_splits', files module_exports',
+and what can be known of a masked board module_ceiling's.
 
 Axis letters: n boards, h = w = board_dim, m objects on a board, d = abs_dim, k rows of a table.
 """
@@ -65,7 +65,8 @@ class Boards:
 
 
 def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these are (n, c)."""
+    """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these
+    are (n, c)."""
     where, filled = distinct(rng, n, cells, c), np.full((n, cells), -1)
     filled[np.arange(n)[:, None], where] = rng.integers(end, size=(n, c))
     return filled, where
@@ -94,7 +95,9 @@ def _draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
         roots[np.arange(n)[:, None], where[:, :fuzzy]] = tokens.reshape(n, fuzzy, p.abs_w_m)
         return np.where(roots < 0, -1, roots + p.vocab_bck)
 
-    return _distinct_objects(p.abs_n, draw, lambda roots: np.sort(roots, axis=-1)).reshape(-1, p.abs_dim, p.abs_dim, p.abs_w_m)
+    return _distinct_objects(p.abs_n, draw, lambda roots: np.sort(roots, axis=-1)).reshape(
+        -1, p.abs_dim, p.abs_dim, p.abs_w_m
+    )
 
 
 def _draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
@@ -107,8 +110,8 @@ def _draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray
 class AbstractionDataset(torch.utils.data.Dataset):
     """Boards of abstract objects, drawn at random from a split (arXiv 2312.05361, figure 1).
 
-    A board of 4 x 4 with background tokens 0 and 1, object tokens 2, 3, 4, UNK token 5, and one root of side 2,
-    roots[0] = [[2, 4], [3, 3]], at row 1, column 2 on background 0:
+    A board of 4 x 4 with background tokens 0 and 1, object tokens 2, 3, 4, UNK token 5, and one root of side
+    2, roots[0] = [[2, 4], [3, 3]], at row 1, column 2 on background 0:
 
         row [root, row, col, bck]   [0, 1, 2, 0]
 
@@ -118,13 +121,13 @@ class AbstractionDataset(torch.utils.data.Dataset):
         0 0 3 3       -1 -1  0  0    0 0 0 0       0 0 3 3
         0 0 0 0       -1 -1 -1 -1    1 0 0 0       5 0 0 0
 
-    A wrong value raises ValueError, an unknown keyword or wrong type TypeError. All random numbers come from `rng` and from
-    streams of their own, all seeded by `seed`. Every parameter can be read as an attribute; dataset_len, run_name and
-    board_types_proba may be assigned, and so may
+    A wrong value raises ValueError, an unknown keyword or wrong type TypeError. All random numbers come from
+    `rng` and from streams of their own, all seeded by `seed`. Every parameter can be read as an attribute;
+    dataset_len, run_name and board_types_proba may be assigned, and so may
 
-    set_type: 'train', 'val' or 'test', the split that draws come from;
-    roots: (abs_n, d, d, abs_w_m), the tokens each cell may take, else -1;
-    compositions: (comp_n, comp_dim, comp_dim), root indices, else -1. Assigning either leaves the splits as they are.
+    set_type: 'train', 'val' or 'test', the split that draws come from; roots: (abs_n, d, d, abs_w_m), the
+    tokens each cell may take, else -1; compositions: (comp_n, comp_dim, comp_dim), root indices, else -1.
+    Assigning either leaves the splits as they are.
 
     sets: None, or nine tables of rows, {singleRoot, doubleRoot, singleComposite}_{train, val, test}.
     """
@@ -138,11 +141,17 @@ class AbstractionDataset(torch.utils.data.Dataset):
         self.rng = numpy_rng(self.params.seed, DRAWS)
         self.roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
         self.compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
-        self.sets = row_tables(self.params, hold_out(self.params, self.compositions)) if self.params.bool_split else None
+        self.sets = (
+            row_tables(self.params, hold_out(self.params, self.compositions))
+            if self.params.bool_split
+            else None
+        )
         for type_, name in enumerate(TYPES):
             if name in self.params.board_types and not len(self._table(type_, "train")):
-                raise ValueError(f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves no {name!r} "
-                                 "boards to train on; choose another seed or larger boards.")
+                raise ValueError(
+                    f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves "
+                    f"no {name!r} boards to train on; choose another seed or larger boards."
+                )
         self.set_type = "train"
         self._worker = None  # (seed, generator) in a DataLoader's worker
 
@@ -155,9 +164,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
     def __setattr__(self, name, value):
         if name in DatasetParams.__dataclass_fields__:
             if name not in ("dataset_len", "run_name", "board_types_proba"):
-                raise AttributeError(f"{name} is fixed when a data set is made; make one with {name}={value!r}.")
+                raise AttributeError(
+                    f"{name} is fixed when a data set is made; make one with {name}={value!r}."
+                )
             proba = name == "board_types_proba"
-            setattr(self.params, name, weights_of(value, self.params.board_types) if proba else DatasetParams.checked(name, value))
+            setattr(
+                self.params,
+                name,
+                weights_of(value, self.params.board_types) if proba else DatasetParams.checked(name, value),
+            )
             return
         checks = {"set_type": lambda value: split_name("set_type", value),
                   "roots": lambda value: checked_roots(self.params, value),
@@ -187,8 +202,13 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return self._worker[1]
 
     def _table(self, type_: int, split: str, needed: bool = False) -> RowTable:
-        """The rows of a type in a split, without splits all of them. needed: ValueError where there are none."""
-        table = RowTable(self.params.families[type_]) if self.sets is None else self.sets[f"{FAMILIES[type_]}_{split}"]
+        """The rows of a type in a split, without splits all of them. needed: ValueError where there are
+        none."""
+        table = (
+            RowTable(self.params.families[type_])
+            if self.sets is None
+            else self.sets[f"{FAMILIES[type_]}_{split}"]
+        )
         if needed and not len(table):
             where = "this data set" if self.sets is None else f"the {split} split"
             raise ValueError(f"there are no {TYPES[type_]!r} boards in {where}; give them probability 0.")
@@ -205,7 +225,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return np.take_along_axis(tokens, mode[..., None], -1)[..., 0]
 
     def _objects(self, type_: int, rows: np.ndarray, margin: int | None = None) -> tuple[np.ndarray, ...]:
-        """Rows of a family (n, width) -> root index (-1: none), row, column of each object (n, m), background (n,)."""
+        """Rows of a family (n, width) -> root index (-1: none), row, column of each object (n, m), background
+        (n,)."""
         return objects_of(self.params, self.compositions, type_, rows, margin)
 
     def _draw(self, root, row, col, bck, labels, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -225,18 +246,24 @@ class AbstractionDataset(torch.utils.data.Dataset):
         """Boards of the given types (n,), those of each type from its rows in order."""
         n, h = len(types), self.params.board_dim
         m = max((1, 2, self.params.comp_dim**2)[type_] for type_ in rows)
-        out = Boards(np.empty((n, h, h), np.int64), types, np.empty((n, h, h), np.int64), np.full((n, m, 2), -1))
+        out = Boards(
+            np.empty((n, h, h), np.int64), types, np.empty((n, h, h), np.int64), np.full((n, m, 2), -1)
+        )
         for type_, chosen in rows.items():
             if len(chosen):
                 where = np.flatnonzero(types == type_)
                 root, row, col, bck = self._objects(type_, chosen)
                 out.boards[where], out.slots[where] = self._draw(root, row, col, bck, root, rng)
-                out.corners[where, : root.shape[1]] = np.where((root >= 0)[..., None], np.stack([row, col], axis=-1), -1)
+                out.corners[where, : root.shape[1]] = np.where(
+                    (root >= 0)[..., None], np.stack([row, col], axis=-1), -1
+                )
         return out
 
-    def sample(self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None) -> Boards:
-        """n random boards: types by proba (None: board_types_proba; else weights in the order of board_types), rows
-        uniform within the split (None: set_type; ignored where there are no splits).
+    def sample(
+        self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None
+    ) -> Boards:
+        """n random boards: types by proba (None: board_types_proba; else weights in the order of
+        board_types), rows uniform within the split (None: set_type; ignored where there are no splits).
 
         ValueError where a type of positive probability has no boards in that split.
         """
@@ -251,23 +278,34 @@ class AbstractionDataset(torch.utils.data.Dataset):
         tables = {type_: self._table(type_, split, needed=True) for type_ in used}
         drawn = types[np.searchsorted(edges / edges[-1], rng.random(n), "right")]
         counts = np.bincount(drawn, minlength=3)
-        rows = {type_: table.take(rng.integers(len(table), size=counts[type_])) for type_, table in tables.items()}
+        rows = {
+            type_: table.take(rng.integers(len(table), size=counts[type_])) for type_, table in tables.items()
+        }
         return self._assemble(drawn, rows, rng)
 
     def all_boards(self, split: str = "test", count_max: int | None = None, rng=None) -> Boards:
-        """Every board of a split in random order within its family, at most count_max of each: the families of
-        board_types, whatever their probability, in the order single, double, composition.
+        """Every board of a split in random order within its family, at most count_max of each: the families
+        of board_types, whatever their probability, in the order single, double, composition.
 
         ValueError where the data set has no splits.
         """
         if self.sets is None:
-            raise ValueError("this data set has no splits (bool_split is False), so no set of all their boards.")
+            raise ValueError(
+                "this data set has no splits (bool_split is False), so no set of all their boards."
+            )
         split, rng = split_name("target_set", split), self._generator() if rng is None else rng
         most = MAX_CELLS if count_max is None else int(integer_array("count_max", count_max, (), 0, 2**62))
         tables = [self._table(type_, split) for type_ in range(3)]
-        counts = {type_: min(len(tables[type_]), most) for type_ in range(3) if TYPES[type_] in self.params.board_types}
+        counts = {
+            type_: min(len(tables[type_]), most)
+            for type_ in range(3)
+            if TYPES[type_] in self.params.board_types
+        }
         self._check_cells(sum(counts.values()), "count_max")
-        rows = {type_: tables[type_].take(distinct(rng, 1, len(tables[type_]), count)[0]) for type_, count in counts.items()}
+        rows = {
+            type_: tables[type_].take(distinct(rng, 1, len(tables[type_]), count)[0])
+            for type_, count in counts.items()
+        }
         return self._assemble(np.repeat(list(counts), list(counts.values())), rows, rng)
 
     def _check_cells(self, n: int, name: str) -> None:
@@ -275,7 +313,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
             raise ValueError(f"{name} must keep boards below {MAX_CELLS} cells in all, not {n} boards of "
                              f"{self.params.board_dim**2}.")
 
-    def get_all_boards(self, target_set: str = "test", count_max: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def get_all_boards(
+        self, target_set: str = "test", count_max: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(boards (n, h, w), types (n,)) of `all_boards`."""
         every = self.all_boards(target_set, count_max)
         return every.boards, every.types
@@ -289,7 +329,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return self.params.dataset_len
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """A board (h, w), int64, drawn at random whatever i is; IndexError from len on, so that iteration ends."""
+        """A board (h, w), int64, drawn at random whatever i is; IndexError from len on, so that iteration
+        ends."""
         i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} is out of range for a data set of {len(self)} boards.")
@@ -299,7 +340,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
         """(board (h, w), slots (h, w)) of a type, 0, 1, 2 or its name, drawn from set_type."""
         if isinstance(board_type, str):
             if board_type not in TYPES:
-                raise ValueError(f"board_type must be one of {', '.join(TYPES)}, or 0, 1, 2, not {board_type!r}.")
+                raise ValueError(
+                    f"board_type must be one of {', '.join(TYPES)}, or 0, 1, 2, not {board_type!r}."
+                )
             board_type = TYPES.index(board_type)
         type_, rng = int(integer_array("board_type", board_type, (), 0, 2)), self._generator()
         table = self._table(type_, self.set_type, needed=True)
@@ -313,9 +356,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
         """(board (h, w), slots (h, w)) of named objects.
 
         mode 'root': root_abstractions (n,) at root_positions (n, 2), later ones on top; slots holds places in
-        root_abstractions. mode 'composite': that composite at composite_position (2,), its roots composite_margin
-        apart; slots holds root indices. What is None is drawn at random, as are all n roots where the first is -1.
-        Random places: for two roots a double board's; for more no row or column twice, where they fit.
+        root_abstractions. mode 'composite': that composite at composite_position (2,), its roots
+        composite_margin apart; slots holds root indices. What is None is drawn at random, as are all n roots
+        where the first is -1. Random places: for two roots a double board's; for more no row or column twice,
+        where they fit.
         """
         p, rng = self.params, self._generator()
         if not isinstance(mode, str) or mode not in ("root", "composite"):
@@ -326,7 +370,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
             try:
                 roots = np.atleast_1d(-1 if root_abstractions is None else root_abstractions)
             except ValueError:
-                raise TypeError(f"root_abstractions must be whole numbers, not {shown(root_abstractions)}.") from None
+                raise TypeError(
+                    f"root_abstractions must be whole numbers, not {shown(root_abstractions)}."
+                ) from None
             if not roots.size:
                 raise ValueError("root_abstractions must name at least one root.")
             n = roots.size
@@ -338,7 +384,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
             margin = int(integer_array("composite_margin", composite_margin, (), 0, p.board_dim))
             places = p.board_dim - p.comp_dim * p.abs_dim - (p.comp_dim - 1) * margin + 1
             if places < 1:
-                raise ValueError(f"composite_margin = {margin} makes composites larger than board_dim = {p.board_dim}.")
+                raise ValueError(
+                    f"composite_margin = {margin} makes composites larger than board_dim = {p.board_dim}."
+                )
             which = self._given("composite", composite, (), p.comp_n)
             row, col = self._given("composite_position", composite_position, (2,), places)
             objects = self._objects(2, np.array([[which, row, col, bck[0]]]), margin)[:3]
@@ -367,10 +415,11 @@ class AbstractionDataset(torch.utils.data.Dataset):
              rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Which cells of boards (n, h, w) to hide -> (mask (n, h, w) bool, kinds (n,) int).
 
-        Each cell is hidden with probability p. With probability patch_p a board also loses a patch: a composite board
-        the footprint of one of its roots, any other board a d x d window, each uniform. kinds: 0 no patch, 1 a root
-        board's, 3 a composite's. types (n,) and corners (n, m, 2) come with `Boards`. Without them, a composite board
-        is one with more than 2 * abs_c object tokens, and its roots are found by matching it with the composites.
+        Each cell is hidden with probability p. With probability patch_p a board also loses a patch: a
+        composite board the footprint of one of its roots, any other board a d x d window, each uniform.
+        kinds: 0 no patch, 1 a root board's, 3 a composite's. types (n,) and corners (n, m, 2) come with
+        `Boards`. Without them, a composite board is one with more than 2 * abs_c object tokens, and its roots
+        are found by matching it with the composites.
         """
         boards, h, d = np.asarray(boards), self.params.board_dim, self.params.abs_dim
         if boards.ndim != 3 or boards.shape[1:] != (h, h):
@@ -393,7 +442,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
         else:
             composite = np.asarray(types)[where] == 2
         at = rng.integers(self.params.places, size=(len(where), 2))
-        chosen = np.take_along_axis(corners, (rng.random(found.shape) + found).argmax(1)[:, None, None], 1)[:, 0]
+        chosen = np.take_along_axis(corners, (rng.random(found.shape) + found).argmax(1)[:, None, None], 1)[
+            :, 0
+        ]
         at = np.where((composite & found.any(1))[:, None], chosen, at)
         line = np.arange(h)
         inside = (line >= at[..., None]) & (line < at[..., None] + d)  # (k, 2, h)
@@ -405,7 +456,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return (boards >= self.params.vocab_bck) & (boards < self.masking_token)
 
     def _find_corners(self, boards: np.ndarray) -> np.ndarray:
-        """Boards (n, h, w) -> corners (n, comp_dim ** 2, 2) of the roots of the composite each board shows, else -1."""
+        """Boards (n, h, w) -> corners (n, comp_dim ** 2, 2) of the roots of the composite each board shows,
+        else -1."""
         d, step = self.params.abs_dim, self.params.abs_dim + self.params.comp_margin
         corners = np.full((len(boards), self.params.comp_dim**2, 2), -1)
         is_object = self._is_object(boards)
@@ -420,11 +472,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 continue
             row, col = top - rows.min(), left - cols.min()
             last = self.params.board_dim - self.params.comp_side
-            here = np.flatnonzero((count == len(rows)) & (np.minimum(row, col) >= 0) & (np.maximum(row, col) <= last))
+            here = np.flatnonzero(
+                (count == len(rows)) & (np.minimum(row, col) >= 0) & (np.maximum(row, col) <= last)
+            )
             tokens = boards[here[:, None], row[here, None] + rows, col[here, None] + cols]
             here = here[(tokens[..., None] == picture[rows, cols]).any(-1).all(1)]
             shift = np.stack([a, b], axis=1) * step
-            corners[here[:, None], a * self.params.comp_dim + b] = np.stack([row, col], axis=1)[here, None] + shift
+            corners[here[:, None], a * self.params.comp_dim + b] = (
+                np.stack([row, col], axis=1)[here, None] + shift
+            )
         return corners
 
     # What an exact observer can know
@@ -439,7 +495,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return self.observer.hypotheses(masked_board, proba)
 
     def best_reconstruction(self, masked_boards, proba=None) -> module_ceiling.Reconstruction:
-        """The best that can be done with masked boards (n, h, w); see `module_ceiling.Observer.best_reconstruction`."""
+        """The best that can be done with masked boards (n, h, w); see
+        `module_ceiling.Observer.best_reconstruction`."""
         return self.observer.best_reconstruction(masked_boards, proba)
 
     def covering(self, objects: np.ndarray) -> np.ndarray:
@@ -448,9 +505,11 @@ class AbstractionDataset(torch.utils.data.Dataset):
 
     # Showing
 
-    def render_board(self, board, board_abs=None, mask=None, figsize=(10, 10), label_size=(8, 0.2), save_path=None):
-        """Draws a board (h, w): a colour a token, its number where board_abs (h, w) >= 0, grid lines, cells with mask 1
-        shaded; board_abs and mask may be None. Saves it when given save_path; returns the figure.
+    def render_board(
+        self, board, board_abs=None, mask=None, figsize=(10, 10), label_size=(8, 0.2), save_path=None
+    ):
+        """Draws a board (h, w): a colour a token, its number where board_abs (h, w) >= 0, grid lines, cells
+        with mask 1 shaded; board_abs and mask may be None. Saves it when given save_path; returns the figure.
 
         label_size: the numbers' size in points; its second value is accepted for old calls.
         """
@@ -461,23 +520,32 @@ class AbstractionDataset(torch.utils.data.Dataset):
         board = integer_array("board", board, side, 0, self.masking_token)
         figure, axes = new_figure(1, 1, figsize)
         numbers = None if board_abs is None else np.asarray(board_abs) >= 0
-        draw_board(axes[0, 0], board, token_colors(self.params.vocab_bck, self.params.vocab_token), numbers, mask,
-                   font=label_size[0])
+        draw_board(
+            axes[0, 0],
+            board,
+            token_colors(self.params.vocab_bck, self.params.vocab_token),
+            numbers,
+            mask,
+            font=label_size[0],
+        )
         if save_path is not None:
             Path(save_path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(save_path)
         return figure
 
     def render_boards(self, boards, masks=None, titles=(), wrong=None, columns=6, size=1.8):
-        """Draws boards (n, h, w) of any h and w side by side, `columns` in a row, `size` inches wide each: a colour a token,
-        numbers on object tokens, cells hatched that are UNK or have masks (n, h, w) 1, cells crossed out where wrong
-        (n, h, w) is true; titles: one a board. Returns the figure."""
+        """Draws boards (n, h, w) of any h and w side by side, `columns` in a row, `size` inches wide each: a
+        colour a token, numbers on object tokens, cells hatched that are UNK or have masks (n, h, w) 1, cells
+        crossed out where wrong (n, h, w) is true; titles: one a board. Returns the figure."""
         boards = np.asarray(boards)
         if boards.ndim != 3 or not boards.size:
             raise ValueError(f"boards must have shape (n, h, w), not {boards.shape}.")
         boards = integer_array("boards", boards, boards.shape, 0, self.masking_token)
         n, h, w = boards.shape
-        masks, wrong = (np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool) for cells in (masks, wrong))
+        masks, wrong = (
+            np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool)
+            for cells in (masks, wrong)
+        )
         for name, cells in (("masks", masks), ("wrong", wrong)):
             if cells.shape != boards.shape:
                 raise ValueError(f"{name} must have the boards' shape {boards.shape}, not {cells.shape}.")
@@ -490,8 +558,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
             if k >= n:
                 ax.remove()
                 continue
-            draw_board(ax, boards[k], colors, self._is_object(boards[k]), masks[k] | (boards[k] == self.masking_token),
-                       wrong[k], 28 * size / w)
+            draw_board(
+                ax,
+                boards[k],
+                colors,
+                self._is_object(boards[k]),
+                masks[k] | (boards[k] == self.masking_token),
+                wrong[k],
+                28 * size / w,
+            )
             ax.set_title(titles[k] if k < len(titles) else "", fontsize=8)
         return figure
 
@@ -506,14 +581,17 @@ class AbstractionDataset(torch.utils.data.Dataset):
     # Files
 
     def export(self, filename: str | Path) -> None:
-        """Writes <filename>.json and the arrays beside it; folders are created. See `module_exports.write_export`."""
+        """Writes <filename>.json and the arrays beside it; folders are created. See
+        `module_exports.write_export`."""
         write_export(filename, self)
 
     def load(self, filename: str | Path) -> None:
-        """Becomes the data set of an export, with or without '.json', in this or the official program's format.
+        """Becomes the data set of an export, with or without '.json', in this or the official program's
+        format.
 
-        An official file has no seed, so the one of this data set stays, and its twins may stand in different splits, so
-        keep_twins is False. ValueError names a file that is missing, cut off or inconsistent; nothing changes then.
+        An official file has no seed, so the one of this data set stays, and its twins may stand in different
+        splits, so keep_twins is False. ValueError names a file that is missing, cut off or inconsistent;
+        nothing changes then.
         """
         stored, new = read_export(filename, self.params.seed), object.__new__(AbstractionDataset)
         new.params, new.rng, new.sets, new._worker = stored.params, stored.rng, stored.sets, None

@@ -1,6 +1,7 @@
 """Files of a data set: this project's, and those of the authors' program (arXiv 2312.05361).
 
-An export is <filename>.json, with every parameter, and the arrays beside it as .npy files; nothing is unpickled.
+An export is <filename>.json, with every parameter, and the arrays beside it as .npy files; nothing is
+unpickled.
 """
 from __future__ import annotations
 
@@ -34,12 +35,14 @@ class Stored:
 
 
 def write_export(filename: str | Path, dataset) -> None:
-    """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and the arrays beside it:
-    <filename>_roots.npy, _compositions.npy and the held-out rows of each family, _{family}_{val, test}.npy. Folders are
-    created."""
+    """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and the arrays
+    beside it: <filename>_roots.npy, _compositions.npy and the held-out rows of each family, _{family}_{val,
+    test}.npy. Folders are created."""
     path = json_path(filename)
     arrays = {name: getattr(dataset, name) for name in OBJECTS}
-    for name, family in zip(FAMILIES, dataset.params.families, strict=True) if dataset.sets is not None else ():
+    for name, family in (
+        zip(FAMILIES, dataset.params.families, strict=True) if dataset.sets is not None else ()
+    ):
         if family.size and not any(len(dataset.sets[f"{name}_{split}"]) for split in SPLITS):
             continue  # an official file's family that is not in use
         for table in (f"{name}_val", f"{name}_test"):
@@ -57,7 +60,8 @@ def write_export(filename: str | Path, dataset) -> None:
 def read_export(filename: str | Path, seed: int) -> Stored:
     """What an export, with or without '.json', in this or the official program's format holds.
 
-    seed: for an official file, which has none. ValueError names a file that is missing, cut off or inconsistent.
+    seed: for an official file, which has none. ValueError names a file that is missing, cut off or
+    inconsistent.
     """
     path = json_path(filename)
     values = read_json(path)
@@ -83,7 +87,8 @@ def read_export(filename: str | Path, seed: int) -> Stored:
 
 
 def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path], dict[str, np.ndarray]]:
-    """The files of the arrays beside an export, and the arrays; ValueError names one that is not what was written."""
+    """The files of the arrays beside an export, and the arrays; ValueError names one that is not what was
+    written."""
     names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS[1:])]
     files = {name: _beside(path, name) for name in names if name in OBJECTS or name in checksums}
     arrays = {name: load_array(file) for name, file in files.items()}
@@ -93,15 +98,28 @@ def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path]
     return files, arrays
 
 
-def _from_official(path: Path, values: dict, seed: int) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
-    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows among
-    them."""
+def _from_official(
+    path: Path, values: dict, seed: int
+) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
+    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows
+    among them."""
     with naming(path):
         files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
                  for name in (*OBJECTS, "board_types_proba")}
     arrays = {name: load_array(file) for name, file in files.items()}
-    missing = {"card_val": 0, "card_test": 0, "split_method": "balanced", "bool_split": False, "set_type": "train"}
-    own = {"keep_twins": False, "allow_overlap": True, "seed": seed, "rng": numpy_rng(seed, DRAWS).bit_generator.state}
+    missing = {
+        "card_val": 0,
+        "card_test": 0,
+        "split_method": "balanced",
+        "bool_split": False,
+        "set_type": "train",
+    }
+    own = {
+        "keep_twins": False,
+        "allow_overlap": True,
+        "seed": seed,
+        "rng": numpy_rng(seed, DRAWS).bit_generator.state,
+    }
     given = missing | values | own
     with naming(path):
         given["board_types_proba"] = arrays["board_types_proba"].tolist()
@@ -118,9 +136,11 @@ def _from_official(path: Path, values: dict, seed: int) -> tuple[dict, dict[str,
 def _held_in(
     arrays: dict[str, np.ndarray], name: str, family: Family, whole: bool
 ) -> list[np.ndarray] | None:
-    """The numbers held out for val and for test by the tables of a family; None where there is no table. whole: train
-    is there too, and the three must hold every row."""
-    tables = [_numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays]
+    """The numbers held out for val and for test by the tables of a family; None where there is no table.
+    whole: train is there too, and the three must hold every row."""
+    tables = [
+        _numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays
+    ]
     if len(tables) not in (0, 2 + whole):
         raise ValueError(f"a table of {name} is missing.")
     rows = np.concatenate([NO_NUMBERS, *tables])
@@ -130,7 +150,8 @@ def _held_in(
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
-    """The numbers (k,) of rows (k, width) read from a file; ValueError where they are no rows of the family."""
+    """The numbers (k,) of rows (k, width) read from a file; ValueError where they are no rows of the
+    family."""
     if not rows.size:
         return NO_NUMBERS
     if rows.ndim != 2 or rows.shape[1] != family.width or rows.dtype.kind not in "iu":
@@ -156,7 +177,8 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def checksum_of(params: DatasetParams, checksums: dict[str, int]) -> int:
-    """Of the parameters that say which rows there are and which are held out, and of the arrays' checksums."""
+    """Of the parameters that say which rows there are and which are held out, and of the arrays'
+    checksums."""
     free = ("dataset_len", "run_name", "board_types_proba", "seed")
     values = {name: value for name, value in params.as_dict().items() if name not in free}
     return zlib.crc32(json.dumps([values, checksums], sort_keys=True).encode())

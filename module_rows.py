@@ -1,8 +1,8 @@
 """Rows: the parameters of a data set, and a number for every board that they allow.
 
-A row names what a board shows, where, and on which background: [root, row, col, bck],
-[root1, row1, col1, root2, row2, col2, bck] or [composite, row, col, bck]. All rows of one type are a family. There
-can be far more rows than fit into memory, so a family numbers them and computes a row from its number.
+A row names what a board shows, where, and on which background: [root, row, col, bck], [root1, row1, col1,
+root2, row2, col2, bck] or [composite, row, col, bck]. All rows of one type are a family. There can be far
+more rows than fit into memory, so a family numbers them and computes a row from its number.
 
 Axis letters: n boards, h = board_dim, m objects on a board, d = abs_dim, R = places, k rows.
 """
@@ -29,7 +29,8 @@ NO_NUMBERS = np.zeros(0, np.int64)
 class DatasetParams(Params):
     """What a data set is made of.
 
-    `check` looks at whether a board can hold its objects, `check_makeable` at whether enough different ones exist.
+    `check` looks at whether a board can hold its objects, `check_makeable` at whether enough different ones
+    exist.
     """
 
     dataset_len: int = param(1000, "boards an epoch", low=1, high=2**31)
@@ -158,8 +159,8 @@ class DatasetParams(Params):
 
 
 def _ways(*choices: tuple[int, int, int]) -> float:
-    """In how many ways one can choose: the product of comb(n, k) ** times over choices (n, k, times), infinity
-    from about 2**60 on."""
+    """In how many ways one can choose: the product of comb(n, k) ** times over choices (n, k, times),
+    infinity from about 2**60 on."""
     log = 0.0
     for n, k, times in choices:
         log += times * (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1))
@@ -169,8 +170,8 @@ def _ways(*choices: tuple[int, int, int]) -> float:
 
 
 def weights_of(values, board_types: Sequence[str]) -> list[float]:
-    """Probabilities from non-negative weights, one for each of board_types; ones that sum to 1 stay as they are,
-    None makes all alike. TypeError or ValueError where they are no such weights."""
+    """Probabilities from non-negative weights, one for each of board_types; ones that sum to 1 stay as they
+    are, None makes all alike. TypeError or ValueError where they are no such weights."""
     try:
         weights = np.asarray([1] * len(board_types) if values is None else values, float)
     except (TypeError, ValueError, OverflowError):
@@ -198,9 +199,8 @@ def split_name(name: str, value: str) -> str:
 
 
 class Family:
-    """The boards with one object. Row [object, row, col, bck] has number
-    ((object * R + row) * R + col) * bck_n + bck, where R = places is the number of rows, and of columns, at which
-    an object fits."""
+    """The boards with one object. Row [object, row, col, bck] has number ((object * R + row) * R + col) *
+    bck_n + bck, where R = places is the number of rows, and of columns, at which an object fits."""
 
     width = 4  # columns of a row
     twins = False  # whether two rows name the same objects and stay in one split
@@ -240,8 +240,9 @@ class Doubles(Family):
     """The boards with two roots: row [root1, row1, col1, root2, row2, col2, bck] has number
     ((root1 * abs_n + root2) * Q + q) * bck_n + bck, where q ranks the Q ordered pairs of places.
 
-    apart = 0: the second object shares neither row nor column with the first. apart = d: their d x d footprints are
-    disjoint. Pairs are ranked by the first place, then the second, both in reading order of the places allowed.
+    apart = 0: the second object shares neither row nor column with the first. apart = d: their d x d
+    footprints are disjoint. Pairs are ranked by the first place, then the second, both in reading order of
+    the places allowed.
     """
 
     width = 7
@@ -279,8 +280,8 @@ class Doubles(Family):
 
 
 class _OtherLines:
-    """The second places of a double board that share neither row nor column with the first, in reading order: those
-    of a board without that row and that column."""
+    """The second places of a double board that share neither row nor column with the first, in reading order:
+    those of a board without that row and that column."""
 
     def __init__(self, places: int):
         self.side = places - 1
@@ -302,8 +303,8 @@ class _OtherLines:
 
 
 class _Disjoint:
-    """The second places of a double board whose d x d footprint leaves the first one free, in reading order: all
-    places but a window, the rows and columns less than d away from the first place."""
+    """The second places of a double board whose d x d footprint leaves the first one free, in reading order:
+    all places but a window, the rows and columns less than d away from the first place."""
 
     def __init__(self, places: int, d: int):
         self.places, self.d = places, d
@@ -340,7 +341,9 @@ class _Disjoint:
         in_rows = (row2 >= top) & (row2 < top + height)
         if np.any(in_rows & (col2 >= left) & (col2 < left + width)):
             raise ValueError("two objects overlap")
-        lines_passed = np.clip(row2 - top, 0, height) + (in_rows & (col2 >= left))  # the window's, before this place
+        lines_passed = np.clip(row2 - top, 0, height) + (
+            in_rows & (col2 >= left)
+        )  # the window's, before this place
         return row2 * self.places + col2 - width * lines_passed
 
 
@@ -413,7 +416,8 @@ def _rows_and_columns(key) -> tuple:
 
 
 def checked_roots(params: DatasetParams, values) -> np.ndarray:
-    """values as roots (abs_n, d, d, abs_w_m), object tokens or -1; TypeError or ValueError where they are none."""
+    """values as roots (abs_n, d, d, abs_w_m), object tokens or -1; TypeError or ValueError where they are
+    none."""
     p, last = params, params.masking_token - 1
     roots = integer_array("roots", values, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, last)
     if ((roots >= 0) & (roots < p.vocab_bck)).any():
@@ -422,8 +426,8 @@ def checked_roots(params: DatasetParams, values) -> np.ndarray:
 
 
 def checked_compositions(params: DatasetParams, values) -> np.ndarray:
-    """values as compositions (comp_n, comp_dim, comp_dim), root indices or -1; TypeError or ValueError where they
-    are none."""
+    """values as compositions (comp_n, comp_dim, comp_dim), root indices or -1; TypeError or ValueError where
+    they are none."""
     p = params
     return integer_array("compositions", values, (p.comp_n, p.comp_dim, p.comp_dim), -1, p.abs_n - 1)
 
@@ -448,8 +452,9 @@ def objects_of(params: DatasetParams, compositions: np.ndarray, type_: int, rows
 
 def footprints(params: DatasetParams, root: np.ndarray, row: np.ndarray,
                col: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Where objects (n, m), root -1 none, lie on their boards, in the order they are drawn: for each of m its place
-    in that order, the boards that have it (k,), and the cells of its footprint on each of these (k, d * d)."""
+    """Where objects (n, m), root -1 none, lie on their boards, in the order they are drawn: for each of m its
+    place in that order, the boards that have it (k,), and the cells of its footprint on each of these (k, d *
+    d)."""
     h, line = params.board_dim, np.arange(params.abs_dim)
     footprint = (line[:, None] * h + line).ravel()
     for j in range(root.shape[1]):

@@ -21,8 +21,9 @@ MAX_HELD_OUT = 5 * 10**7  # rows
 
 @dataclasses.dataclass
 class Draw:
-    """Numbers to hold out: in each of `groups` stretches of `size` numbers, val + test of them, never more than there are;
-    where `paired`, the lower ones of as many rows' pairs {row, twin}. among: which (root1, root2) are groups; None: all.
+    """Numbers to hold out: in each of `groups` stretches of `size` numbers, val + test of them, never more
+    than there are; where `paired`, the lower ones of as many rows' pairs {row, twin}. among: which (root1,
+    root2) are groups; None: all.
     """
 
     groups: int
@@ -55,21 +56,25 @@ def draws_of(family: Family, params: DatasetParams) -> list[Draw]:
 
 
 def check_splits(params: DatasetParams) -> None:
-    """Raises ValueError where the splits leave nothing to train on or hold out too much. Whole numbers of boards become
-    integers."""
+    """Raises ValueError where the splits leave nothing to train on or hold out too much. Whole numbers of
+    boards become integers."""
     if not params.bool_split:
         return
     cards = f"card_val = {params.card_val} and card_test = {params.card_test}"
     if params.split_method == "stringent":
         if params.places < 2:
-            raise ValueError("split_method 'stringent' needs board_dim above abs_dim, to leave boards to train on.")
+            raise ValueError(
+                "split_method 'stringent' needs board_dim above abs_dim, to leave boards to train on."
+            )
         held = 2 * params.families[1].size // params.places**2
     else:
         _check_cards(params, cards)
         held = _check_rest(params, cards)
     if held > MAX_HELD_OUT:
-        raise ValueError(f"split_method {params.split_method!r} with abs_n = {params.abs_n}, {cards} would hold out "
-                         f"{held} boards of a family, more than {MAX_HELD_OUT}.")
+        raise ValueError(
+            f"split_method {params.split_method!r} with abs_n = {params.abs_n}, {cards} would hold out "
+            f"{held} boards of a family, more than {MAX_HELD_OUT}."
+        )
 
 
 def _check_cards(params: DatasetParams, cards: str) -> None:
@@ -93,13 +98,17 @@ def _check_rest(params: DatasetParams, cards: str) -> int:
         if type_ in params.board_types and not all(draw.enough for draw in parts):
             whole = params.split_method == "fraction"
             per, groups = ("", 1) if whole else (" of each object or pair", family.groups)
-            raise ValueError(f"{cards} must leave {type_} boards to train on, of {family.size // groups}{per}.")
+            raise ValueError(
+                f"{cards} must leave {type_} boards to train on, of {family.size // groups}{per}."
+            )
     held = ((1 + family.twins) * sum(draw.count for draw in parts)
             for family, parts in zip(params.families, draws, strict=True))
     return max(held)
 
 
-def distinct(rng: np.random.Generator, groups: int, n: int, m: int, twin: Callable | None = None) -> np.ndarray:
+def distinct(
+    rng: np.random.Generator, groups: int, n: int, m: int, twin: Callable | None = None
+) -> np.ndarray:
     """(groups, m) numbers below n in random order, distinct in each row, all choices equally likely.
 
     twin: maps each number to its partner; of partners only the lower one is drawn, so m distinct pairs are.
@@ -132,7 +141,9 @@ def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Gener
         if draw.among:
             groups = np.flatnonzero(draw.among(*np.ogrid[: params.abs_n, : params.abs_n]))
         twin = family.twin if draw.paired else None
-        picks = distinct(rng, draw.groups, draw.size, draw.val + draw.test, twin) + groups[:, None] * draw.size
+        picks = (
+            distinct(rng, draw.groups, draw.size, draw.val + draw.test, twin) + groups[:, None] * draw.size
+        )
         for part, chosen in zip(held, (picks[:, : draw.val], picks[:, draw.val :]), strict=True):
             part.append(family.with_twins(chosen.ravel()))
     return [np.concatenate(part) for part in held]
@@ -141,11 +152,15 @@ def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Gener
 def _hold_out_stringent(
     params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """Numbers for val and for test in each family: the boards that show any root at that root's held-out place."""
+    """Numbers for val and for test in each family: the boards that show any root at that root's held-out
+    place."""
     place = rng.integers(params.places**2, size=params.abs_n)  # held out, of each root
     single, _, composite = params.families
-    shown = (_showing(params, single, np.arange(params.abs_n)[:, None, None], place), _showing_either(params, place),
-             _showing(params, composite, compositions, place))
+    shown = (
+        _showing(params, single, np.arange(params.abs_n)[:, None, None], place),
+        _showing_either(params, place),
+        _showing(params, composite, compositions, place),
+    )
     held = []
     for family, numbers in zip(params.families, map(rng.permutation, shown), strict=True):
         n_val = len(numbers) // 2 if params.card_val > 0 else 0
@@ -154,8 +169,8 @@ def _hold_out_stringent(
 
 
 def _showing(params: DatasetParams, family: Family, shapes: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Numbers of the rows of a family that show a root at its place (n,); shapes (objects, side, side) of roots, -1 where
-    none is."""
+    """Numbers of the rows of a family that show a root at its place (n,); shapes (objects, side, side) of
+    roots, -1 where none is."""
     step = params.abs_dim + params.comp_margin
     what, a, b = np.nonzero(shapes >= 0)
     row, col = np.divmod(place[shapes[what, a, b]], params.places) - np.stack([a, b]) * step
@@ -165,7 +180,8 @@ def _showing(params: DatasetParams, family: Family, shapes: np.ndarray, place: n
 
 
 def _showing_either(params: DatasetParams, place: np.ndarray) -> np.ndarray:
-    """Numbers of the double boards of which either root is at its place (n,); of twins that stay together the lower."""
+    """Numbers of the double boards of which either root is at its place (n,); of twins that stay together the
+    lower."""
     double = params.families[1]
     first = [NO_NUMBERS]  # root1 at its place, any root2 anywhere
     for root, at in enumerate(place) if double.size else ():
@@ -186,12 +202,17 @@ def hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.nd
 
 
 def row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> dict[str, RowTable]:
-    """The nine tables, from the numbers held out of each family for val and for test; None empties all three."""
+    """The nine tables, from the numbers held out of each family for val and for test; None empties all
+    three."""
     sets = {}
     for name, family, parts in zip(FAMILIES, params.families, held, strict=True):
         val, test = parts or [NO_NUMBERS] * 2
         train = RowTable(family, val)
         if parts:
             train = RowTable(family, without=np.sort(np.concatenate([val, test])))
-        sets |= {f"{name}_train": train, f"{name}_val": RowTable(family, val), f"{name}_test": RowTable(family, test)}
+        sets |= {
+            f"{name}_train": train,
+            f"{name}_val": RowTable(family, val),
+            f"{name}_test": RowTable(family, test),
+        }
     return sets
