@@ -168,8 +168,8 @@ class TrainParams(Params):
         if proba.sum() <= 0:
             name = "board_proba_start" if now < 1 else "board_proba_end"
             raise ValueError(
-                f"{name} = {getattr(self, name)} must give a positive probability to one of the data set's board "
-                f"types, {', '.join(board_types)}."
+                f"{name} = {getattr(self, name)} must give a positive probability to one of the data set's "
+                f"board types, {', '.join(board_types)}."
             )
         return proba / proba.sum()
 

@@ -384,8 +384,9 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             self.transformer.predict_from_speech(indices)
         return self._activations(acts, boards)
 
-    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions and
-    # the block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a column a word
+    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions
+    # and the block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a
+    # column a word
 
     @property
     def token_table(self) -> np.ndarray:
