@@ -1,6 +1,7 @@
 """Tests a network on masked boards: the one evaluation, for training and for notebooks.
 
-Axis letters: n boards, h x w cells of a board, B boards in a batch, T = h * w tokens, V tokens of the vocabulary.
+Axis letters: n boards, h x w cells of a board, B boards in a batch, T = h * w tokens, V tokens of the
+vocabulary.
 """
 from __future__ import annotations
 
@@ -21,15 +22,15 @@ DECODES = ("one pass", "easy first")
 
 
 class Accuracy(tuple):
-    """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); acc_hidden is the accuracy on hidden
-    tokens alone. Shares 0 ... 1; the breakdown is by board type, NaN for a type without boards."""
+    """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); acc_hidden is the accuracy
+    on hidden tokens alone. Shares 0 ... 1; the breakdown is by board type, NaN for a type without boards."""
 
     acc_hidden: float
 
 
 def score(boards: np.ndarray, recons: np.ndarray, masks: np.ndarray, types: np.ndarray) -> dict:
-    """acc_tokens, acc_hidden (NaN where nothing is hidden), acc_boards and acc_boards_breakdown (3,), shares 0 ... 1,
-    of reconstructions (n, h, w); types (n,): 0 single, 1 double, 2 composition."""
+    """acc_tokens, acc_hidden (NaN where nothing is hidden), acc_boards and acc_boards_breakdown (3,), shares
+    0 ... 1, of reconstructions (n, h, w); types (n,): 0 single, 1 double, 2 composition."""
     right = boards == recons
     whole = right.reshape(len(right), -1).all(1)
     return {
@@ -76,8 +77,8 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 class Evaluation:
     """A data set and a network, and how well the one is reconstructed by the other; base of both wrappers.
 
-    A subclass has the attributes dataset, transformer, device, block_size, vocab_size, masking_token, folder, run_name,
-    plot_dpi, and `_user_rng`, the random stream of what its user asks for.
+    A subclass has the attributes dataset, transformer, device, block_size, vocab_size, masking_token, folder,
+    run_name, plot_dpi, and `_user_rng`, the random stream of what its user asks for.
     """
 
     outputs = {"": "reconstruction"}  # of the network, with a title each
@@ -104,14 +105,17 @@ class Evaluation:
         self, board, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
         bool_report: bool = False,
     ):
-        """Boards (n, h, w) or (n, T), tensor or array, with cells hidden as in training; the same kind and shape.
+        """Boards (n, h, w) or (n, T), tensor or array, with cells hidden as in training; the same kind and
+        shape.
 
         With bool_report also {'boardType': (n,): 0 no patch, 1 root board, 3 composite}.
         """
         array = board.cpu().numpy() if isinstance(board, torch.Tensor) else np.asarray(board)
         side = self.dataset.board_dim
         if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
-            raise ValueError(f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}.")
+            raise ValueError(
+                f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}."
+            )
         boards = array.reshape(-1, side, side)
         mask, kinds = self._mask(boards, masking_p, patch_masking_p if patch_masking else 0.0, self._user_rng)
         masked = np.where(mask, self.masking_token, boards).reshape(array.shape)
@@ -133,11 +137,14 @@ class Evaluation:
 
     # reconstruction
 
-    def _reconstruct(self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass") -> dict[str, np.ndarray]:
+    def _reconstruct(
+        self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass"
+    ) -> dict[str, np.ndarray]:
         """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`.
 
-        decode: 'one pass', every cell's own most probable token; 'easy first', hidden cells filled one at a time, the
-        surest first, by a network that reads what it has filled; a sentence is then that of the filled board.
+        decode: 'one pass', every cell's own most probable token; 'easy first', hidden cells filled one at a
+        time, the surest first, by a network that reads what it has filled; a sentence is then that of the
+        filled board.
         """
         if decode not in DECODES:
             raise ValueError(f"decode must be one of {', '.join(DECODES)}, not {shown(decode)}.")
@@ -167,12 +174,18 @@ class Evaluation:
     def _evaluate(
         self, drawn: Boards, p: float, patch_p: float, rounds: int, rng, decode: str = "one pass"
     ) -> tuple[dict, dict]:
-        """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times afresh."""
+        """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times
+        afresh."""
         drawn = Boards.join([drawn] * rounds)
         masks, _ = self._mask(drawn.boards, p, patch_p, rng, drawn.types, drawn.corners)
         recons = self._reconstruct(drawn.boards, masks, decode)
         scores = {name: score(drawn.boards, recon, masks, drawn.types) for name, recon in recons.items()}
-        made = {"boards": drawn.boards, "recons": recons, "masks": masks.astype(np.int64), "types": drawn.types}
+        made = {
+            "boards": drawn.boards,
+            "recons": recons,
+            "masks": masks.astype(np.int64),
+            "types": drawn.types,
+        }
         return scores, made
 
     def _test_boards(self, rng, count_max: int = 100) -> tuple[dict[str, Boards], list[int]]:
@@ -197,10 +210,11 @@ class Evaluation:
         self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
         verbose: bool = False, display_erroneous_boards: bool = False, decode: str = "one pass",
     ) -> Accuracy:
-        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in training.
+        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in
+        training.
 
-        decode: 'one pass', or 'easy first': hidden cells are filled one at a time, the surest first, the network
-        reading what it has filled.
+        decode: 'one pass', or 'easy first': hidden cells are filled one at a time, the surest first, the
+        network reading what it has filled.
         """
         check_sizes(nb_instances=nb_instances)
         drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
@@ -212,20 +226,23 @@ class Evaluation:
         masking_rounds: int = 1, verbose: bool = False, display_erroneous_boards: bool = False,
         count_max: int | None = 100, decode: str = "one pass",
     ) -> Accuracy:
-        """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked masking_rounds times."""
+        """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked
+        masking_rounds times."""
         check_sizes(masking_rounds=masking_rounds)
         drawn = self._boards_of(target_set, count_max, self._user_rng)
         patch_p = patch_masking_p if patch_masking else 0.0
-        return self._accuracy(drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards, decode)
+        return self._accuracy(
+            drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards, decode
+        )
 
     def test_model_accuracy_subset(
         self, boards, masks, bool_show_erroneous_boards: bool = False, decode: str = "one pass"
     ) -> dict:
-        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden; decode as
-        in test_model_accuracy.
+        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden;
+        decode as in test_model_accuracy.
 
-        Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares of wrong
-        tokens, hidden tokens and boards; erroneous_boards: indices of the boards with a mistake.
+        Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares
+        of wrong tokens, hidden tokens and boards; erroneous_boards: indices of the boards with a mistake.
         """
         boards, masks = self._given(boards, masks)
         recons = self._reconstruct(boards, masks, decode)
@@ -255,8 +272,16 @@ class Evaluation:
     def _accuracy_result(self, scores: dict, made: dict):
         """What test_model_accuracy and test_model_accuracy_set return."""
         s = scores[""]
-        result = Accuracy((s["acc_tokens"], s["acc_boards"], made["boards"], made["recons"][""], made["masks"],
-                           s["acc_boards_breakdown"]))
+        result = Accuracy(
+            (
+                s["acc_tokens"],
+                s["acc_boards"],
+                made["boards"],
+                made["recons"][""],
+                made["masks"],
+                s["acc_boards_breakdown"],
+            )
+        )
         result.acc_hidden = s["acc_hidden"]
         return result
 
@@ -276,7 +301,8 @@ class Evaluation:
         return plot_reconstructions(boards, titles, masks, self.dataset.vocab_bck, self.dataset.vocab_token)
 
     def _show_erroneous(self, made: dict, most: int = 10) -> None:
-        """Shows up to `most` boards with mistakes in a notebook; with a run_name also in analysis/erroneous_boards.png."""
+        """Shows up to `most` boards with mistakes in a notebook; with a run_name also in
+        analysis/erroneous_boards.png."""
         mistaken = [(recon != made["boards"]).any((1, 2)) for recon in made["recons"].values()]
         wrong = np.flatnonzero(np.any(mistaken, axis=0))[:most]
         if not len(wrong):
@@ -289,14 +315,19 @@ class Evaluation:
 
     # what a user gives
 
-    def _given(self, *arrays, names=("boards", "masks", "boards_abs"), one: bool = False) -> tuple[np.ndarray, ...]:
-        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of another shape or
-        with values that its name does not allow: boards hold tokens, masks 0 and 1, others -1 or more."""
+    def _given(
+        self, *arrays, names=("boards", "masks", "boards_abs"), one: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of
+        another shape or with values that its name does not allow: boards hold tokens, masks 0 and 1, others
+        -1 or more."""
         given = []
         for name, array in zip(names, arrays, strict=False):
             given.append(self._checked_cells(name, array, one))
             if len(given[-1]) != len(given[0]):
-                raise ValueError(f"{name} must be as many as {names[0]}, {len(given[0])}, not {len(given[-1])}.")
+                raise ValueError(
+                    f"{name} must be as many as {names[0]}, {len(given[0])}, not {len(given[-1])}."
+                )
         return tuple(given)
 
     def _checked_cells(self, name: str, array, one: bool) -> np.ndarray:

@@ -23,7 +23,8 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 
 
 
 def blank_figure(size: tuple[float, float], **kwargs):
-    """A Figure of size inches that a notebook shows as a picture when a cell ends in it, also without %matplotlib inline."""
+    """A Figure of size inches that a notebook shows as a picture when a cell ends in it, also without
+    %matplotlib inline."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, **kwargs)
@@ -65,8 +66,8 @@ def token_colors(n_background: int, n_token: int) -> np.ndarray:
 
 
 def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
-    """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched where `mask`
-    is 1, a cross where `wrong` is true."""
+    """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched
+    where `mask` is 1, a cross where `wrong` is true."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -78,7 +79,15 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
     ax.vlines(np.arange(1, w) - 0.5, -0.5, h - 0.5, color="white", linewidth=0.6)
     for i, j in np.argwhere(np.zeros((h, w)) if numbers is None else np.asarray(numbers)):
         light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
-        ax.text(j, i, str(board[i, j]), ha="center", va="center", fontsize=font, color="black" if light else "white")
+        ax.text(
+            j,
+            i,
+            str(board[i, j]),
+            ha="center",
+            va="center",
+            fontsize=font,
+            color="black" if light else "white",
+        )
     for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
         ax.add_artist(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
                                 edgecolor=(1, 1, 1, 0.6), linewidth=0))
@@ -89,7 +98,8 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
 
 
 def object_colors(labels) -> np.ndarray:
-    """RGBA (..., 4) of labels (...), told apart by colour-blind readers: a colour for each label >= 0, clear at -1."""
+    """RGBA (..., 4) of labels (...), told apart by colour-blind readers: a colour for each label >= 0, clear
+    at -1."""
     from matplotlib.colors import to_rgba_array
 
     labels = np.asarray(labels)
@@ -108,8 +118,9 @@ def outline(ax, inside, color) -> None:
 
 @dataclasses.dataclass
 class BoardView:
-    """A board (h, w) as the panel beside other pictures: tokens by colour; those of objects (h, w; -1 is none) numbered and
-    outlined in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA (V, 4) of the tokens."""
+    """A board (h, w) as the panel beside other pictures: tokens by colour; those of objects (h, w; -1 is
+    none) numbered and outlined in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA
+    (V, 4) of the tokens."""
 
     board: np.ndarray
     objects: np.ndarray
@@ -127,8 +138,9 @@ class BoardView:
 
 def panel_figure(rows: int, columns: int, size: float, view: BoardView | None = None, gap: float = 0.14,
                  left: float = 0.5, bottom: float = 0.45):
-    """(Figure, axes (rows, columns)) of square panels, `size` inches wide and gap apart, with room for titles, labels and a
-    colour bar, and a board at the left. Placed by arithmetic: matplotlib takes seconds to lay out that many panels."""
+    """(Figure, axes (rows, columns)) of square panels, `size` inches wide and gap apart, with room for
+    titles, labels and a colour bar, and a board at the left. Placed by arithmetic: matplotlib takes seconds
+    to lay out that many panels."""
     left += 2.2 * (view is not None)
     width, height = left + columns * (size + gap) + 0.75, rows * (size + 0.3) + bottom + 0.25
     figure = blank_figure((width, height))
@@ -136,7 +148,10 @@ def panel_figure(rows: int, columns: int, size: float, view: BoardView | None = 
     def place(x, top, size):
         return figure.add_axes((x / width, (height - top - size) / height, size / width, size / height))
 
-    axes = [[place(left + j * (size + gap), 0.5 + i * (size + 0.3), size) for j in range(columns)] for i in range(rows)]
+    axes = [
+        [place(left + j * (size + gap), 0.5 + i * (size + 0.3), size) for j in range(columns)]
+        for i in range(rows)
+    ]
     if view is not None:
         view.draw(place(0.08, 0.5, min(size, 2)))
     return figure, np.array(axes)
@@ -153,9 +168,11 @@ def tiled(maps: np.ndarray) -> np.ndarray:
 
 
 def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis", title="", names=("", "")):
-    """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image. names: what
-    rows and columns are, None leaves the groups' names out."""
-    image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto")
+    """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image.
+    names: what rows and columns are, None leaves the groups' names out."""
+    image = ax.imshow(
+        values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+    )
     sides = (ax.yaxis, ax.hlines, values.shape[1]), (ax.xaxis, ax.vlines, values.shape[0])
     for (axis, lines, length), group, name in zip(sides, groups, names, strict=True):
         ends = np.cumsum([0, *(size for _, size in group)])
@@ -185,11 +202,13 @@ def draw_bar(image, ax, label: str, height: float = 1, extend: str = "neither") 
 
 def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None,
                 names=("", ""), size: float = 2, extend: str = "neither"):
-    """Matrices values (R, C, a, b) as titled panels, titles (R, C), with lines between groups of rows and of columns.
+    """Matrices values (R, C, a, b) as titled panels, titles (R, C), with lines between groups of rows and of
+    columns.
 
-    scale: None gives each panel its own and a colour bar, 'shared' one over all values, (low, high) that one. objects (T,):
-    only upper triangles are drawn, and below them the pairs of tokens of an object are marked in its colour. view: a
-    BoardView at the left. names: what rows and columns are. size: of a panel, in inches. extend: of the colour bar.
+    scale: None gives each panel its own and a colour bar, 'shared' one over all values, (low, high) that one.
+    objects (T,): only upper triangles are drawn, and below them the pairs of tokens of an object are marked
+    in its colour. view: a BoardView at the left. names: what rows and columns are. size: of a panel, in
+    inches. extend: of the colour bar.
     """
     values = np.asarray(values)
     R, C, a, _ = values.shape
@@ -212,8 +231,8 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
 
 
 def plot_table(table, groups, title, name):
-    """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows, with lines
-    between groups [(name, size), ...] of rows. name: what rows are."""
+    """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows,
+    with lines between groups [(name, size), ...] of rows. name: what rows are."""
     figure, axes = panel_figure(1, 4, 2.3, gap=0.65)
     panels = [(title, table, "viridis", (None, None)),
               ("Euclidean distance", mirrored(dist(table)), "magma", (0, None)),
@@ -229,24 +248,35 @@ def plot_table(table, groups, title, name):
 
 
 def plot_across(values, names, label, scale, view):
-    """A matrix (S, S) of distances between stages for each cell of a board, values (h, w, S, S), upper triangles; on the
-    right the mean over cells, with the stages' names. scale: (low, high) of the colours or None."""
+    """A matrix (S, S) of distances between stages for each cell of a board, values (h, w, S, S), upper
+    triangles; on the right the mean over cells, with the stages' names. scale: (low, high) of the colours or
+    None."""
     h, w, S, _ = values.shape
     values = np.where(np.tri(S, k=-1, dtype=bool), np.nan, values)
     figure, axes = panel_figure(1, 2, 5, view, gap=1, bottom=0.9)
     cells = [[(str(i), S) for i in range(n)] for n in (h, w)]
     limits = scale or (0, np.nanmax(values))
-    draw_matrix(axes[0, 0], tiled(values), cells, limits, "magma", "stages by stages of each token, laid out as the board",
-                ("row of the token", "column of the token"))
+    draw_matrix(
+        axes[0, 0],
+        tiled(values),
+        cells,
+        limits,
+        "magma",
+        "stages by stages of each token, laid out as the board",
+        ("row of the token", "column of the token"),
+    )
     stages = [(name, 1) for name in names]
-    image = draw_matrix(axes[0, 1], values.mean((0, 1)), (stages, stages), limits, "magma", "mean over tokens")
+    image = draw_matrix(
+        axes[0, 1], values.mean((0, 1)), (stages, stages), limits, "magma", "mean over tokens"
+    )
     axes[0, 1].tick_params(axis="x", labelrotation=90)
     draw_bar(image, axes[0, 1], label)
     return figure
 
 
 def plot_queries(maps, cells, names, label, title="", view=None):
-    """A map (h, w) for each query, maps (Q, h, w), on one scale from 0; the query's cell, of cells (Q, 2), is outlined."""
+    """A map (h, w) for each query, maps (Q, h, w), on one scale from 0; the query's cell, of cells (Q, 2), is
+    outlined."""
     columns = min(len(maps), 5)
     figure, axes = panel_figure(-(-len(maps) // columns), columns, 2, view, left=0.1, bottom=0)
     figure.suptitle(title, fontsize=9, y=0.98)
@@ -254,14 +284,18 @@ def plot_queries(maps, cells, names, label, title="", view=None):
         ax.remove()
     for ax, values, (i, j), name in zip(axes.flat, maps, cells, names, strict=False):
         image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=f"query {name}")
-        ax.plot([j - 0.4, j + 0.4, j + 0.4, j - 0.4, j - 0.4], [i - 0.4, i - 0.4, i + 0.4, i + 0.4, i - 0.4], "#D55E00")
+        ax.plot(
+            [j - 0.4, j + 0.4, j + 0.4, j - 0.4, j - 0.4],
+            [i - 0.4, i - 0.4, i + 0.4, i + 0.4, i - 0.4],
+            "#D55E00",
+        )
     draw_bar(image, axes[0, -1], label)
     return figure
 
 
 def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, dict[str, str]]]):
-    """Curves over epochs, a panel each: (y label, logarithmic scale, {curve label: column of log}). Values that were not
-    measured (NaN, or -1 without test boards) are left out."""
+    """Curves over epochs, a panel each: (y label, logarithmic scale, {curve label: column of log}). Values
+    that were not measured (NaN, or -1 without test boards) are left out."""
     figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 3.6))
     for ax, (label, logarithmic, curves) in zip(axes[0], panels, strict=True):
         for name, column in curves.items():
@@ -279,8 +313,8 @@ def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, di
 def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_background: int, n_token: int):
     """Masked board, reconstructions and truth, a board a row; hidden cells hatched, mistakes crossed out.
 
-    boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: how many tokens there are of each; the one
-    after them is UNK.
+    boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: how many tokens there are of
+    each; the one after them is UNK.
     """
     figure, axes = new_figure(len(boards), len(recons) + 2, (2.2 * (len(recons) + 2), 2.2 * len(boards)))
     colors, unk = token_colors(n_background, n_token), n_background + n_token

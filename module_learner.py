@@ -1,22 +1,26 @@
-"""What training changes: a network's weights, its optimiser, the moving average of the weights; a step, and their state."""
+"""What training changes: a network's weights, its optimiser, the moving average of the weights; a step, and
+their state."""
 from __future__ import annotations
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from module_transformer_factor import make_optimizer
+from module_optimizers import make_optimizer
 from utils import rank_and_world
 
 
 class Learner:
     """A network that learns, alone or as one of several processes that each take their share of every batch.
 
-    network: what is trained. shown: what tests, checkpoints and probing see, the moving average of its weights where
-    weight_average > 0, the share that an epoch leaves of it. optim: the optimiser, of the kind 'adamw' or 'muon'.
+    network: what is trained. shown: what tests, checkpoints and probing see, the moving average of its
+    weights where weight_average > 0, the share that an epoch leaves of it. optim: the optimiser, of the kind
+    'adamw' or 'muon'.
     """
 
-    def __init__(self, network: torch.nn.Module, optimizer: str, learning_rate: float, weight_average: float = 0):
+    def __init__(
+        self, network: torch.nn.Module, optimizer: str, learning_rate: float, weight_average: float = 0
+    ):
         self.network = self.shown = network
         self.optim = make_optimizer(network, learning_rate, kind=optimizer)
         self.rank, self.world = rank_and_world()
@@ -36,7 +40,8 @@ class Learner:
         return self._parallel(tokens)
 
     def start_epoch(self, learning_rate: float, *dropout: int) -> None:
-        """Training mode; the learning rate, and the stream of dropout, named by whole numbers, of an epoch."""
+        """Training mode; the learning rate, and the stream of dropout, named by whole numbers, of an
+        epoch."""
         self.network.train()
         self.network.noise.reseed(*dropout, *[self.rank] * (self.rank > 0))
         for group in self.optim.param_groups:

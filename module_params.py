@@ -1,4 +1,5 @@
-"""Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and checks follow."""
+"""Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and
+checks follow."""
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,9 @@ def param(default, help: str, *, low=None, high=None, choices=None, length=None,
           word: str | None = None):
     """A dataclass field for a parameter.
 
-    help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed values.
-    length: of a list. flag: the command-line name, where it is not the field's. word: a text that may stand for the value.
+    help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed
+    values. length: of a list. flag: the command-line name, where it is not the field's. word: a text that may
+    stand for the value.
     """
     meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word)
     if isinstance(default, (list, tuple)):
@@ -75,14 +77,19 @@ def _expected(kind, is_list, none, meta) -> str:
     elif low is not None:
         words += f" of at least {low}"
     if is_list:
-        words = f"a list of {meta['length'] or 'values'}, each {words}" if meta["length"] else f"a list, each {words}"
+        words = (
+            f"a list of {meta['length'] or 'values'}, each {words}"
+            if meta["length"]
+            else f"a list, each {words}"
+        )
     return words + (f", {meta['word']}" if meta["word"] else "") + (" or None" if none else "")
 
 
 @dataclasses.dataclass(kw_only=True)
 class Params:
-    """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an unknown
-    name, ValueError for a wrong value, each one sentence that names the parameter. `check` looks at their fit."""
+    """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an
+    unknown name, ValueError for a wrong value, each one sentence that names the parameter. `check` looks at
+    their fit."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -136,15 +143,17 @@ class Params:
 
 
 def keywords_of(params_class, first: Sequence[str] = ()):
-    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and notebooks, and what they
-    mean."""
+    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and
+    notebooks, and what they mean."""
 
     def decorate(cls):
         P, fields = inspect.Parameter, dataclasses.fields(params_class)
         keywords = [P(f.name, P.KEYWORD_ONLY, default=field_default(f), annotation=f.type) for f in fields]
         cls.__signature__ = inspect.Signature([P(name, P.POSITIONAL_OR_KEYWORD) for name in first] + keywords)
         meanings = [f"    {f.name} = {field_default(f)!r}: {f.metadata['help']}" for f in fields]
-        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Keywords and their defaults:", "", *meanings])
+        cls.__doc__ = "\n".join(
+            [inspect.cleandoc(cls.__doc__ or ""), "", "Keywords and their defaults:", "", *meanings]
+        )
         return cls
 
     return decorate
@@ -160,7 +169,7 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, description: str):
         super().__init__(
             description=description,
-            epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override it.",
+            epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override.",
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )
@@ -178,8 +187,8 @@ class FlagParser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def _flags_in(self, path: str) -> list[str]:
-        """The flags and values in a file. One that cannot be read or holds anything else ends the program in a
-        line that names it."""
+        """The flags and values in a file. One that cannot be read or holds anything else ends the program in
+        a line that names it."""
         self._recipe = shown(path)
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -224,7 +233,8 @@ def _as_text(value) -> str:
 
 
 def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
-    """The parameters of params_class that were given on the command line; text that is no number is left to `checked`."""
+    """The parameters of params_class that were given on the command line; text that is no number is left to
+    `checked`."""
 
     def convert(text: str, kind: type):
         if kind is str:
@@ -251,7 +261,8 @@ def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu); ValueError if absent."""
+    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu); ValueError if
+    absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -261,5 +272,8 @@ def pick_device(name: str) -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
     if device is None or not present.get(device.type) or (device.index or 0) >= count:
-        raise ValueError(f"device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not {shown(name)}.")
+        raise ValueError(
+            "device must be cpu, cuda, cuda:N, mps or auto and be present on this machine, not "
+            f"{shown(name)}."
+        )
     return device

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from module_dataset import TYPES
 from module_params import Params, param, pick_device
+from module_rows import TYPES
 from utils import MAX_SEED, ramp, shown
 
 MOST = 10**6  # of a parameter; larger ones are mistakes
 # parameters of the authors' files that have no effect
-IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances", "epoch2scan",
-           "bool_wandb")
+IGNORED = (
+    "n_unmasked",
+    "masking_patch_dim",
+    "test_nb_instances",
+    "scan_patch_dim",
+    "scan_nb_instances",
+    "epoch2scan",
+    "bool_wandb",
+)
 
 
 @dataclass(kw_only=True)
@@ -24,7 +31,11 @@ class TrainParams(Params):
     Methods named ..._at say what holds in an epoch, counted from 0.
     """
 
-    ramps = ("masking_patch_epoch", "board_proba_epoch_start", "board_proba_epoch_end")  # scaled with recipe_epochs
+    ramps = (
+        "masking_patch_epoch",
+        "board_proba_epoch_start",
+        "board_proba_epoch_end",
+    )  # scaled with recipe_epochs
 
     transformer_type: str = param("factor", "type of network: factor", choices=("factor",), flag="type")
     vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
@@ -39,9 +50,14 @@ class TrainParams(Params):
     attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1)
     masking_p: float = param(0.25, "final probability that a cell is hidden", low=0, high=1)
     masking_patch_epoch: int | None = param(
-        750, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0, high=MOST
+        750,
+        "epoch at which masking_p is reached and patches start; none: the number of epochs",
+        low=0,
+        high=MOST,
     )
-    masking_patch_p: float = param(0.5, "share of boards that also lose a patch of a root's size", low=0, high=1)
+    masking_patch_p: float = param(
+        0.5, "share of boards that also lose a patch of a root's size", low=0, high=1
+    )
     board_curriculum: bool = param(True, "whether board-type probabilities move over epochs")
     board_proba_epoch_start: int = param(250, "epoch at which they start to move", low=0, high=MOST)
     board_proba_epoch_end: int = param(1000, "epoch at which they have moved", low=0, high=MOST)
@@ -49,7 +65,11 @@ class TrainParams(Params):
         (0.8, 0.1, 0.1), "probabilities of single, double, composition before", low=0, high=MOST, length=3
     )
     board_proba_end: list[float] = param(
-        (1 / 3, 1 / 3, 1 / 3), "probabilities of single, double, composition after", low=0, high=MOST, length=3
+        (1 / 3, 1 / 3, 1 / 3),
+        "probabilities of single, double, composition after",
+        low=0,
+        high=MOST,
+        length=3,
     )
     recipe_epochs: int | None = param(
         None, "scale the epochs of every ramp by epochs / recipe_epochs (the recipe's are 1500, LEA's 3000); "
@@ -58,13 +78,19 @@ class TrainParams(Params):
     optimizer: str = param("adamw", "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest",
                            choices=("adamw", "muon"))
     learning_rate: float = param(1e-3, "of the optimiser", low=0, high=1000)
-    lr_schedule: str = param("constant", "learning rate over epochs: constant, or down to zero by cosine or linear",
-                             choices=("constant", "cosine", "linear"))
+    lr_schedule: str = param(
+        "constant",
+        "learning rate over epochs: constant, or down to zero by cosine or linear",
+        choices=("constant", "cosine", "linear"),
+    )
     lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
     lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0, high=MOST)
     weight_average: float = param(
-        0, "share that an epoch leaves of the moving average of weights, which tests, checkpoints and probing see; "
-        "0: no average", low=0, high=0.9999,
+        0,
+        "share that an epoch leaves of the moving average of weights, which tests, checkpoints and probing "
+        "see; 0: no average",
+        low=0,
+        high=0.9999,
     )
     batch_size: int = param(64, "boards in a step", low=1, high=MOST, flag="batch")
     epochs: int = param(1, "epochs to train", low=1, high=MOST, flag="epoch")
@@ -72,15 +98,23 @@ class TrainParams(Params):
     epoch2test: int = param(250, "epochs between tests", low=1, high=MOST)
     epoch2save: int = param(250, "epochs between checkpoints", low=1, high=MOST)
     save_epochs: list[int] | None = param(
-        None, "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...", low=0, high=MOST, word="log"
+        None,
+        "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...",
+        low=0,
+        high=MOST,
+        word="log",
     )
     save_model: bool = param(False, "whether to save checkpoints, 1 or 0", flag="save")
     run_name: str = param("", "name of the run folder; empty: the script makes one, train() writes nothing")
     device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu)")
     threads: int | None = param(None, "threads of a run on a CPU; none: torch's own number", low=1, high=1024)
     plot_dpi: int = param(150, "dots per inch of figures", low=1, high=2400)
-    dtype: str = param("float32", "arithmetic; float64 is the official program's", choices=("float32", "float64"))
-    seed: int | None = param(None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED)
+    dtype: str = param(
+        "float32", "arithmetic; float64 is the official program's", choices=("float32", "float64")
+    )
+    seed: int | None = param(
+        None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED
+    )
     runs: str = param("./runs", "folder that holds the run folders")
 
     def check(self) -> None:
@@ -96,7 +130,8 @@ class TrainParams(Params):
         pick_device(self.device)
 
     def _scale_ramps(self) -> None:
-        """Scales the epochs of the ramps; what is stored are the epochs themselves, and recipe_epochs is None."""
+        """Scales the epochs of the ramps; what is stored are the epochs themselves, and recipe_epochs is
+        None."""
         for name in self.ramps:
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, self.checked(name, round(value * self.epochs / self.recipe_epochs)))
@@ -125,15 +160,16 @@ class TrainParams(Params):
         return float(self.learning_rate * share)
 
     def board_proba_at(self, epoch: int, board_types: Sequence[str]) -> np.ndarray:
-        """Probabilities of board_types at an epoch of the curriculum; ValueError where none of them is ever drawn."""
+        """Probabilities of board_types at an epoch of the curriculum; ValueError where none of them is ever
+        drawn."""
         start, end = np.asarray(self.board_proba_start), np.asarray(self.board_proba_end)
         now = ramp(epoch, 0.0, 1.0, self.board_proba_epoch_start, self.board_proba_epoch_end)
         proba = (start + now * (end - start))[[TYPES.index(name) for name in board_types]]
         if proba.sum() <= 0:
             name = "board_proba_start" if now < 1 else "board_proba_end"
             raise ValueError(
-                f"{name} = {getattr(self, name)} must give a positive probability to one of the data set's board types, "
-                f"{', '.join(board_types)}."
+                f"{name} = {getattr(self, name)} must give a positive probability to one of the data set's "
+                f"board types, {', '.join(board_types)}."
             )
         return proba / proba.sum()
 

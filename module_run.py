@@ -1,4 +1,5 @@
-"""A run's folder: its name and lock, parameter files, log, checkpoints, saved states, and what may change on resuming."""
+"""A run's folder: its name and lock, parameter files, log, checkpoints, saved states, and what may change on
+resuming."""
 from __future__ import annotations
 
 import contextlib
@@ -26,12 +27,26 @@ from module_files import UNSUPPORTED, atomic_write, numbered, read_json, save_te
 from utils import out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states
-CHANGEABLE = ("epochs", "device", "threads", "epoch2print", "epoch2test", "epoch2save", "save_epochs", "plot_dpi")
-LATER = ("optimizer", "save_epochs", "threads")  # not in the files of earlier versions, whose runs are as by default
+CHANGEABLE = (
+    "epochs",
+    "device",
+    "threads",
+    "epoch2print",
+    "epoch2test",
+    "epoch2save",
+    "save_epochs",
+    "plot_dpi",
+)
+LATER = (
+    "optimizer",
+    "save_epochs",
+    "threads",
+)  # not in the files of earlier versions, whose runs are as by default
 
 
 class TrainingStopped(RuntimeError):
-    """Training ended before its last epoch; the message says why and how to go on. exit_code: for a script."""
+    """Training ended before its last epoch; the message says why and how to go on. exit_code: for a
+    script."""
 
     def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
@@ -52,8 +67,8 @@ class Run:
         self._saved_at = time.monotonic()
 
     def open(self) -> None:
-        """Makes the folder where it is missing and holds it for this process, until `close`. ValueError where another
-        process has it."""
+        """Makes the folder where it is missing and holds it for this process, until `close`. ValueError where
+        another process has it."""
         self._saved_at = time.monotonic()
         if self.folder is not None and self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,17 +80,22 @@ class Run:
             self._lock.close()
         self._lock = None
 
-    def start(self, columns: Sequence[str], epochs: int, params: dict, dataset, state: Callable[[], dict]) -> None:
-        """Writes what a new run starts with; the log comes last, so that a folder with run_log.csv holds a run.
+    def start(
+        self, columns: Sequence[str], epochs: int, params: dict, dataset, state: Callable[[], dict]
+    ) -> None:
+        """Writes what a new run starts with; the log comes last, so that a folder with run_log.csv holds a
+        run.
 
-        columns: of the log. params: of the training. dataset: an AbstractionDataset. state: makes the first state.
-        ValueError where the folder holds a run already.
+        columns: of the log. params: of the training. dataset: an AbstractionDataset. state: makes the first
+        state. ValueError where the folder holds a run already.
         """
         if self.folder is None:
             self.log = RunLog(columns, epochs)
             return
         if (self.folder / "run_log.csv").exists():
-            raise ValueError(f"run_name = {self.folder.name!r} must be new: {self.folder} already holds a run.")
+            raise ValueError(
+                f"run_name = {self.folder.name!r} must be new: {self.folder} already holds a run."
+            )
         for name in ("checkpoints", "figures", "analysis"):
             (self.folder / name).mkdir(exist_ok=True)
         self.write_params(params)
@@ -115,7 +135,8 @@ class Run:
                 save_figure(figure, self.folder / "figures" / f"{name}.png", dpi)
 
     def stopped(self, error: Exception, device: torch.device, epoch: int, good: dict) -> TrainingStopped:
-        """What to raise for an early end, after saving the last good state, of `epoch` epochs, if it can be."""
+        """What to raise for an early end, after saving the last good state, of `epoch` epochs, if it can
+        be."""
         message, exit_code = str(error), getattr(error, "exit_code", 1)
         if isinstance(error, OSError):
             message = f"{error.filename or self.folder}: {error.strerror or error}"
@@ -138,25 +159,31 @@ class Run:
 def params_to_resume(params_class, folder: Path, changed: dict) -> None:
     """Checks that a run can be resumed with the parameters in `changed`.
 
-    ValueError where nothing was saved, where the files are of another version, or for a parameter that must stay as it is;
-    TypeError for one that there is not.
+    ValueError where nothing was saved, where the files are of another version, or for a parameter that must
+    stay as it is; TypeError for one that there is not.
     """
     if folder.is_dir() and not (newest_states(folder) and (folder / "run_log.csv").exists()):
-        raise ValueError(f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
-                         "or stopped in its first moments; start it again.")
+        raise ValueError(
+            f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
+            "or stopped in its first moments; start it again."
+        )
     before = read_json(folder / "params_training.json")
     for name, field in params_class.__dataclass_fields__.items():
         if name in LATER:
             before.setdefault(name, field.default)
         if name not in before:
-            raise ValueError(f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version.")
+            raise ValueError(
+                f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version."
+            )
     before |= {"run_name": folder.name, "runs": str(folder.parent)}  # wherever it stands by now
     for name, value in changed.items():
         if name not in params_class.__dataclass_fields__:
             raise TypeError(f"{name!r} is not a parameter.")
         value = params_class.checked(name, value)
         if name == "recipe_epochs" and value is not None:
-            raise ValueError(f"recipe_epochs = {value} must be left out: the epochs of the run's ramps are scaled already.")
+            raise ValueError(
+                f"recipe_epochs = {value} must be left out: the epochs of the run's ramps are scaled already."
+            )
         value = str(Path(value).resolve()) if name == "runs" else value
         if name not in CHANGEABLE and before[name] != value:
             raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before[name]!r}.")
@@ -170,7 +197,8 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self, wanted: bool) -> Iterator[None]:
-        """Inside, where wanted and in the main thread, signals are only noted; the handlers of before return after."""
+        """Inside, where wanted and in the main thread, signals are only noted; the handlers of before return
+        after."""
         self.number = 0
         if not wanted or threading.current_thread() is not threading.main_thread():
             yield
@@ -200,7 +228,8 @@ class Signals:
 
 
 def unused_run_name(runs: str | Path, suffix: str) -> str:
-    """Makes a folder run_YYYYMMDD_xxx<suffix> in runs, xxx the first free number of the day, and returns its name."""
+    """Makes a folder run_YYYYMMDD_xxx<suffix> in runs, xxx the first free number of the day, and returns its
+    name."""
     day = datetime.date.today().strftime("%Y%m%d")
     Path(runs).mkdir(parents=True, exist_ok=True)
     number = 1
@@ -214,10 +243,11 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
 
 
 def lock(folder: Path) -> typing.IO:
-    """Holds a run folder for this process until the file returned is closed, and removes half-written files there.
+    """Holds a run folder for this process until the file returned is closed, and removes half-written files
+    there.
 
-    The lock goes with the process, however it ends. ValueError where another process holds it. On a file system
-    without locks a warning says so, and nothing is held or removed.
+    The lock goes with the process, however it ends. ValueError where another process holds it. On a file
+    system without locks a warning says so, and nothing is held or removed.
     """
     file = open(folder / ".lock", "ab")
     try:
@@ -255,7 +285,9 @@ def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list
         try:
             return take(path), damaged
         except Exception as error:  # of any kind, for what is no state
-            reason = str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
+            reason = (
+                str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
+            )
             warnings.warn(f"{reason} It is passed over.", stacklevel=4)
             damaged.append(path)
     raise ValueError(f"{folder}: no saved state can be read.")
@@ -267,12 +299,16 @@ def newest_states(folder: Path) -> list[Path]:
 
 
 class RunLog:
-    """The numbers of a run, a row an epoch: run_log.csv grows as epochs end, run_log.pkl holds arrays of length epochs.
+    """The numbers of a run, a row an epoch: run_log.csv grows as epochs end, run_log.pkl holds arrays of
+    length epochs.
 
-    columns: names. folder: None keeps the log in memory. Values that were not measured are NaN, and empty in the CSV.
+    columns: names. folder: None keeps the log in memory. Values that were not measured are NaN, and empty in
+    the CSV.
     """
 
-    def __init__(self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None):
+    def __init__(
+        self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None
+    ):
         self.columns, self.folder, self.rows = list(columns), folder, resume_at or 0
         self.arrays = {name: np.empty(0) for name in columns}
         self.extend(epochs)
@@ -311,7 +347,10 @@ class RunLog:
         self.note(row)
         if self.folder is not None:
             cells = (float(row.get(name, math.nan)) for name in self.columns)
-            line = ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells).encode() + b"\n"
+            line = (
+                ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells).encode()
+                + b"\n"
+            )
             with open(self.path, "ab", buffering=0) as file:
                 end = file.tell()
                 if file.write(line) < len(line):  # a full disk takes a part
@@ -320,12 +359,15 @@ class RunLog:
         self.rows += 1
 
     def settle(self) -> None:
-        """Sees to it that the rows so far are on the disk. ValueError where the file holds others than those of this log."""
+        """Sees to it that the rows so far are on the disk. ValueError where the file holds others than those
+        of this log."""
         if self.folder is not None:
             with open(self.path, "rb+") as file:
                 if (found := sum(1 for _ in file) - 1) != self.rows:
-                    raise ValueError(f"{self.path}: holds {found} epochs, not the {self.rows} of this trainer; another one "
-                                     "has gone on with the run.")
+                    raise ValueError(
+                        f"{self.path}: holds {found} epochs, not the {self.rows} of this trainer; another "
+                        "one has gone on with the run."
+                    )
                 to_disk(file)
 
     def save_arrays(self) -> None:
@@ -336,14 +378,16 @@ class RunLog:
 
 
 def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; only its first rows, if given. ValueError
-    names a damaged file."""
+    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; only its first rows, if given.
+    ValueError names a damaged file."""
     try:
         with open(path, encoding="utf-8") as file:
             header, *lines = itertools.islice(file, None if rows is None else rows + 1)
         names = header.rstrip("\n").split(",")
         found = [[float(cell or "nan") for cell in line.rstrip("\n").split(",")] for line in lines]
-        whole = all(line.endswith("\n") for line in (header, *lines)) and all(len(row) == len(names) for row in found)
+        whole = all(line.endswith("\n") for line in (header, *lines)) and all(
+            len(row) == len(names) for row in found
+        )
         if not whole or len(set(names)) < len(names) or "epoch" not in names:
             raise ValueError
     except OSError as error:

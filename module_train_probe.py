@@ -1,9 +1,11 @@
-"""Trains and probes GPTFactor on boards (arXiv 2312.05361): the one training loop, on top of evaluation and probing.
+"""Trains and probes GPTFactor on boards (arXiv 2312.05361): the one training loop, on top of evaluation and
+probing.
 
 Axis letters: n boards, h x w cells of a board, B boards in a batch, T = h * w tokens.
 
-A run is a function of its parameters and its seed: the boards and masks of an epoch, its dropout and its test draw
-from streams of their own, named by (seed, what, epoch), so that nothing depends on what was evaluated in between.
+A run is a function of its parameters and its seed: the boards and masks of an epoch, its dropout and its test
+draw from streams of their own, named by (seed, what, epoch), so that nothing depends on what was evaluated in
+between.
 """
 from __future__ import annotations
 
@@ -42,25 +44,54 @@ from utils import (
     using_threads,
 )
 
-__all__ = ["TrainTransformer", "TrainParams", "TrainingStopped", "Accuracy", "torch_entropy", "dist", "dist_unit",
-           "dist_cosine", "ramp"]
+__all__ = [
+    "TrainTransformer",
+    "TrainParams",
+    "TrainingStopped",
+    "Accuracy",
+    "torch_entropy",
+    "dist",
+    "dist_unit",
+    "dist_cosine",
+    "ramp",
+]
 
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
 # parameters that a trainer is built with, and that cannot be assigned afterwards
-FIXED = ("transformer_type", "vocab_size", "block_size", "masking_token", "n_layer", "n_head", "n_embd", "n_embd_pos",
-         "embd_pdrop", "resid_pdrop", "attn_pdrop", "optimizer", "weight_average", "dtype", "seed", "vocab_speech_size",
-         "block_speech_size", "bool_blank_speech", "vq_type", "vq_expire")
+FIXED = (
+    "transformer_type",
+    "vocab_size",
+    "block_size",
+    "masking_token",
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "n_embd_pos",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attn_pdrop",
+    "optimizer",
+    "weight_average",
+    "dtype",
+    "seed",
+    "vocab_speech_size",
+    "block_speech_size",
+    "bool_blank_speech",
+    "vq_type",
+    "vq_expire",
+)
 
 
 @keywords_of(TrainParams, first=["dataset"])
 class TrainTransformer(Probe):
     """A data set, a network and its optimiser: train, test, record, edit.
 
-    Keywords are those of TrainParams, each also an attribute of the object, checked when it is assigned; those of the
-    network cannot be. Other attributes: dataset, transformer (the network; with weight_average the average of what is
-    trained), optim, step (optimiser steps taken), epoch (epochs trained), device, log (RunLog of the run, or None).
-    TypeError for an unknown keyword or a wrong type, ValueError for a wrong value.
+    Keywords are those of TrainParams, each also an attribute of the object, checked when it is assigned;
+    those of the network cannot be. Other attributes: dataset, transformer (the network; with weight_average
+    the average of what is trained), optim, step (optimiser steps taken), epoch (epochs trained), device, log
+    (RunLog of the run, or None). TypeError for an unknown keyword or a wrong type, ValueError for a wrong
+    value.
 
     >>> trainer = TrainTransformer(AbstractionDataset(seed=0), epochs=2, seed=0)
     >>> losses = trainer.train()
@@ -114,8 +145,10 @@ class TrainTransformer(Probe):
         """ValueError where the data set does not give the boards that the recipe asks for."""
         smallest = min(self.batch_size, self.dataset_len % self.batch_size or self.batch_size)
         if self.world > smallest:
-            raise ValueError(f"{self.world} processes must be at most the boards of the smallest batch; batch_size = "
-                             f"{self.batch_size}, dataset_len = {self.dataset_len}.")
+            raise ValueError(
+                f"{self.world} processes must be at most the boards of the smallest batch; batch_size = "
+                f"{self.batch_size}, dataset_len = {self.dataset_len}."
+            )
         self.dataset._check_cells(min(self.batch_size, self.dataset_len), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             self.dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
@@ -163,8 +196,8 @@ class TrainTransformer(Probe):
         )
 
     def _loss(self, masked: torch.Tensor, boards: torch.Tensor, epoch: int) -> tuple[torch.Tensor, dict]:
-        """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device: means over the
-        batch, counts as whole numbers."""
+        """Loss of a batch (B, T) and the tensors to sum over an epoch's steps, all left on the device: means
+        over the batch, counts as whole numbers."""
         logits = self.learner.forward(masked)
         loss = F.cross_entropy(logits.flatten(0, 1), boards.flatten())
         return loss, {"loss": loss.detach(), "error": (logits.argmax(-1) != boards).sum()}
@@ -208,20 +241,24 @@ class TrainTransformer(Probe):
     # training
 
     def train(self, bool_wandb: bool = False) -> np.ndarray:
-        """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its steps.
+        """Trains from self.epoch to self.epochs; returns the loss of each of those epochs, summed over its
+        steps.
 
-        With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run: ValueError), else it
-        writes nothing. With save_model what `resume` needs is saved at the start, every epoch2save epochs, at the end
-        of an epoch after 5 minutes, and on SIGINT and SIGTERM. bool_wandb: also log to wandb's active run.
+        With a run_name it keeps the run folder runs/<run_name>/ (never one that holds another run:
+        ValueError), else it writes nothing. With save_model what `resume` needs is saved at the start, every
+        epoch2save epochs, at the end of an epoch after 5 minutes, and on SIGINT and SIGTERM. bool_wandb: also
+        log to wandb's active run.
 
-        TrainingStopped where a signal, a loss that is not finite, a full disk or too little memory ends it early. After
-        an exception of any kind the network is as it was at the start of the epoch.
+        TrainingStopped where a signal, a loss that is not finite, a full disk or too little memory ends it
+        early. After an exception of any kind the network is as it was at the start of the epoch.
         """
         if bool_wandb:
             check_wandb_runs()
         self.start_run()
         losses, good = [], self._state()
-        bar = progress_bar(range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep", disable=self.rank > 0)
+        bar = progress_bar(
+            range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep", disable=self.rank > 0
+        )
         with self._signals.listening(self.run.saves or self.rank > 0), using_threads(self.threads):
             try:
                 for epoch in bar:
@@ -249,8 +286,8 @@ class TrainTransformer(Probe):
         return np.array(losses)
 
     def start_run(self) -> None:
-        """Makes the run folder, where there is a run_name, and the log; train() does it too, and lets go of the folder
-        at its end. ValueError where the folder holds a run already, or another process has it."""
+        """Makes the run folder, where there is a run_name, and the log; train() does it too, and lets go of
+        the folder at its end. ValueError where the folder holds a run already, or another process has it."""
         if self.run is None:
             self.run = Run(self.folder if self.run_name else None, self.save_model)
         self.run.open()
@@ -273,7 +310,8 @@ class TrainTransformer(Probe):
         return ["written", "epoch", *self.loss_columns, *self.count_columns, *names]
 
     def _batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Masked boards and boards (B, T) of an epoch on the device, drawn as one array as far as memory allows."""
+        """Masked boards and boards (B, T) of an epoch on the device, drawn as one array as far as memory
+        allows."""
         rng = numpy_rng(self.seed, STREAM_TRAIN, epoch)
         p, patch_p = self._masking(epoch)
         proba = self._board_proba(epoch)
@@ -311,8 +349,8 @@ class TrainTransformer(Probe):
         return read
 
     def _check_finite(self, total: np.ndarray, losses: list[torch.Tensor], epoch: int) -> None:
-        """TrainingStopped, which names the step, where the losses of an epoch, summed to total, or the weights are not
-        finite."""
+        """TrainingStopped, which names the step, where the losses of an epoch, summed to total, or the
+        weights are not finite."""
         if np.isfinite(total) and self.learner.is_finite():
             return
         finite = torch.stack(losses).isfinite().tolist() + [False]
@@ -337,7 +375,9 @@ class TrainTransformer(Probe):
         drawn, counts = self._test_boards(rng)
         row = self._count_row(counts, "test" in drawn)
         for split in ("train", "test"):
-            scores = self._evaluate(drawn[split], *self._test_masking(epoch), 2, rng)[0] if split in drawn else {}
+            scores = (
+                self._evaluate(drawn[split], *self._test_masking(epoch), 2, rng)[0] if split in drawn else {}
+            )
             for output in self.outputs:
                 values = score_values(scores[output]) if scores else [-1.0] * 6
                 row |= zip(self._test_columns(split, output), values, strict=True)
@@ -392,21 +432,26 @@ class TrainTransformer(Probe):
         save_tensors(path, self._weights_on_cpu())
 
     def load_transformer(self, path: str | Path) -> None:
-        """Loads a state dict of either program onto the current device and dtype; ValueError names a file that does not
-        fit, and the network stays as it was. Only tensors are read, no code."""
+        """Loads a state dict of either program onto the current device and dtype; ValueError names a file
+        that does not fit, and the network stays as it was. Only tensors are read, no code."""
         try:
             self.learner.load(load_tensors(path))
         except Exception as error:  # of any kind, for what is no state dict
             if str(path) in str(error):
                 raise
-            reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+            reason = (
+                str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+            )
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
 
     def _state(self) -> dict:
         """A copy of all that training changes; random streams are named by the epoch."""
         return self.learner.state() | {
-            "epoch": self.epoch, "step": self.step, "user_rng": json.dumps(self._user_rng.bit_generator.state),
-            "torch": str(torch.__version__), "threads": torch.get_num_threads(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "user_rng": json.dumps(self._user_rng.bit_generator.state),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
         }
 
     def _restore(self, state: dict) -> None:
@@ -416,7 +461,8 @@ class TrainTransformer(Probe):
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
 
     def _newest_state(self) -> tuple[dict, list[Path]]:
-        """Goes back to the newest saved state that can be read and fits; that state, and the files passed over."""
+        """Goes back to the newest saved state that can be read and fits; that state, and the files passed
+        over."""
         return newest_state(self.folder, self._take_state)
 
     def _take_state(self, path: Path) -> dict:
@@ -424,7 +470,10 @@ class TrainTransformer(Probe):
         state = load_tensors(path)
         self._restore(state)
         kinds = {"epoch": int, "step": int, "threads": int, "torch": str}
-        if any(type(state[name]) is not kind for name, kind in kinds.items()) or not 0 < state["threads"] < 2**10:
+        if (
+            any(type(state[name]) is not kind for name, kind in kinds.items())
+            or not 0 < state["threads"] < 2**10
+        ):
             raise ValueError(f"{path}: is not all of a state.")
         if not self.learner.has_own_moments():
             raise ValueError(f"{path}: is of another network.")
@@ -434,7 +483,8 @@ class TrainTransformer(Probe):
 
     @classmethod
     def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
-        """Data set and trainer of a run folder, some parameters changed, network untrained; no larger than any saved."""
+        """Data set and trainer of a run folder, some parameters changed, network untrained; no larger than
+        any saved."""
         pick_device(changed.get("device", "cpu"))
         path = folder / "params_training.json"
         params = read_json(path)
@@ -455,9 +505,11 @@ class TrainTransformer(Probe):
         return trainer
 
     @classmethod
-    def from_run(cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto") -> TrainTransformer:
-        """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one named
-        (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
+    def from_run(
+        cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto"
+    ) -> TrainTransformer:
+        """Data set, network and trainer of a run folder, with the weights of its last checkpoint or the one
+        named (e.g. 'model_250.pth'), to look at: `resume` trains on. ValueError names what is missing."""
         folder = Path(folder).resolve()
         trainer = cls._rebuilt(folder, {"device": device})
         found = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
@@ -470,12 +522,12 @@ class TrainTransformer(Probe):
 
     @classmethod
     def resume(cls, folder: str | Path, **changed) -> TrainTransformer:
-        """The trainer of a run that was saved with save_model, everything as it was after the last epoch saved: train()
-        then goes on as if nothing had happened. Log rows of later epochs are cut.
+        """The trainer of a run that was saved with save_model, everything as it was after the last epoch
+        saved: train() then goes on as if nothing had happened. Log rows of later epochs are cut.
 
-        changed: epochs, device, threads and the periods may be. ValueError for another parameter, where nothing was
-        saved, where a file is damaged (a damaged newest state is passed over with a warning), or where another process
-        has the run.
+        changed: epochs, device, threads and the periods may be. ValueError for another parameter, where
+        nothing was saved, where a file is damaged (a damaged newest state is passed over with a warning), or
+        where another process has the run.
         """
         folder = Path(folder).resolve()
         params_to_resume(cls.params_class, folder, changed)
@@ -487,7 +539,9 @@ class TrainTransformer(Probe):
         with lock(folder):
             state, damaged = trainer._newest_state()
             if trainer.epochs < trainer.epoch:
-                raise ValueError(f"epochs = {trainer.epochs} must be at least {trainer.epoch}, which the run has trained.")
+                raise ValueError(
+                    f"epochs = {trainer.epochs} must be at least {trainer.epoch}, which the run has trained."
+                )
             trainer.run.resume(trainer._columns(), trainer.epochs, trainer.epoch, trainer.params)
             for path in damaged:
                 path.replace(f"{path}.damaged")
@@ -496,23 +550,33 @@ class TrainTransformer(Probe):
         return trainer
 
     def _as_before(self, state: dict) -> None:
-        """Takes the number of threads that a state was made with; warns where they, or torch, are others now."""
+        """Takes the number of threads that a state was made with; warns where they, or torch, are others
+        now."""
         if state["torch"] != torch.__version__:
-            warnings.warn(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=3)
+            warnings.warn(
+                f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=3
+            )
         if self.threads is None and state["threads"] != torch.get_num_threads():
-            warnings.warn(f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
-                          stacklevel=3)
+            warnings.warn(
+                f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
+                stacklevel=3,
+            )
             self.threads = state["threads"]
 
 
 def check_size(recipe: TrainParams, dataset: AbstractionDataset, checkpoints: Path) -> None:
-    """ValueError where a recipe makes a larger network than any file in checkpoints holds, as damaged parameters may."""
+    """ValueError where a recipe makes a larger network than any file in checkpoints holds, as damaged
+    parameters may."""
     sizes = [path.stat().st_size for path in checkpoints.glob("*")]
     words = getattr(recipe, "vocab_speech_size", 0) + getattr(recipe, "block_speech_size", 0)
     positions = dataset.board_dim**2 * recipe.n_embd_pos if recipe.transformer_type == "factor" else 0
-    weights = recipe.n_embd * (recipe.n_layer * recipe.n_embd + words) + positions  # at least; files hold several bytes of each
+    weights = (
+        recipe.n_embd * (recipe.n_layer * recipe.n_embd + words) + positions
+    )  # at least; files hold several bytes of each
     if sizes and weights > max(sizes):
-        raise ValueError("n_layer, n_embd and the other sizes are of a larger network than any in checkpoints.")
+        raise ValueError(
+            "n_layer, n_embd and the other sizes are of a larger network than any in checkpoints."
+        )
 
 
 def check_wandb_runs() -> None:

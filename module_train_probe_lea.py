@@ -1,6 +1,8 @@
-"""Trains and probes LEA on boards (arXiv 2312.05361): the factor wrapper with another network, loss and sentences.
+"""Trains and probes LEA on boards (arXiv 2312.05361): the factor wrapper with another network, loss and
+sentences.
 
-Axis letters: n boards, h x w cells, B boards in a batch, T = h * w tokens, S words of a sentence, K words of the codebook.
+Axis letters: n boards, h x w cells, B boards in a batch, T = h * w tokens, S words of a sentence, K words of
+the codebook.
 """
 from __future__ import annotations
 
@@ -31,14 +33,23 @@ class LEAParams(TrainParams):
     ramps = (*TrainParams.ramps, "loss_rfs_epoch_start", "loss_rfs_epoch_end", "loss_speech_epoch_start",
              "loss_speech_epoch_end")
 
-    transformer_type: str = param("factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type")
+    transformer_type: str = param(
+        "factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type"
+    )
     n_embd: int = param(32, "width of the residual streams D", low=1, high=MOST)
     n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1, high=MOST)
     masking_patch_epoch: int | None = param(
-        None, "epoch at which masking_p is reached and patches start; none: the number of epochs", low=0, high=MOST
+        None,
+        "epoch at which masking_p is reached and patches start; none: the number of epochs",
+        low=0,
+        high=MOST,
     )
-    masking_patch_p: float = param(0, "share of boards that also lose a patch of a root's size", low=0, high=1)
-    board_proba_epoch_start: int = param(1000, "epoch at which board-type probabilities start to move", low=0, high=MOST)
+    masking_patch_p: float = param(
+        0, "share of boards that also lose a patch of a root's size", low=0, high=1
+    )
+    board_proba_epoch_start: int = param(
+        1000, "epoch at which board-type probabilities start to move", low=0, high=MOST
+    )
     board_proba_epoch_end: int = param(2000, "epoch at which they have moved", low=0, high=MOST)
     board_proba_start: list[float] = param(
         (0.95, 0.05, 0), "probabilities of single, double, composition before", low=0, high=MOST, length=3
@@ -50,7 +61,9 @@ class LEAParams(TrainParams):
     vocab_speech_size: int = param(128, "words in the codebook K", low=2, high=MOST)
     block_speech_size: int = param(16, "words in a sentence S", low=1, high=10**4)
     bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
-    vq_type: str = param("EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla"))
+    vq_type: str = param(
+        "EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla")
+    )
     vq_expire: float = param(
         VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0
     )
@@ -81,10 +94,12 @@ class LEAParams(TrainParams):
 
 @keywords_of(LEAParams, first=["dataset"])
 class TrainTransformer(module_train_probe.TrainTransformer):
-    """The factor wrapper for LEA. Keywords are those of LEAParams; attributes, run folder and tests are the factor
-    wrapper's, with accuracies from the board (l0_, in logs rfb) and from its sentence (l1_, in logs rfs).
+    """The factor wrapper for LEA. Keywords are those of LEAParams; attributes, run folder and tests are the
+    factor wrapper's, with accuracies from the board (l0_, in logs rfb) and from its sentence (l1_, in logs
+    rfs).
 
-    Loss: board to board + α·(vq loss + sentence to board) + β·(1 - share of the last word), the last without gradient.
+    Loss: board to board + α·(vq loss + sentence to board) + β·(1 - share of the last word), the last without
+    gradient.
     """
 
     params_class = LEAParams
@@ -92,17 +107,39 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     outputs = {"l0_": "from the board", "l1_": "from its sentence"}
     stages = ("selfAttn", "crossAttn", "mlp", "out")
     attention = {"attn": ("selfAttn_a", True), "crossAttn": ("crossAttn_a", False)}
-    loss_columns = ("loss_total", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb", "avg_error_rfs",
-                    "vq_usage_entropy", "vq_perplexity", "words_used")
+    loss_columns = (
+        "loss_total",
+        "loss_rfb",
+        "loss_rfs",
+        "loss_vq",
+        "loss_speech",
+        "avg_error_rfb",
+        "avg_error_rfs",
+        "vq_usage_entropy",
+        "vq_perplexity",
+        "words_used",
+    )
     count_columns = ("nb_boards_test",)
     curves = (
         ("loss of an epoch", True, {name: f"loss_{name}" for name in ("total", "rfb", "rfs", "vq")}),
-        ("share of right tokens, test", False,
-         {f"from {source}, {name}": f"test_acc_{stream}_{key}" for source, stream in (("board", "rfb"), ("sentence", "rfs"))
-          for name, key in (("all", "token"), ("hidden", "hidden"))}),
-        ("share of right boards, test", False,
-         {f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
-          for source, stream in (("board", "rfb"), ("sentence", "rfs")) for name in ("single", "double")}),
+        (
+            "share of right tokens, test",
+            False,
+            {
+                f"from {source}, {name}": f"test_acc_{stream}_{key}"
+                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
+                for name, key in (("all", "token"), ("hidden", "hidden"))
+            },
+        ),
+        (
+            "share of right boards, test",
+            False,
+            {
+                f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
+                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
+                for name in ("single", "double")
+            },
+        ),
         ("words", False, {"in use": "words_used", "perplexity": "vq_perplexity"}),
     )
 
@@ -110,12 +147,26 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def _network(self) -> torch.nn.Module:
         sizes = dict(
-            vocab_size=self.vocab_size, block_size=self.block_size, n_layer=self.n_layer, n_head=self.n_head,
-            n_embd=self.n_embd, embd_pdrop=self.embd_pdrop, resid_pdrop=self.resid_pdrop, attn_pdrop=self.attn_pdrop,
-            vocab_speech_size=self.vocab_speech_size, block_speech_size=self.block_speech_size, vq_type=self.vq_type,
-            bool_blank_speech=self.bool_blank_speech, vq_expire=self.vq_expire, seed=self.seed,
+            vocab_size=self.vocab_size,
+            block_size=self.block_size,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            embd_pdrop=self.embd_pdrop,
+            resid_pdrop=self.resid_pdrop,
+            attn_pdrop=self.attn_pdrop,
+            vocab_speech_size=self.vocab_speech_size,
+            block_speech_size=self.block_speech_size,
+            vq_type=self.vq_type,
+            bool_blank_speech=self.bool_blank_speech,
+            vq_expire=self.vq_expire,
+            seed=self.seed,
         )
-        return LEA(**sizes) if self.transformer_type == "vanilla" else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
+        return (
+            LEA(**sizes)
+            if self.transformer_type == "vanilla"
+            else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
+        )
 
     def _weights(self, epoch: int) -> tuple[float, float]:
         return self.recipe.loss_weights_at(epoch)
@@ -123,21 +174,31 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def _loss(self, masked, boards, epoch):
         alpha, beta = self._weights(epoch)
         board_logits, speech_logits, vq, words = self.learner.forward(masked)
-        rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten()) for logits in (board_logits, speech_logits))
+        rfb, rfs = (
+            F.cross_entropy(logits.flatten(0, 1), boards.flatten())
+            for logits in (board_logits, speech_logits)
+        )
         used = words.sum((0, 1))  # (K,)
         speech = 1 - used[-1] / words[..., 0].numel()
         loss = rfb + alpha * (vq + rfs) + beta * speech
         return loss, {
-            "loss_total": loss.detach(), "loss_rfb": rfb.detach(), "loss_rfs": rfs.detach(), "loss_vq": vq.detach(),
-            "loss_speech": speech, "avg_error_rfb": (board_logits.argmax(-1) != boards).sum(),
-            "avg_error_rfs": (speech_logits.argmax(-1) != boards).sum(), "words": used.long(),
+            "loss_total": loss.detach(),
+            "loss_rfb": rfb.detach(),
+            "loss_rfs": rfs.detach(),
+            "loss_vq": vq.detach(),
+            "loss_speech": speech,
+            "avg_error_rfb": (board_logits.argmax(-1) != boards).sum(),
+            "avg_error_rfs": (speech_logits.argmax(-1) != boards).sum(),
+            "words": used.long(),
         }
 
     def _loss_row(self, totals, epoch):
         used = totals.pop("words")
         bits = entropy_bits(used)
         cells = self.dataset_len * self.block_size
-        row = {name: value / cells if name.startswith("avg_error") else value for name, value in totals.items()}
+        row = {
+            name: value / cells if name.startswith("avg_error") else value for name, value in totals.items()
+        }
         return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
                       "words_used": np.count_nonzero(used)}
 
@@ -156,49 +217,77 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return {"nb_boards_test": 2 * sum(counts) if tested else 0}
 
     def _report_line(self, row):
-        longest = torch.linalg.vector_norm(self.transformer.ss_vector_quantizer._embedding.weight, dim=1).max().item()
+        longest = (
+            torch.linalg.vector_norm(self.transformer.ss_vector_quantizer._embedding.weight, dim=1)
+            .max()
+            .item()
+        )
         return (
-            f"epoch {row['epoch']}: loss {row['loss_total']:.4f}, wrong tokens from board {100 * row['avg_error_rfb']:.2f}%, "
+            f"epoch {row['epoch']}: loss {row['loss_total']:.4f}, "
+            f"wrong tokens from board {100 * row['avg_error_rfb']:.2f}%, "
             f"from sentence {100 * row['avg_error_rfs']:.2f}%, alpha {self._weights(row['epoch'])[0]:.2f}, "
             f"{row['words_used']} words in use, perplexity {row['vq_perplexity']:.1f}, usage entropy "
             f"{row['vq_usage_entropy']:.2f}, longest word {longest:.1f}"
         )
 
     def _figures(self, epoch):
-        return super()._figures(epoch) | {"codebook": self._plot_codebook(epoch), "sentences": self._plot_sentences(epoch)}
+        return super()._figures(epoch) | {
+            "codebook": self._plot_codebook(epoch),
+            "sentences": self._plot_sentences(epoch),
+        }
 
     def _sample(self, epoch: int, count_max: int):
         """Boards of test, else of train, of the types that training shows, at most count_max a type."""
-        drawn, _ = self._test_boards(numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2), count_max)
+        drawn, _ = self._test_boards(
+            numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2), count_max
+        )
         drawn = drawn.get("test", drawn["train"])
-        types = [TYPES.index(t) for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True) if p > 0]
+        types = [
+            TYPES.index(t)
+            for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True)
+            if p > 0
+        ]
         return drawn.boards[np.isin(drawn.types, types)]
 
     def _plot_codebook(self, epoch: int):
-        """How often each word is said at each place of the sentence, over unmasked boards; words ordered by use."""
+        """How often each word is said at each place of the sentence, over unmasked boards; words ordered by
+        use."""
         boards = self._sample(epoch, 100)
         used = self.speaker_predict(boards, np.zeros_like(boards))[2].mean(0)  # (S, K)
         figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
         order = np.argsort(-used.sum(0), kind="stable")
         axes[0, 0].bar(np.arange(len(order)), used.sum(0)[order], width=1)
         axes[0, 0].set(ylabel="times in a sentence", title="use of the words, unmasked boards")
-        image = axes[1, 0].imshow(used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+        image = axes[1, 0].imshow(
+            used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest"
+        )
         axes[1, 0].set(xlabel="word, by use", ylabel="place in the sentence")
         figure.colorbar(image, ax=axes[1, 0], label="share of boards")
         return figure
 
     def _plot_sentences(self, epoch: int):
-        """Unmasked boards, the words said of them, and the boards rebuilt from those words alone; mistakes crossed out."""
+        """Unmasked boards, the words said of them, and the boards rebuilt from those words alone; mistakes
+        crossed out."""
         boards = self._sample(epoch, 4)
         _, rebuilt, words = self.speaker_predict(boards, np.zeros_like(boards))
         figure, axes = new_figure(len(boards), 3, (9, 2.1 * len(boards)), width_ratios=[1, 2.2, 1])
         colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
         for i, (left, middle, right) in enumerate(axes):
             draw_board(left, boards[i], colors, boards[i] >= self.dataset.vocab_bck, font=6)
-            draw_board(right, rebuilt[i], colors, rebuilt[i] >= self.dataset.vocab_bck, None, rebuilt[i] != boards[i], 6)
+            draw_board(
+                right,
+                rebuilt[i],
+                colors,
+                rebuilt[i] >= self.dataset.vocab_bck,
+                None,
+                rebuilt[i] != boards[i],
+                6,
+            )
             middle.axis("off")
             said = words[i].argmax(-1)
-            lines = [" ".join(f"{word:3d}" for word in said[start : start + 8]) for start in range(0, len(said), 8)]
+            lines = [
+                " ".join(f"{word:3d}" for word in said[start : start + 8]) for start in range(0, len(said), 8)
+            ]
             middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=9)
         for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
             ax.set_title(title, fontsize=9)
@@ -220,7 +309,9 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         S, K = self.block_speech_size, self.vocab_speech_size
         wanted = f"sentences must be word indices (B, {S}) or one-hot (B, {S}, {K}), not"
         try:
-            given = sentences if isinstance(sentences, torch.Tensor) else torch.from_numpy(np.array(sentences))
+            given = (
+                sentences if isinstance(sentences, torch.Tensor) else torch.from_numpy(np.array(sentences))
+            )
         except (TypeError, ValueError):
             raise TypeError(f"{wanted} {shown(sentences)}.") from None
         if given.ndim == 3 and given.shape[1:] == (S, K):
@@ -232,8 +323,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return given.to(self.device).long()
 
     def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> boards rebuilt from the picture (n, h, w), boards rebuilt
-        from the sentence (n, h, w), the sentence one-hot (n, S, K)."""
+        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> boards rebuilt from the picture (n, h, w),
+        boards rebuilt from the sentence (n, h, w), the sentence one-hot (n, S, K)."""
         boards, masks = self._given(boards, masks)
         with evaluating(self.transformer):
             made = [[x.cpu().numpy() for x in (a.argmax(-1), b.argmax(-1), words)]
@@ -250,11 +341,12 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return logits.argmax(-1).cpu().numpy().reshape(-1, side, side)
 
     def test_sentences(self, target_set: str = "test", count_max: int | None = 100) -> dict[str, float]:
-        """What the sentences carry, on unmasked boards of a split in eval mode, at most count_max of each type.
+        """What the sentences carry, on unmasked boards of a split in eval mode, at most count_max of each
+        type.
 
-        tokens, boards: shares right from the sentence alone; tokens_{type}, boards_{type} likewise; distinct: sentences
-        that differ over boards that differ; bits: sum over places of the entropy of the word there; words: words in use;
-        perplexity: 2 to the entropy of all words.
+        tokens, boards: shares right from the sentence alone; tokens_{type}, boards_{type} likewise; distinct:
+        sentences that differ over boards that differ; bits: sum over places of the entropy of the word there;
+        words: words in use; perplexity: 2 to the entropy of all words.
         """
         rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, self.epoch, 3)
         drawn = self._boards_of(target_set, count_max, rng)
@@ -272,8 +364,9 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return {name: float(value) for name, value in found.items()}
 
     def forward_activations_fromBoard(self, boards, masks, verbose: bool = False) -> dict[str, np.ndarray]:
-        """IN's activations on masked boards (n, h, w), reading the blank sentence: {b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp:
-        those sub-layers' additions to the stream; b{i}_out: block output; z_out (n, T, D); logit (n, T, V)}."""
+        """IN's activations on masked boards (n, h, w), reading the blank sentence: {b{i}_selfAttn,
+        b{i}_crossAttn, b{i}_mlp: those sub-layers' additions to the stream; b{i}_out: block output; z_out (n,
+        T, D); logit (n, T, V)}."""
         boards, masks = self._given(boards, masks)
         with evaluating(self.transformer), self.record(self._stream_names()) as acts:
             for tokens in self._masked_batches(boards, masks):
@@ -281,8 +374,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return self._activations(acts, boards if verbose else None)
 
     def forward_activations_fromSpeech(self, sentences, boards=None) -> dict[str, np.ndarray]:
-        """The same activations when IN reads sentences (n, S) or (n, S, K) before a board of which everything is hidden;
-        boards (n, h, w): what was meant, to print the accuracy."""
+        """The same activations when IN reads sentences (n, S) or (n, S, K) before a board of which everything
+        is hidden; boards (n, h, w): what was meant, to print the accuracy."""
         indices = self._indices(sentences)
         boards = None if boards is None else self._given(boards)[0]
         if boards is not None and len(boards) != len(indices):
@@ -291,8 +384,9 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             self.transformer.predict_from_speech(indices)
         return self._activations(acts, boards)
 
-    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions and the
-    # block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a column a word
+    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions
+    # and the block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a
+    # column a word
 
     @property
     def token_table(self) -> np.ndarray:
@@ -302,14 +396,13 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def position_table(self) -> np.ndarray:
         return self.transformer.ps_pos_emb.weight.detach().cpu().numpy()
 
-    def _probe(self, tokens, edits):
-        if edits:
-            raise ValueError(f"edits must be None here: {type(self.transformer).__name__} takes none.")
+    def _probe(self, tokens):
         self.transformer.predict_from_board(tokens)
 
     def _stream_names(self) -> list[str]:
-        return [f"b{i}_{name}" for i in range(self.n_layer) for name in ("selfAttn", "crossAttn", "mlp", "out")] + [
-            "z_out", "logit"]
+        return [
+            f"b{i}_{name}" for i in range(self.n_layer) for name in ("selfAttn", "crossAttn", "mlp", "out")
+        ] + ["z_out", "logit"]
 
     def _activations(self, acts, boards) -> dict[str, np.ndarray]:
         arrays = {name: act.cpu().numpy() for name, act in acts.items()}
@@ -320,7 +413,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
 
 def entropy_bits(counts: np.ndarray) -> np.ndarray:
-    """Entropy, in bits, of the distributions that counts (..., K) make along their last axis; 0 where all are 0."""
+    """Entropy, in bits, of the distributions that counts (..., K) make along their last axis; 0 where all are
+    0."""
     share = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-30)
     return (share * np.log2(1 / np.where(share > 0, share, 1))).sum(-1)
 
@@ -329,4 +423,6 @@ def information(words: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Plug-in mutual information (S,), in bits, between the word (n, S) at each place and values (n,)."""
     K, C = words.max() + 1, values.max() + 1
     joint = np.array([np.bincount(w * C + values, minlength=K * C).reshape(K, C) for w in words.T])
-    return entropy_bits(joint.sum(2)) + entropy_bits(joint.sum(1)) - entropy_bits(joint.reshape(len(joint), -1))
+    return (
+        entropy_bits(joint.sum(2)) + entropy_bits(joint.sum(1)) - entropy_bits(joint.reshape(len(joint), -1))
+    )

@@ -1,13 +1,23 @@
-"""LEA, the language-enhanced architecture (arXiv 2312.05361): a network that rebuilds a board from discrete words.
+"""LEA, the language-enhanced architecture (arXiv 2312.05361): it rebuilds a board from discrete words.
 
-Axis letters: B boards, T tokens of a board, S = block_speech_size words of a sentence, D = n_embd, P = n_embd_pos,
-H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook.
+Axis letters: B boards, T tokens of a board, S = block_speech_size words of a sentence, D = n_embd,
+P = n_embd_pos, H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook.
 
 Two networks around a codebook: the inference network IN (prefix ps_) rebuilds boards and reads a sentence by
-cross-attention; the auxiliary language network ALN (prefix ss_) says a sentence about IN's last hidden state. Named
-activations of IN's block i: b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp (those sub-layers' additions to the stream), b{i}_out
-(block output), all (B, T, D); z_out (B, T, D), logit (B, T, V); and of each attention b{i}_selfAttn_a (B, H, T, T),
-b{i}_crossAttn_a (B, H, T, S), b{i}_…_v, b{i}_…_attn_v. ALN's have the prefix ss_.
+cross-attention; the auxiliary language network ALN (prefix ss_) says a sentence about IN's last hidden state.
+
+Named activations of IN's block i, all (B, T, D) unless noted; ALN's (B, S, D) have the prefix ss_, without a
+logit:
+
+    b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp  what those sub-layers add to the stream
+    b{i}_selfAttn_a, b{i}_crossAttn_a        attention weights (B, H, T, T) and (B, H, T, S)
+    b{i}_selfAttn_v, b{i}_crossAttn_v        values, heads side by side, of the cross-attention (B, S, D)
+    b{i}_selfAttn_attn_v, …crossAttn_attn_v  heads' outputs side by side, not projected
+    b{i}_out, z_out, logit                   block output; last LayerNorm's output; logits (B, T, V)
+
+`recording` and `editing` (module_sites) take these names. `LEA.forward` goes through IN twice, on the board
+and on the sentence: an edit of a place of IN is then made in both passes, and a recording joins both along
+the batch, the board's first. `predict_from_board` and `predict_from_speech` go through IN once.
 """
 from __future__ import annotations
 
@@ -38,11 +48,11 @@ COMMITMENT_COST = USAGE_COST = 0.25
 
 
 class VectorQuantizer(nn.Module):
-    """Replaces vectors by the nearest of K code words (Euclidean), straight-through gradient, also in eval mode.
+    """Replaces vectors by the nearest of K code words (Euclidean), with straight-through gradient.
 
-    num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) + usage_cost ·
-    mean over words of (share of words used - 1/K)², the last without gradient. The codebook learns by gradient.
-    seed: of the words, N(0, 1); None draws one.
+    num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) +
+    usage_cost · mean over words of (share of words used - 1/K)², the last without gradient. The codebook
+    learns by gradient; eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
     """
 
     def __init__(
@@ -67,8 +77,8 @@ class VectorQuantizer(nn.Module):
         self._embedding.weight.copy_(words)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S). ValueError for vectors of
-        another length than the words'."""
+        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S).
+        ValueError for vectors of another length than the words'."""
         words = self._embedding.weight
         if x.ndim < 2 or x.shape[-1] != words.shape[1]:
             raise ValueError(f"x must have shape (B, S, {words.shape[1]}), not {tuple(x.shape)}.")
@@ -79,7 +89,8 @@ class VectorQuantizer(nn.Module):
         counts = encodings.flatten(0, -2).sum(0)
         if self.training:
             sum_over_processes_(counts)
-        loss = self._fit(quantised, x) + self.usage_cost * (counts / counts.sum() - 1 / len(words)).square().mean()
+        usage = (counts / counts.sum() - 1 / len(words)).square().mean()
+        loss = self._fit(quantised, x) + self.usage_cost * usage
         quantised = x + (quantised - x).detach()
         if self.training and len(flat):
             self._update_(flat, encodings.flatten(0, -2), counts)
@@ -89,8 +100,8 @@ class VectorQuantizer(nn.Module):
         return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
 
     def _update_(self, x: torch.Tensor, encodings: torch.Tensor, counts: torch.Tensor) -> None:
-        """Moves the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all processes: here nothing,
-        the optimiser does."""
+        """Moves the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all
+        processes: here nothing, the optimiser does."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (...) -> words (..., D)."""
@@ -108,12 +119,13 @@ class Codebook(nn.Module):
 class VectorQuantizerEMA(VectorQuantizer):
     """VectorQuantizer whose codebook is a moving average of the vectors that chose each word.
 
-    loss = commitment_cost · mean((sg[q] - x)²) + usage_cost · usage. In training, after quantising: n ← decay·n +
-    (1 - decay)·counts, m ← decay·m + (1 - decay)·Σ of the vectors assigned, and a word used in the batch becomes m / n̂ with
-    n̂ = (n + ε) / (Σn + Kε) · Σn. Counts start at 1 and sums at the words.
+    loss = commitment_cost · mean((sg[q] - x)²) + usage_cost · usage. In training, after quantising: n ←
+    decay·n + (1 - decay)·counts, m ← decay·m + (1 - decay)·Σ of the vectors assigned, and a word used in the
+    batch becomes m / n̂ with n̂ = (n + ε) / (Σn + Kε) · Σn. Counts start at 1 and sums at the words.
 
-    expire: a word whose moving count falls below expire × (vectors in the batch / K) becomes a vector of that batch, with
-    the count that an evenly used word has; 0 switches it off. keep_last: the last word never expires.
+    expire: a word whose moving count falls below expire × (vectors in the batch / K) becomes a vector of that
+    batch, with the count that an evenly used word has; 0 switches it off. keep_last: the last word never
+    expires.
     """
 
     def __init__(
@@ -172,7 +184,7 @@ def join(x: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
 
 
 class LEABlock(nn.Module):
-    """Self-attention, cross-attention and MLP, each pre-normalised over [stream, position code] and residual."""
+    """Self-attention, cross-attention and MLP, each residual, reading normalised [stream, position code]."""
 
     def __init__(self, width, n_embd, n_head, attn_pdrop, resid_pdrop, noise, name):
         super().__init__()
@@ -182,10 +194,11 @@ class LEABlock(nn.Module):
             for kind in ("selfAttn", "crossAttn")
         )
         self.mlp = MLP(width, n_embd, resid_pdrop, noise)
-        self.sites = nn.ModuleDict({site: Site(name + site) for site in ("selfAttn", "crossAttn", "mlp", "out")})
+        places = ("selfAttn", "crossAttn", "mlp", "out")
+        self.sites = nn.ModuleDict({place: Site(name + place) for place in places})
 
     def forward(self, x, p, z, pz) -> torch.Tensor:
-        """x (B or 1, T, D) with positions p; z (B or 1, S, D) with positions pz is what cross-attention reads."""
+        """x (B or 1, T, D) with positions p reads z (B or 1, S, D) with positions pz -> (B or 1, T, D)."""
         at = self.sites
         x = x + at["selfAttn"](self.selfAttn(self.ln_x_1(join(x, p))))
         x = x + at["crossAttn"](self.crossAttn(self.ln_x_2(join(x, p)), read=self.ln_z(join(z, pz))))
@@ -193,11 +206,12 @@ class LEABlock(nn.Module):
 
 
 class LEA(nn.Module):
-    """Language-enhanced architecture; position embeddings are added to the token embeddings once, at the input.
+    """Language-enhanced architecture; positions are added to the token embeddings once, at the input.
 
-    Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored. vq_type: 'EMA'
-    or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the last word at all S places. vq_expire: see
-    VectorQuantizerEMA. seed: of weights, dropout and expiry; None draws one. ValueError for what does not fit.
+    Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored.
+    vq_type: 'EMA' or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the last word at all S
+    places. vq_expire: see VectorQuantizerEMA. seed: of weights, dropout and expiry; None draws one.
+    ValueError for what does not fit.
     """
 
     def __init__(
@@ -206,13 +220,13 @@ class LEA(nn.Module):
         vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
     ):
-        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
-                     vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
+        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
+                     n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd, apart=False)
 
     def _build(self, sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width, apart):
-        """Makes the modules; pos_width: of the position embeddings; apart: sub-layers read them beside the stream."""
+        """Makes the modules. pos_width: of position embeddings; apart: sub-layers read them side by side."""
         super().__init__()
         check_sizes(**sizes, n_embd_pos=pos_width)
         check_numbers(**drops)
@@ -230,11 +244,10 @@ class LEA(nn.Module):
         self.drop = Dropout(drops["embd_pdrop"], self.noise)
         self.has_dropout = max(drops.values()) > 0
 
-        def blocks(name):
-            return nn.ModuleList(
-                LEABlock(width, D, sizes["n_head"], drops["attn_pdrop"], drops["resid_pdrop"], self.noise, f"{name}b{i}_")
-                for i in range(sizes["n_layer"])
-            )
+        def blocks(stream):
+            names = [f"{stream}b{i}_" for i in range(sizes["n_layer"])]
+            how = (width, D, sizes["n_head"], drops["attn_pdrop"], drops["resid_pdrop"], self.noise)
+            return nn.ModuleList(LEABlock(*how, name) for name in names)
 
         self.ps_token_embedding, self.ps_pos_emb = embedding(V, D), embedding(T, pos_width)
         self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(D)
@@ -242,7 +255,10 @@ class LEA(nn.Module):
         self.ss_token_init, self.ss_pos_emb = embedding(S, D), embedding(S, pos_width)
         self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(D)
         if vq_type == "EMA":
-            self.ss_vector_quantizer = VectorQuantizerEMA(K, D, expire=vq_expire, keep_last=not bool_blank_speech, seed=seed)
+            keep_last = not bool_blank_speech
+            self.ss_vector_quantizer = VectorQuantizerEMA(
+                K, D, expire=vq_expire, keep_last=keep_last, seed=seed
+            )
         else:
             self.ss_vector_quantizer = VectorQuantizer(K, D, seed=seed)
         self.ss_vector_quantizer.noise = self.noise
@@ -252,14 +268,14 @@ class LEA(nn.Module):
         self.ss_vector_quantizer.start_words_(INIT_STD * torch.randn(K, D, generator=torch_rng(seed, 1)))
 
     def _place(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """x (B, T, D) and its positions as the blocks take them: (stream, position code kept apart or None)."""
+        """x (B, T, D) and its positions as blocks take them: the stream, and the position code or None."""
         return x + positions, None
 
     def _picture(self, tokens: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """IN: tokens (B or 1, T) and a sentence (B or 1, S, D) -> logits (B, T, V), last normalised state (B, T, D).
+        """IN: tokens (B or 1, T), a sentence (B or 1, S, D) -> logits (B, T, V), normalised state (B, T, D).
 
-        What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook wants every
-        board's own.
+        What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook
+        (an edit, a recording) wants every board's own.
         """
         check_tokens("idx", tokens, self.ps_pos_emb.num_embeddings)
         n = len(tokens) if len(sentence) == 1 else len(sentence)
@@ -296,8 +312,8 @@ class LEA(nn.Module):
         return torch.full((1, self.ps_pos_emb.num_embeddings), self.unk, device=self.ps_pos_emb.weight.device)
 
     def forward(self, idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boards (B, T) -> logits from the board (B, T, V), logits from its sentence (B, T, V), vq loss (), words one-hot
-        (B, S, K)."""
+        """Boards (B, T) -> logits from the board (B, T, V), logits from its sentence (B, T, V), vq loss (),
+        words one-hot (B, S, K)."""
         ps_logits, state = self._picture(idx, self._blank())
         sentence, vq_loss, encodings, _ = self.ss_vector_quantizer(self._speech(state))
         ps2_logits, _ = self._picture(self._unk_board(), sentence)
@@ -308,18 +324,19 @@ class LEA(nn.Module):
         return self._picture(idx, self._blank())[0]
 
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
-        """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for a wrong shape
-        or a word that is not in the codebook."""
+        """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for
+        a wrong shape or a word that is not in the codebook."""
         S, K = self.ss_token_init.num_embeddings, len(self.ss_vector_quantizer._embedding.weight)
         check_tokens("sentences", sentences, S)
         low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)
         if low < 0 or high >= K:
-            raise ValueError(f"sentences must hold word indices from 0 to {K - 1}, not {low if low < 0 else high}.")
+            wrong = low if low < 0 else high
+            raise ValueError(f"sentences must hold word indices from 0 to {K - 1}, not {wrong}.")
         return self._picture(self._unk_board(), self.ss_vector_quantizer.get_codebook_entries(sentences))[0]
 
 
 class LEAFactor(LEA):
-    """LEA whose position codes, P wide, stay apart from the streams: every sub-layer reads both side by side."""
+    """LEA whose position codes, P wide, stay apart: every sub-layer reads stream and code side by side."""
 
     def __init__(
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
@@ -327,8 +344,8 @@ class LEAFactor(LEA):
         n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
     ):
-        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
-                     vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
+        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
+                     n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd_pos, apart=True)
 

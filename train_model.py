@@ -1,8 +1,8 @@
 """Trains GPTFactor on synthetic boards (arXiv 2312.05361).
 
-    python train_model.py --device cuda                    # a trial run of one epoch
-    python train_model.py --epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/
-    torchrun --nproc_per_node=2 train_model.py ...         # the same run by two processes, each half of every batch
+python train_model.py --device cuda                    # a trial run of one epoch python train_model.py
+--epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/ torchrun --nproc_per_node=2
+train_model.py ...         # the same run by two processes, each half of every batch
 
 Every parameter of data set and training is a flag: see --help.
 """
@@ -34,14 +34,17 @@ def main(
     argv: Sequence[str] | None = None, trainer_class: type = TrainTransformer, description: str = __doc__,
     dataset_defaults: dict = DATASET, training_defaults: dict = TRAINING, full_recipe: str = FULL_RECIPE,
 ) -> list[TrainTransformer]:
-    """Reads the flags, makes data set and trainer, trains. A wrong flag ends in one line on stderr and exit code 2."""
+    """Reads the flags, makes data set and trainer, trains. A wrong flag ends in one line on stderr and exit
+    code 2."""
     parser = make_parser(trainer_class, description, dataset_defaults, training_defaults)
     flags = parser.parse_args(argv)
     with process_group():
         return run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe)
 
 
-def run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe) -> list[TrainTransformer]:
+def run(
+    parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe
+) -> list[TrainTransformer]:
     """What the flags ask for; of the processes that torchrun starts the first one speaks."""
     leads = rank_and_world()[0] == 0
     say = partial(print, flush=True) if leads else lambda *line: None
@@ -62,13 +65,18 @@ def run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        parser.error(f"there is too little memory; reduce --n_embd, --n_layer or --board_dim ({str(error)[:80]}).")
+        parser.error(
+            f"there is too little memory; reduce --n_embd, --n_layer or --board_dim ({str(error)[:80]})."
+        )
     for trainer in trainers:
         if trainer.epoch >= trainer.epochs:
             say(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
             continue
-        say(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, device {trainer.device}"
-            + f", {trainer.world} processes" * (trainer.world > 1))
+        say(
+            f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, "
+            f"device {trainer.device}"
+            + f", {trainer.world} processes" * (trainer.world > 1)
+        )
         if trainer.epochs == 1:
             say(f"One epoch is a trial run; the full recipe is {full_recipe}.")
         try:
@@ -90,17 +98,24 @@ def make_parser(
     """The command line: a flag for every parameter, and those of the script itself."""
     parser = FlagParser(description)
     group = parser.add_argument_group("runs")
-    group.add_argument("--repeat", default="1", metavar="N", help="independent runs, seeds counted up (default: 1)")
-    group.add_argument("--data_seed", metavar="N", help="seed of the data set alone (default: that of --seed)")
+    group.add_argument(
+        "--repeat", default="1", metavar="N", help="independent runs, seeds counted up (default: 1)"
+    )
+    group.add_argument(
+        "--data_seed", metavar="N", help="seed of the data set alone (default: that of --seed)"
+    )
     group.add_argument("--resume", metavar="RUN_FOLDER", help="go on with a run that was saved (--save 1)")
-    group.add_argument("--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)")
+    group.add_argument(
+        "--wandb", default="disabled", metavar="MODE", help="disabled, offline or online (default: disabled)"
+    )
     parser.add_params("training", trainer_class.params_class, training_defaults)
     parser.add_params("data set", DatasetParams, dataset_defaults, skip=("seed", "run_name"))
     return parser
 
 
 def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[TrainTransformer]:
-    """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for a wrong flag."""
+    """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for
+    a wrong flag."""
     if flags.wandb not in ("disabled", "offline", "online"):
         raise ValueError(f"--wandb must be disabled, offline or online, not {shown(flags.wandb)}.")
     repeat = whole_number("--repeat", flags.repeat, 1, 1000)
@@ -114,7 +129,11 @@ def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[T
     for i in range(repeat):
         name = training.get("run_name", "") + (f"_{i + 1}" if training.get("run_name") and repeat > 1 else "")
         own = {"run_name": name, "seed": seed + i if data_seed is None else data_seed}
-        trainers.append(trainer_class(AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}))
+        trainers.append(
+            trainer_class(
+                AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}
+            )
+        )
         if name and (trainers[-1].folder / "run_log.csv").exists():
             raise ValueError(f"run_name = {name!r} must be new: {trainers[-1].folder} already holds a run.")
     return trainers
@@ -124,7 +143,9 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
     """The trainer of the run that --resume names; flags besides may only change what can change."""
     if repeat != 1:
         raise ValueError("--repeat cannot go with --resume.")
-    given, boards = (params_from_flags(params, flags) for params in (trainer_class.params_class, DatasetParams))
+    given, boards = (
+        params_from_flags(params, flags) for params in (trainer_class.params_class, DatasetParams)
+    )
     boards = {name: value for name, value in boards.items() if name not in given}
     if flags.data_seed is not None:
         boards["seed"] = whole_number("--data_seed", flags.data_seed, 0)
@@ -158,8 +179,13 @@ def train(trainer: TrainTransformer, wandb_mode: str) -> None:
     import wandb
 
     config = {"training": trainer.params, "data set": trainer.dataset.params.as_dict()}
-    with wandb.init(project="abstract-representations", name=trainer.run_name, dir=str(trainer.folder), config=config,
-                    mode=wandb_mode):
+    with wandb.init(
+        project="abstract-representations",
+        name=trainer.run_name,
+        dir=str(trainer.folder),
+        config=config,
+        mode=wandb_mode,
+    ):
         trainer.train(bool_wandb=True)
 
 
@@ -172,7 +198,9 @@ def whole_number(flag: str, text: str, low: int, high: int = MAX_SEED) -> int:
 
 def spread(trainers: Sequence[TrainTransformer]) -> str:
     """Mean and standard deviation over runs of the last epoch's test."""
-    lines = [f"{len(trainers)} runs, seeds {', '.join(str(t.seed) for t in trainers)}: mean ± standard deviation"]
+    lines = [
+        f"{len(trainers)} runs, seeds {', '.join(str(t.seed) for t in trainers)}: mean ± standard deviation"
+    ]
     for name in trainers[0].log.columns:
         values = np.array([t.log.arrays[name][t.epoch - 1] for t in trainers])
         if name.startswith(("loss", "test_")) and np.isfinite(values).all() and (values >= 0).all():

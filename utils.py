@@ -1,4 +1,5 @@
-"""Small helpers that every module shares: numbers, seeds, processes, folders, text, images. Imports none of the others."""
+"""Small helpers that every module shares: numbers, seeds, processes, folders, text, images. Imports none of
+the others."""
 from __future__ import annotations
 
 import contextlib
@@ -21,14 +22,17 @@ MAX_SEED = 2**63 - 1
 
 
 def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) -> (...)."""
+    """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) ->
+    (...)."""
     log_p = torch.log_softmax(logits, dim=-1)
-    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1) / math.log(max(logits.shape[-1], 2))
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1) / math.log(
+        max(logits.shape[-1], 2)
+    )
 
 
 def _upper(X, distance):
-    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out, in float32 what is
-    neither of that nor of float64."""
+    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out, in
+    float32 what is neither of that nor of float64."""
     x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
     out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
     return out if isinstance(X, torch.Tensor) else out.numpy()
@@ -43,7 +47,8 @@ def _unit(X: torch.Tensor) -> torch.Tensor:
 
 
 def dist(X):
-    """Euclidean distances between the rows of X (..., n, d): (..., n, n), upper triangle with diagonal, zero below."""
+    """Euclidean distances between the rows of X (..., n, d): (..., n, n), upper triangle with diagonal, zero
+    below."""
     return _upper(X, _euclidean)
 
 
@@ -73,7 +78,8 @@ def find_best_plot_dim(n: int) -> tuple[int, int]:
 
 
 def get_ij(x, q) -> tuple[int, int]:
-    """(row, column) of the first element of the 2-d array x, in reading order, that equals q; ValueError if none does."""
+    """(row, column) of the first element of the 2-d array x, in reading order, that equals q; ValueError if
+    none does."""
     x = np.asarray(x)
     hits = np.flatnonzero(x == q)
     if not len(hits):
@@ -90,12 +96,14 @@ def divide_into_batches(lst: Sequence, n: int) -> list[list]:
 
 
 def fresh_seed() -> int:
-    """A seed from the operating system, small enough to read aloud; the same one in all processes of a group."""
+    """A seed from the operating system, small enough to read aloud; the same one in all processes of a
+    group."""
     return from_leader(int.from_bytes(os.urandom(4), "little"))
 
 
 def checked_seed(seed: int | None) -> int:
-    """seed, a fresh one where it is None; TypeError unless it is a whole number, ValueError unless it is from 0 to MAX_SEED."""
+    """seed, a fresh one where it is None; TypeError unless it is a whole number, ValueError unless it is from
+    0 to MAX_SEED."""
     if seed is None:
         return fresh_seed()
     check_number("seed", seed, f"a whole number from 0 to {MAX_SEED} or None", 0, MAX_SEED)
@@ -104,7 +112,8 @@ def checked_seed(seed: int | None) -> int:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group (NCCL on CUDA, else Gloo); without torchrun, nothing changes."""
+    """Inside, the processes that torchrun started are one group (NCCL on CUDA, else Gloo); without torchrun,
+    nothing changes."""
     if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
         yield
         return
@@ -154,7 +163,8 @@ def using_threads(number: int | None) -> Iterator[None]:
 
 
 def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
-    """The stream of a seed, key[0], that the other numbers name; a list of them all would mix up (s, 1) and (s, 1, 0)."""
+    """The stream of a seed, key[0], that the other numbers name; a list of them all would mix up (s, 1) and
+    (s, 1, 0)."""
     return np.random.SeedSequence(key[0], spawn_key=key[1:])
 
 
@@ -179,9 +189,11 @@ def shown(value) -> str:
     return text if len(text) < 200 else text[:200] + "..."
 
 
-def check_number(name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral) -> None:
-    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from low to high. wanted:
-    what it must be, in words."""
+def check_number(
+    name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
+) -> None:
+    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from
+    low to high. wanted: what it must be, in words."""
     fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits or not low <= value <= high:
         raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
@@ -203,19 +215,43 @@ def clear_folder(folder: str | Path) -> None:
             path.unlink()
 
 
+def integer_array(name: str, values, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """values as an int64 array of that shape, each from low to high; TypeError or ValueError, which call them
+    `name`."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers, not {shown(values)}.")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
+    if array.size and (array.min() < low or array.max() > high):
+        found = array.max() if array.max() > high else array.min()
+        raise ValueError(f"{name} must be from {low} to {high}, not {found}.")
+    return array.astype(np.int64)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine had too little memory."""
     text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search(text, str(error)) is not None
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error, RuntimeError)
+        and re.search(text, str(error)) is not None
+    )
 
 
 def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
-    """iterable, with a progress bar of bar_length characters while it is walked through: on stderr, in a notebook on stdout,
-    where bar and printed lines share one output and the bar stays one line."""
-    form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    """iterable, with a progress bar of bar_length characters while it is walked through: on stderr, in a
+    notebook on stdout, where bar and printed lines share one output and the bar stays one line."""
+    times = "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} " + times
     file = sys.stdout if in_notebook() else sys.stderr
     every = 0.5 if in_notebook() or file.isatty() else 30  # seconds; a log file does not want every frame
-    return tqdm(iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every, **kwargs)
+    return tqdm(
+        iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every, **kwargs
+    )
 
 
 def in_notebook() -> bool:
@@ -255,12 +291,17 @@ def _concat(images, margin, axis):
     return out
 
 
-def merge_attn_plots(path: str, heads: Iterable[int], blocks: Iterable[int], prefix: str = "attn") -> Image.Image:
-    """Joins {path}{prefix}_b{block}_h{head}.jpg, heads downwards and blocks across, into {path}{prefix}_merge.jpg."""
+def merge_attn_plots(
+    path: str, heads: Iterable[int], blocks: Iterable[int], prefix: str = "attn"
+) -> Image.Image:
+    """Joins {path}{prefix}_b{block}_h{head}.jpg, heads downwards and blocks across, into
+    {path}{prefix}_merge.jpg."""
     heads = list(heads)
     columns = []
     for block in blocks:
-        columns.append(get_concat_v([Image.open(f"{path}{prefix}_b{block}_h{head}.jpg") for head in heads], 10))
+        columns.append(
+            get_concat_v([Image.open(f"{path}{prefix}_b{block}_h{head}.jpg") for head in heads], 10)
+        )
     merged = get_concat_h(columns, 10)
     merged.save(f"{path}{prefix}_merge.jpg")
     return merged

@@ -1,8 +1,10 @@
-"""How near trained networks come to the best that the data allow: accuracy beside the ceiling, on the same boards and masks.
+"""How near trained networks come to the best that the data allow: accuracy beside the ceiling, on the same
+boards and masks.
 
     python benchmarks/bench_accuracy.py runs/<run> [more runs] --csv benchmarks/results/accuracy.csv
 
-Held-out boards, 160 a type at most, 20 masks each, as the recipe ends: 25% of cells hidden and a patch on half of the boards.
+Held-out boards, 160 a type at most, 20 masks each, as the recipe ends: 25% of cells hidden and a patch on
+half of the boards.
 """
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def main() -> None:
             rows.append({"run": folder.name} | settings | {"what": row["feature"], "accuracy": row["effect"],
                         "ceiling": row["upper"], "short": row["short of the bound"]})
             if row["feature"].startswith(("whole", "hidden tokens, all")):
-                print(f"{folder.name:20}{row['feature']:28}{100 * row['effect']:7.1f} of {100 * row['upper']:5.1f}", flush=True)
+                effect, upper = 100 * row["effect"], 100 * row["upper"]
+                print(
+                    f"{folder.name:20}{row['feature']:28}{effect:7.1f} of {upper:5.1f}",
+                    flush=True,
+                )
     if args.csv:
         save_table(args.csv, rows)
 

@@ -1,11 +1,12 @@
-"""What keeps LEA's codebook alive: ways to run it, at a small scale (400 epochs, sentence loss from epoch 50 to 200).
+"""What keeps LEA's codebook alive: ways to run it, at a small scale (400 epochs, sentence loss from epoch 50
+to 200).
 
-    python benchmarks/bench_codebook.py --ways default no_expiry --seeds 0 1 --csv benchmarks/results/codebook.csv
+python benchmarks/bench_codebook.py --ways default no_expiry --seeds 0 1 --csv benchmarks/results/codebook.csv
 
     python benchmarks/bench_codebook.py --plot img/codebook.png --csv benchmarks/results/codebook.csv
 
-Each row: what the sentences of unmasked held-out boards carry, every 50 epochs. About 11 minutes a run on one core; official,
-in float64, 25.
+Each row: what the sentences of unmasked held-out boards carry, every 50 epochs. About 11 minutes a run on one
+core; official, in float64, 25.
 """
 from __future__ import annotations
 
@@ -50,24 +51,37 @@ def prepare_(trainer: TrainTransformer, start: str | None) -> None:
     if start == "data":  # words are what the untrained network says of training boards
         boards = trainer._tokens(trainer.dataset.sample(64, "train").boards)
         with torch.no_grad():
-            said = trainer.transformer._speech(trainer.transformer._picture(boards, trainer.transformer._blank())[1])
+            said = trainer.transformer._speech(
+                trainer.transformer._picture(boards, trainer.transformer._blank())[1]
+            )
         said = said.flatten(0, 1)
-        quantiser.start_words_(said[torch.randperm(len(said), generator=torch_rng(trainer.seed, 9))[: trainer.vocab_speech_size]])
+        quantiser.start_words_(
+            said[torch.randperm(len(said), generator=torch_rng(trainer.seed, 9))[: trainer.vocab_speech_size]]
+        )
 
 
 def plot(path: Path, csv_path: Path) -> None:
     """Curves over epochs of every way in the CSV, a line a seed."""
     with open(csv_path, newline="") as file:
         rows = list(csv.DictReader(file))
-    panels = {"tokens_single": "share of right tokens,\nsingle boards from their sentences",
-              "boards_single": "share of single boards\nrebuilt whole from their sentences", "words": "words in use"}
+    panels = {
+        "tokens_single": "share of right tokens,\nsingle boards from their sentences",
+        "boards_single": "share of single boards\nrebuilt whole from their sentences",
+        "words": "words in use",
+    }
     figure, axes = new_figure(1, len(panels), (10, 3.4))
     for color, way in enumerate(dict.fromkeys(row["way"] for row in rows)):
         for seed in dict.fromkeys(row["seed"] for row in rows if row["way"] == way):
             found = [row for row in rows if (row["way"], row["seed"]) == (way, seed)]
             for ax, column in zip(axes[0], panels, strict=True):
-                ax.plot([int(row["epoch"]) for row in found], [float(row[column]) for row in found], f"C{color}",
-                        linestyle="-" if seed == "0" else "--", label=f"{way}, seed {seed}", linewidth=1.3)
+                ax.plot(
+                    [int(row["epoch"]) for row in found],
+                    [float(row[column]) for row in found],
+                    f"C{color}",
+                    linestyle="-" if seed == "0" else "--",
+                    label=f"{way}, seed {seed}",
+                    linewidth=1.3,
+                )
     for ax, label in zip(axes[0], panels.values(), strict=True):
         ax.set(xlabel="epoch", ylabel=label)
         ax.grid(alpha=0.3)
@@ -78,7 +92,9 @@ def plot(path: Path, csv_path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "no_expiry", "official", "vanilla"])
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=["default", "no_expiry", "official", "vanilla"]
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--csv", type=Path)
@@ -94,13 +110,24 @@ def main() -> None:
             trainer = TrainTransformer(dataset, seed=seed, **SCALE | params)
             trainer.masking_patch_epoch = args.epochs
             prepare_(trainer, start)
-            trainer._learning_rate = [trainer._learning_rate(epoch) for epoch in range(args.epochs)].__getitem__
+            trainer._learning_rate = [
+                trainer._learning_rate(epoch) for epoch in range(args.epochs)
+            ].__getitem__
             for until in range(50, args.epochs + 1, 50):
                 trainer.epochs = until
                 trainer.train()
-                longest = torch.linalg.vector_norm(trainer.transformer.ss_vector_quantizer._embedding.weight, dim=1).max()
-                row = {"way": way, "seed": seed, "epoch": until} | trainer.test_sentences() | {"longest_word": float(longest)}
-                print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+                longest = torch.linalg.vector_norm(
+                    trainer.transformer.ss_vector_quantizer._embedding.weight, dim=1
+                ).max()
+                row = (
+                    {"way": way, "seed": seed, "epoch": until}
+                    | trainer.test_sentences()
+                    | {"longest_word": float(longest)}
+                )
+                print(
+                    "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),
+                    flush=True,
+                )
                 if args.csv:
                     args.csv.parent.mkdir(parents=True, exist_ok=True)
                     fresh = not args.csv.exists()

@@ -2,7 +2,8 @@
 
     python benchmarks/bench_data.py
 
-Times are medians of 7 calls after a warm-up, wall clock; memory is what Python and numpy allocate at most in one call.
+Times are medians of 7 calls after a warm-up, wall clock; memory is what Python and numpy allocate at most in
+one call.
 """
 from __future__ import annotations
 
@@ -41,9 +42,12 @@ def main() -> None:
             "make, board_dim 16": lambda: AbstractionDataset(seed=0, board_dim=16),
             "make, board_dim 32": lambda: AbstractionDataset(seed=0, board_dim=32),
             "make, stringent": lambda: AbstractionDataset(seed=0, split_method="stringent", card_val=1),
-            "make, stringent, board_dim 32": lambda: AbstractionDataset(seed=0, split_method="stringent", board_dim=32),
+            "make, stringent, board_dim 32": lambda: AbstractionDataset(
+                seed=0, split_method="stringent", board_dim=32
+            ),
             "make, fraction 0.1 and 0.25": lambda: AbstractionDataset(
-                seed=0, split_method="fraction", card_val=0.1, card_test=0.25),
+                seed=0, split_method="fraction", card_val=0.1, card_test=0.25
+            ),
             "export": lambda: ds.export(path),
             "load": lambda: loaded.load(path),
             "draw and mask 1,000 training boards": draw_and_mask,
@@ -55,7 +59,9 @@ def main() -> None:
         for name, f in ways.items():
             print(f"{name:48}{1000 * times[name]:10.2f}{peak_memory(f):10.2f}")
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        print(f"\nsize of the default export: {size / 1000:.1f} kB in {len(list(Path(folder).iterdir()))} files")
+        print(
+            f"\nsize of the default export: {size / 1000:.1f} kB in {len(list(Path(folder).iterdir()))} files"
+        )
 
 
 if __name__ == "__main__":

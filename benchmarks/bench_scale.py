@@ -2,8 +2,8 @@
 
     python benchmarks/bench_scale.py
 
-Each row in a process of its own, so that peak memory is its own. A step is 16 boards, float32, forward, backward and
-optimiser. Processes: gloo, one thread each, epochs of the default recipe.
+Each row in a process of its own, so that peak memory is its own. A step is 16 boards, float32, forward,
+backward and optimiser. Processes: gloo, one thread each, epochs of the default recipe.
 """
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def data(board_dim: int) -> str:
 
 def step(board_dim: int) -> str:
     before = peak()
-    trainer = TrainTransformer(AbstractionDataset(seed=0, board_dim=board_dim, dataset_len=16), seed=0, batch_size=16)
+    trainer = TrainTransformer(
+        AbstractionDataset(seed=0, board_dim=board_dim, dataset_len=16), seed=0, batch_size=16
+    )
     trainer._train_epoch(0)
     taken = statistics.median(seconds(lambda: trainer._train_epoch(1)) for _ in range(5))
     tokens = board_dim**2
@@ -62,10 +64,14 @@ def processes() -> str | None:
             alone.world = 1
             alone._loss(masked, boards, 0)[0].backward()
             trainer._loss(masked[rank::world], boards[rank::world], 0)[0].backward()
-            expected, found = (torch.cat([p.grad.flatten() for p in t.transformer.parameters()]) for t in (alone, trainer))
+            expected, found = (
+                torch.cat([p.grad.flatten() for p in t.transformer.parameters()]) for t in (alone, trainer)
+            )
             difference = float((found - expected).norm() / expected.norm())
         trainer._train_epoch(0)
-        taken = statistics.median(seconds(lambda: trainer._train_epoch(trainer.masking_patch_epoch)) for _ in range(9))
+        taken = statistics.median(
+            seconds(lambda: trainer._train_epoch(trainer.masking_patch_epoch)) for _ in range(9)
+        )
     return f"{world:9}{1 / taken:16.2f}{difference:28.1e}" if rank == 0 else None
 
 
@@ -77,8 +83,13 @@ def main() -> None:
 
     def row(*args, launcher=(), threads=None):
         environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-        done = subprocess.run([sys.executable, *launcher, __file__, *map(str, args)], env=environment, check=True,
-                              stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, *launcher, __file__, *map(str, args)],
+            env=environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         print(done.stdout, end="")
 
     print(describe())

@@ -1,4 +1,5 @@
-"""One training step taken apart: where its time goes, products by oneDNN against MKL, and torch's own encoder.
+"""One training step taken apart: where its time goes, products by oneDNN against MKL, and torch's own
+encoder.
 
     python benchmarks/bench_step.py [--lea]
 
@@ -31,7 +32,9 @@ class Encoder(nn.Module):
 
     def __init__(self, vocab: int, tokens: int, dim: int = 64, heads: int = 2, layers: int = 3):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(dim, heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.tokens, self.places = nn.Embedding(vocab, dim), nn.Parameter(torch.zeros(tokens, dim))
         self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.head = nn.Linear(dim, vocab, bias=False)
@@ -72,29 +75,42 @@ def main() -> None:
             trainer.optim.zero_grad(set_to_none=True)
             trainer._loss(masked, boards, 1)[0].backward()
             trainer.optim.step()
-    with profile(activities=[ProfilerActivity.CPU]) as passes:  # the CPU's fused AdamW reads its own step counts
+    with profile(
+        activities=[ProfilerActivity.CPU]
+    ) as passes:  # the CPU's fused AdamW reads its own step counts
         for masked, boards in batches:
             trainer._loss(masked, boards, 1)[0].backward()
     host_reads = sum(event.count for event in passes.key_averages() if event.key in HOST_READS)
     events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
-    print(f"\na step by operation, 15 steps profiled: {total / 15e3:.1f} ms a step (the profiler's own cost included)")
+    print(
+        f"\na step by operation, 15 steps profiled: {total / 15e3:.1f} ms a step "
+        "(the profiler's own cost included)"
+    )
     for event in events[:12]:
-        print(f"  {event.key:52}{100 * event.self_cpu_time_total / total:6.1f}%{event.count / 15:8.0f} calls a step")
+        share = 100 * event.self_cpu_time_total / total
+        print(f"  {event.key:52}{share:6.1f}%{event.count / 15:8.0f} calls a step")
     print(f"  host reads in the forward and backward passes: {host_reads}")
     epoch = lambda: trainer._train_epoch(1)  # noqa: E731
-    times = alternate({"oneDNN": in_turns(epoch, network.CONVOLVE_FROM), "MKL": in_turns(epoch, float("inf"))}, 7)
+    times = alternate(
+        {"oneDNN": in_turns(epoch, network.CONVOLVE_FROM), "MKL": in_turns(epoch, float("inf"))}, 7
+    )
     print(f"\nan epoch with large products by oneDNN {times['oneDNN']:.3f} s, by MKL {times['MKL']:.3f} s: "
           f"{times['MKL'] / times['oneDNN']:.2f} times faster")
     if args.lea:
         return
     masked, boards = next(trainer._batches(0))
     encoder = Encoder(trainer.vocab_size, trainer.block_size)
-    ways = {"ours": (trainer.transformer, trainer.optim),
-            "encoder": (encoder, torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True))}
+    ways = {
+        "ours": (trainer.transformer, trainer.optim),
+        "encoder": (encoder, torch.optim.AdamW(encoder.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)),
+    }
     times = alternate({name: lambda way=way: step(*way, masked, boards) for name, way in ways.items()}, 101)
-    print(f"a step of torch.nn.TransformerEncoder {1e3 * times['encoder']:.1f} ms, ours {1e3 * times['ours']:.1f} ms: "
-          f"{times['encoder'] / times['ours']:.2f} times faster")
+    print(
+        f"a step of torch.nn.TransformerEncoder {1e3 * times['encoder']:.1f} ms, "
+        f"ours {1e3 * times['ours']:.1f} ms: "
+        f"{times['encoder'] / times['ours']:.2f} times faster"
+    )
 
 
 if __name__ == "__main__":

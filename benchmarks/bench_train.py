@@ -2,8 +2,8 @@
 
     python benchmarks/bench_train.py [--lea] [--rounds 9]
 
-An epoch is 16 steps of 64 boards at the default sizes, with data, masks and statistics. Ways take turns in one process;
-ratios of medians are what to quote.
+An epoch is 16 steps of 64 boards at the default sizes, with data, masks and statistics. Ways take turns in
+one process; ratios of medians are what to quote.
 """
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def main() -> None:
         trainer = module_train_probe.TrainTransformer(AbstractionDataset(seed=0), seed=0)
         recipe_end = trainer.masking_patch_epoch  # patches and full masking included
         plain_times, rates = [], []
-        ways = {"epoch": lambda: trainer._train_epoch(recipe_end), "plain": lambda: plain_times.append(step_time(STEPS)),
-                "rate": lambda: rates.append(matmul_rate())}
+        ways = {
+            "epoch": lambda: trainer._train_epoch(recipe_end),
+            "plain": lambda: plain_times.append(step_time(STEPS)),
+            "rate": lambda: rates.append(matmul_rate()),
+        }
         times = alternate(ways, args.rounds)
         times["plain"] = STEPS * sorted(plain_times)[len(plain_times) // 2]
         rate = sorted(rates)[len(rates) // 2]
@@ -52,7 +55,8 @@ def main() -> None:
     print(f"{'epoch, float32, everything included':44} {times['epoch']:8.3f} s")
     print(f"{'16 plain float64 steps':44} {times['plain']:8.3f} s")
     print(f"{'plain / epoch':44} {times['plain'] / times['epoch']:8.2f}")
-    print(f"{'peak memory of this process':44} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{'peak memory of this process':44} {peak:8.0f} MB")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,14 @@ def describe() -> str:
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    return (f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; Python {platform.python_version()}, "
-            f"torch {torch.__version__}, numpy {np.__version__}; no GPU used")
+            model = next(
+                (line.split(":")[1].strip() for line in file if line.startswith("model name")), model
+            )
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads; "
+        f"Python {platform.python_version()}, "
+        f"torch {torch.__version__}, numpy {np.__version__}; no GPU used"
+    )
 
 
 def seconds(f: Callable[[], object]) -> float:
@@ -29,7 +34,8 @@ def seconds(f: Callable[[], object]) -> float:
 
 
 def alternate(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, after a warm-up, taking turns so that a slow spell of the machine meets all alike."""
+    """Median seconds of each way, after a warm-up, taking turns so that a slow spell of the machine meets all
+    alike."""
     times = {name: [] for name in ways}
     for f in ways.values():
         f()

@@ -1,7 +1,7 @@
 """LEA's three passes written plainly: float64, explicit attention, every board's own computation.
 
-The yardstick for LEA, as plain_float64.py is for the factorised transformer. `train_step()` makes the function of one
-training step on 64 random boards at the default sizes.
+The yardstick for LEA, as plain_float64.py is for the factorised transformer. `train_step()` makes the
+function of one training step on 64 random boards at the default sizes.
 """
 import torch
 import torch.nn as nn
@@ -34,7 +34,9 @@ class PlainBlock(nn.Module):
     def forward(self, x, p, z, pz):
         xp = self.norms[0](torch.cat((x, p), dim=2))
         x = x + self.self_attention(xp, xp)
-        x = x + self.cross_attention(self.norms[1](torch.cat((x, p), dim=2)), self.norms[2](torch.cat((z, pz), dim=2)))
+        x = x + self.cross_attention(
+            self.norms[1](torch.cat((x, p), dim=2)), self.norms[2](torch.cat((z, pz), dim=2))
+        )
         return x + self.mlp(self.norms[3](torch.cat((x, p), dim=2)))
 
 
@@ -45,7 +47,11 @@ class PlainLEA(nn.Module):
         self.ps = nn.ModuleList(PlainBlock(dim, pos, heads) for _ in range(layers))
         self.ss = nn.ModuleList(PlainBlock(dim, pos, heads) for _ in range(layers))
         self.ss_init, self.ss_pos = nn.Embedding(places, dim), nn.Embedding(places, pos)
-        self.ps_norm, self.ss_norm, self.head = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.Linear(dim, vocab, bias=False)
+        self.ps_norm, self.ss_norm, self.head = (
+            nn.LayerNorm(dim),
+            nn.LayerNorm(dim),
+            nn.Linear(dim, vocab, bias=False),
+        )
         self.register_buffer("codebook", torch.randn(words, dim))
         self.register_buffer("counts", torch.ones(words))
         self.register_buffer("sums", self.codebook.clone())
@@ -74,7 +80,9 @@ class PlainLEA(nn.Module):
         with torch.no_grad():
             self.counts.mul_(0.99).add_(words.sum(0), alpha=0.01)
             self.sums.mul_(0.99).add_(words.T @ flat, alpha=0.01)
-            self.codebook = torch.where(words.sum(0)[:, None] > 0, self.sums / self.counts[:, None], self.codebook)
+            self.codebook = torch.where(
+                words.sum(0)[:, None] > 0, self.sums / self.counts[:, None], self.codebook
+            )
         quantised = said + (quantised - said).detach()
         logits2, _ = self.picture(torch.full_like(idx, 20), quantised)
         return logits, logits2, loss

@@ -34,7 +34,9 @@ class Sheet:
         """A board whose top left corner is at (x, y); side: inches of its longer side."""
         board = np.asarray(board)
         h, w = np.array(board.shape) * side / max(board.shape)
-        ax = self.figure.add_axes((x / self.size[0], 1 - (y + h) / self.size[1], w / self.size[0], h / self.size[1]))
+        ax = self.figure.add_axes(
+            (x / self.size[0], 1 - (y + h) / self.size[1], w / self.size[0], h / self.size[1])
+        )
         shown = (board >= self.dataset.vocab_bck) & (board < self.dataset.masking_token) if numbers else None
         draw_board(ax, board, self.colors, shown, mask, font=font)
         for spine in ax.spines.values():
@@ -45,14 +47,32 @@ class Sheet:
 
     def box(self, words, x, y, w, h, color, size=8):
         """A rounded box centred on (x, y)."""
-        shape = FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.08", facecolor=color + "22",
-                               edgecolor=color, linewidth=1.2)
+        shape = FancyBboxPatch(
+            (x - w / 2, y - h / 2),
+            w,
+            h,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor=color + "22",
+            edgecolor=color,
+            linewidth=1.2,
+        )
         self.ax.add_patch(shape)
         self.text(words, x, y, size)
 
     def arrow(self, a, b, color=INK, style="-|>", curve=0.0):
-        self.ax.add_patch(FancyArrowPatch(a, b, arrowstyle=style, mutation_scale=9, color=color, linewidth=1.2,
-                                          connectionstyle=f"arc3,rad={curve}", shrinkA=0, shrinkB=0))
+        self.ax.add_patch(
+            FancyArrowPatch(
+                a,
+                b,
+                arrowstyle=style,
+                mutation_scale=9,
+                color=color,
+                linewidth=1.2,
+                connectionstyle=f"arc3,rad={curve}",
+                shrinkA=0,
+                shrinkB=0,
+            )
+        )
 
     def save(self, name: str) -> None:
         self.figure.savefig(HERE / name, dpi=200)
@@ -64,7 +84,10 @@ def visual_abstract() -> None:
     ds = sheet.dataset
     sheet.text("data set", 0.3, 0.25, 11, weight="bold", ha="left")
     sheet.text("vocabulary", 0.3, 0.62, 8.5, ha="left", weight="bold")
-    for label, first, count, y in (("background", 0, ds.vocab_bck, 0.92), ("object", ds.vocab_bck, ds.vocab_token, 1.22)):
+    for label, first, count, y in (
+        ("background", 0, ds.vocab_bck, 0.92),
+        ("object", ds.vocab_bck, ds.vocab_token, 1.22),
+    ):
         sheet.text(label, 0.3, y, 7.5, ha="left")
         sheet.board(np.arange(first, first + count)[None], 1.15, y - 0.11, 2.2)
     sheet.text("hidden", 3.55, 1.07, 7.5, ha="left")
@@ -76,11 +99,18 @@ def visual_abstract() -> None:
     sheet.text("…", 4.25, 2.2, 11)
     sheet.text("composite objects", 0.3, 2.78, 8.5, ha="left", weight="bold")
     for i in range(3):
-        board, _ = ds._draw_board_deterministic("composite", None, None, i, [0, 0], composite_margin=1, token_bck=0)
+        board, _ = ds._draw_board_deterministic(
+            "composite", None, None, i, [0, 0], composite_margin=1, token_bck=0
+        )
         sheet.board(board[:7, :7], 0.3 + i * 1.3, 2.94, 1.1, font=5.5)
     sheet.text("…", 4.25, 3.5, 11)
-    sheet.text("boards: one root (single), two (double) or a composite (composition),\nanywhere, on any background", 0.3, 4.5,
-               7.5, ha="left")
+    sheet.text(
+        "boards: one root (single), two (double) or a composite (composition),\nanywhere, on any background",
+        0.3,
+        4.5,
+        7.5,
+        ha="left",
+    )
 
     sheet.text("making an input", 4.75, 0.25, 11, weight="bold", ha="left")
     board, _ = ds._draw_board_deterministic("root", [1, 4], [[1, 1], [4, 4]], token_bck=2)
@@ -111,8 +141,18 @@ def visual_abstract() -> None:
     sheet.ax.plot([7.2, 7.2], [4.15, 1.66], color=BLUE, linewidth=2.4)
     sheet.text("residual stream", 6.93, 2.95, 7.5, BLUE, rotation=90)
     sheet.text("read by every\nsub-layer, never\nadded to the stream", 9.3, 2.2, 7, ORANGE)
-    sheet.ax.add_patch(FancyBboxPatch((6.72, 1.98), 2.05, 1.87, boxstyle="round,pad=0,rounding_size=0.08", fill=False,
-                                      edgecolor="#888888", linestyle=":", linewidth=1))
+    sheet.ax.add_patch(
+        FancyBboxPatch(
+            (6.72, 1.98),
+            2.05,
+            1.87,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            fill=False,
+            edgecolor="#888888",
+            linestyle=":",
+            linewidth=1,
+        )
+    )
     sheet.text("× 3 blocks", 8.4, 2.1, 7, "#666666")
     sheet.arrow((7.2, 1.7), (7.2, 1.55), BLUE)
     sheet.box("LayerNorm, linear head", 7.5, 1.35, 1.6, 0.36, BLUE)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams, _checksum
+from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams
+from module_exports import checksum_of
 from tests.boards import SMALL, draw_slowly, made, parameters
 from tests.faults import Trap
 
@@ -229,7 +230,7 @@ def test_a_table_that_the_checksums_leave_out_is_missing(tmp_path):
     ds.export(tmp_path / "d")
     values = json.loads((tmp_path / "d.json").read_text())
     del values["checksums"]["doubleRoot_val"]
-    values["checksum"] = _checksum(ds.params, values["checksums"])
+    values["checksum"] = checksum_of(ds.params, values["checksums"])
     (tmp_path / "d.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"d\.json: a table of doubleRoot is missing"):
         AbstractionDataset().load(tmp_path / "d")

@@ -401,9 +401,9 @@ def test_functions_see_the_boards_in_order(monkeypatch):
 
 
 BAD_EDITS = [
-    ({"b2": {"z": 0}}, ValueError, "'b2'"), ({"b1_z": 0}, ValueError, "'b1_z'"), ({"b1": {"v": 0}}, ValueError, "'v'"),
-    ({"b1": {"b1": {"z": 0}}}, ValueError, "'b1'"), ({"b1": {"z": {"z": 0}}}, ValueError, "b1_z"), ({1: 0}, ValueError, "1"),
-    ({"z_out": {"z_out": 0}}, ValueError, "z_out"), ({"b0": 0}, ValueError, "'b0'"), ({"z_out": None}, ValueError, "z_out"),
+    ({"b2": {"z": 0}}, ValueError, "'b2'"), ({"b1_z": 0}, ValueError, "b1_z"), ({"b1": {"v": 0}}, ValueError, "b1_v"),
+    ({"b1": {"b1": {"z": 0}}}, ValueError, "'b1_b1'"), ({"b1": {"z": {"z": 0}}}, ValueError, "b1_z"), ({1: 0}, ValueError, "1"),
+    ({"z_out": {"z_out": 0}}, ValueError, "z_out"), ({"b0": 0}, ValueError, "'b0'"),
     ({"z_out": np.zeros((36, 9))}, ValueError, "z_out"), ({"b0": {"mlp_in": np.zeros((4, 36, 8))}}, ValueError, "b0_mlp_in"),
     ({"b0": {"z": np.zeros((5, 35, 8))}}, ValueError, "b0_z"), ({"b0": {"z": np.zeros((1, 36, 8))}}, ValueError, "b0_z"),
     ({"b0": {"z": lambda x: x[:1, 0]}}, ValueError, "b0_z"), ({"b0": {"z": lambda x: "no"}}, ValueError, "b0_z"),
@@ -559,4 +559,7 @@ def test_language_enhanced_networks_inherit_it_all(kind, tmp_path):
     np.testing.assert_allclose(open_batches(tmp_path / "pca", "b0_crossAttn_a_h1")[:], acts["b0_crossAttn_a"][:, 1])
     with pytest.raises(ValueError, match="edits"):
         t.forward_all_activations(boards, masks, {"b0": {"z": acts["z_out"]}})
+    edited = t.forward_all_activations(boards, masks, {"b0": {"out": acts["b0_out"][::-1]}})
+    assert np.array_equal(edited["b0_out"], acts["b0_out"][::-1])
+    np.testing.assert_allclose(edited["logit"], acts["logit"][::-1], atol=1e-12)
     assert hook_count(t.transformer) == 0

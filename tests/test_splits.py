@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 
-from module_dataset import FAMILIES, SPLITS, TYPES, AbstractionDataset, DatasetParams, Doubles, Family, _distinct
+from module_dataset import AbstractionDataset
+from module_rows import FAMILIES, SPLITS, TYPES, DatasetParams, Doubles, Family
+from module_splits import distinct
 from tests.boards import SMALL, all_doubles, draw_slowly, made, parameters, rows_of, shown, twin
 
 
@@ -113,7 +115,7 @@ def test_stringent_splits_mix_roots_and_backgrounds():
 
 
 @given(parameters())
-def test_every_row_can_be_drawn_and_objects_are_distinct(values):
+def test_every_row_can_be_drawn_and_objects_aredistinct(values):
     ds = made(values)
     assume(ds is not None)
     fuzzy = ds.abs_w_m > 1
@@ -212,7 +214,7 @@ def test_allow_overlap_false_keeps_footprints_apart_and_drops_the_row_rule():
     ("n", "m", "paired"), [(6, 2, False), (5, 4, False), (12, 2, True), (8, 3, True), (5, 0, False)])
 def test_held_out_numbers_are_uniform(n, m, paired):
     partner = (lambda numbers: numbers ^ 1) if paired else None
-    picks = _distinct(np.random.default_rng(0), 20_000, n, m, partner)
+    picks = distinct(np.random.default_rng(0), 20_000, n, m, partner)
     assert picks.shape == (20_000, m)
     allowed = range(0, n, 2) if paired else range(n)
     expected = list(itertools.permutations(allowed, m))

@@ -1,5 +1,4 @@
-"""GPTFactor against the official program's numbers and against a plain float64 transformer written here."""
-import copy
+"""GPTFactor against the official program's numbers and against a plain float64 transformer."""
 import json
 import math
 
@@ -9,60 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_networks import perturbed, tokens
+from plain_networks import plain_factor as plain
+from plain_networks import small_factor as small
 
 import module_transformer_factor
-from module_transformer_factor import EDITABLE, GPTFactor, Noise, make_optimizer
-
-# the same network, written plainly
-
-
-def layer_norm(x, s, name):
-    mean = x.mean(-1, keepdim=True)
-    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
-    return (x - mean) / torch.sqrt(variance + 1e-5) * s[f"{name}.weight"] + s[f"{name}.bias"]
-
-
-def affine(x, s, name):
-    return torch.einsum("btn,mn->btm", x, s[f"{name}.weight"]) + s[f"{name}.bias"]
-
-
-def plain(s, idx, heads, edits=None, drop=None, embeddings=None):
-    """All named activations of a state dict s on tokens idx (B, T). edits: {name: function of the activation}; drop:
-    {'embd' or 'b0_a', 'b0_attn_update', 'b0_mlp_update': what to multiply with}."""
-    acts = {}
-
-    def at(name, value):
-        acts[name] = (edits or {}).get(name, lambda x: x)(value)
-        return acts[name]
-
-    def dropped(name, value):
-        return value * (drop or {}).get(name, 1.0)
-
-    x = s["tok_emb.weight"][idx]
-    x = dropped("embd", x if embeddings is None else torch.cat([embeddings, x], 1))
-    B, T, D = x.shape
-    p = s["pos_emb"].expand(B, -1, -1)
-    d = D // heads
-    for i in range(sum(name.endswith("ln1.weight") for name in s)):
-        n, b = f"blocks.{i}", f"b{i}_"
-        zp = torch.cat([at(b + "z", layer_norm(x, s, f"{n}.ln1")), p], -1)
-        q, k = affine(zp, s, f"{n}.attn.query"), affine(zp, s, f"{n}.attn.key")
-        v = at(b + "v", affine(zp, s, f"{n}.attn.value"))
-        allowed = s[f"{n}.attn.mask"][0, 0] > 0 if f"{n}.attn.mask" in s else torch.ones(T, T, dtype=torch.bool)
-        weights = []
-        for h in range(heads):
-            scores = torch.einsum("bid,bjd->bij", q[..., h * d : (h + 1) * d], k[..., h * d : (h + 1) * d]) / math.sqrt(d)
-            scores = torch.exp(scores - scores.amax(-1, keepdim=True)) * allowed
-            weights.append(scores / scores.sum(-1, keepdim=True))
-        a = dropped(b + "a", at(b + "a", torch.stack(weights, 1)))
-        out = torch.cat([torch.einsum("bij,bjd->bid", a[:, h], v[..., h * d : (h + 1) * d]) for h in range(heads)], -1)
-        update = dropped(b + "attn_update", affine(at(b + "attn_v", out), s, f"{n}.attn.proj"))
-        x = at(b + "z_attn", x + at(b + "attn_update", update))
-        hidden = affine(torch.cat([at(b + "mlp_in", layer_norm(x, s, f"{n}.ln2")), p], -1), s, f"{n}.mlp.0")
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = at(b + "z_attn_mlp", x + at(b + "mlp_update", dropped(b + "mlp_update", affine(hidden, s, f"{n}.mlp.2"))))
-    at("logit", torch.einsum("btd,vd->btv", at("z_out", layer_norm(x, s, "ln_f")), s["head.weight"]))
-    return acts
+from module_optimizers import make_optimizer
+from module_transformer_factor import GPTFactor, Noise
 
 
 def cross_entropy(logits, targets):
@@ -75,16 +27,6 @@ def close(value, wanted, rtol=1e-9, atol=1e-11, err_msg=""):
     np.testing.assert_allclose(value.detach().numpy(), wanted, rtol, atol, err_msg=err_msg)
 
 
-def perturbed(network, seed=0, scale=0.3):
-    """The network in float64 with every parameter moved, so that no bias or position code is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    network.double()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += scale * torch.randn(p.shape, dtype=p.dtype, generator=generator)
-    return network
-
-
 def recorded(network, *args, **kwargs):
     """(logits, {name: activation}) by hooks on every named place."""
     acts = {}
@@ -94,15 +36,6 @@ def recorded(network, *args, **kwargs):
     for handle in handles:
         handle.remove()
     return logits, acts
-
-
-def tokens(network, B=3, seed=0):
-    V = network.head.weight.shape[0]
-    return torch.randint(V, (B, network.block_size), generator=torch.Generator().manual_seed(seed))
-
-
-def small(**more):
-    return perturbed(GPTFactor(7, 6, **dict(n_layer=2, n_head=2, n_embd=8, n_embd_pos=3, seed=0) | more))
 
 
 @st.composite
@@ -163,6 +96,8 @@ def test_gradients_and_adamw_steps_are_those_of_the_plain_network(case):
 
 # the official program's numbers
 
+GOLDEN_EDITS = ("z", "attn_update", "mlp_in", "mlp_update", "z_attn_mlp")
+
 
 @pytest.fixture(scope="module")
 def official(golden):
@@ -188,7 +123,7 @@ def test_golden_activations(official, golden_network):
         close(value, z[f"act.{name}"])
 
 
-@pytest.mark.parametrize("place", [*(f"b1_{site}" for site in EDITABLE), "z_out"])
+@pytest.mark.parametrize("place", [*(f"b1_{site}" for site in GOLDEN_EDITS), "z_out"])
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 def test_golden_edits(official, golden_network, place, kind):
     z = official[0]
@@ -333,182 +268,6 @@ def test_wrong_tokens_and_embeddings_are_named(idx, embeddings, error, name):
         if embeddings is None or n_embd == 8:
             with pytest.raises(error, match=f"^{name}"):
                 GPTFactor(7, 6, n_head=2, n_embd=n_embd)(idx, embeddings=embeddings)
-
-
-# edits
-
-PLACES = [*(f"b{i}_{site}" for i in range(2) for site in EDITABLE), "z_out"]
-
-
-def edits_at(place, edit):
-    block, _, site = place.partition("_")
-    return {"z_out": edit} if place == "z_out" else {block: {site: edit}}
-
-
-def all_edit_kinds(x):
-    """(edit, function that does the same to the activation) for an activation x (B, T, D)."""
-    generator = torch.Generator().manual_seed(3)
-    new = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    mask, mask_b = torch.rand(x.shape[1], generator=generator) < 0.5, torch.rand(x.shape[:2], generator=generator) < 0.5
-
-    def masked(mask, value):
-        return lambda x: torch.where(mask[..., None], value(x) if callable(value) else value, x)
-
-    def push(x):
-        return 2 * x + 1
-
-    return {
-        "array": (new.numpy(), lambda x: new), "tensor": (new, lambda x: new),
-        "float32": (new.float(), lambda x: new.float().double()),
-        "no batch axis": (new[0], lambda x: new[0].expand_as(x)),
-        "array, no batch axis": (new[0].numpy(), lambda x: new[0].expand_as(x)),
-        "function": (push, push), "function to one board": (lambda x: x[0], lambda x: x[0].expand_as(x)),
-        "masked": ((new, mask), masked(mask, new)), "masked by board": ((new.numpy(), mask_b.numpy()), masked(mask_b, new)),
-        "masked function": ((push, mask_b), masked(mask_b, push)),
-        "masked, no batch axis": ((new[0], mask.numpy()), masked(mask, new[0])),
-        "mask of numbers": ((new, mask.long()), masked(mask, new)), "nowhere": ((new, torch.zeros_like(mask)), lambda x: x),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("place", PLACES)
-@torch.no_grad()
-def test_edits_are_naive_replacements(place):
-    network = small()
-    idx = tokens(network)
-    state = network.state_dict()
-    for kind, (edit, function) in all_edit_kinds(plain(state, idx, 2)[place]).items():
-        edits = edits_at(place, edit)
-        before = copy.deepcopy(edits)
-        wanted = plain(state, idx, 2, edits={place: function})
-        logits, acts = recorded(network, idx, activations=edits)
-        for name, value in wanted.items():
-            close(acts[name], value.numpy(), atol=1e-9, err_msg=f"{kind}: {name}")
-        torch.testing.assert_close(network(idx, activations=edits), wanted["logit"], rtol=1e-9, atol=1e-9)
-        assert str(edits) == str(before)
-
-
-@torch.no_grad()
-def test_several_edits_at_once():
-    network = small()
-    idx = tokens(network)
-    edits = {"b0": {"z": np.ones((6, 8)), "mlp_update": lambda x: -x}, "b1": {"attn_update": torch.zeros(3, 6, 8)},
-             "z_out": lambda x: x / 2}
-    functions = {"b0_z": torch.ones_like, "b0_mlp_update": torch.neg, "b1_attn_update": torch.zeros_like,
-                 "z_out": lambda x: x / 2}
-    wanted = plain(network.state_dict(), idx, 2, edits=functions)["logit"]
-    torch.testing.assert_close(network(idx, activations=edits), wanted, rtol=1e-9, atol=1e-9)
-    assert set(edits) == {"b0", "b1", "z_out"}
-    assert set(edits["b0"]) == {"z", "mlp_update"}
-    assert torch.equal(network(idx, activations={}), network(idx))
-    assert torch.equal(network(idx, activations={"b1": {}}), network(idx))
-    assert torch.equal(network(idx, activations={"b1": {"z": None}, "z_out": None}), network(idx))
-
-
-def test_an_edited_network_still_has_gradients():
-    network = small()
-    idx = tokens(network)
-    new = torch.ones(3, 6, 8, dtype=torch.float64, requires_grad=True)
-    network(idx, activations={"b1": {"z_attn_mlp": new}}).square().sum().backward()
-    assert new.grad.abs().sum() > 0
-    assert network.tok_emb.weight.grad is None or network.tok_emb.weight.grad.abs().sum() == 0
-
-
-BAD_EDITS = [
-    ({"b2": {}}, "b2"), ({"z": np.zeros((6, 8))}, "'z'"), ({"b0_z": np.zeros((6, 8))}, "b0_z"),
-    ({"logit": np.zeros((6, 7))}, "logit"),
-    ({"b0": {"a": np.zeros((6, 6))}}, "'a'"), ({"b0": {"z_attn": np.zeros((6, 8))}}, "z_attn"), ({"b1": {"Z": 0}}, "'Z'"),
-    ({"b0": np.zeros((6, 8))}, "b0"), ({"b0": {"z": np.zeros((6, 7))}}, "b0_z"),
-    ({"b1": {"mlp_in": np.zeros((2, 6, 8))}}, "b1_mlp_in"),
-    ({"b1": {"mlp_in": np.zeros((5, 8))}}, "b1_mlp_in"), ({"z_out": 0.0}, "z_out"),
-    ({"z_out": np.zeros((1, 6, 8))}, "z_out"),
-    ({"b0": {"z": lambda x: x[:, :2]}}, "b0_z"), ({"b0": {"z": (np.zeros((6, 8)), np.ones(5))}}, "mask of edit b0_z"),
-    ({"b0": {"z": (np.zeros((6, 8)), np.ones((2, 6)))}}, "mask of edit b0_z"),
-    ({"b0": {"z": "zeros"}}, "b0_z"), ({"b0": {"z": (1, 2, 3)}}, "b0_z"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("edits", "name"), BAD_EDITS, ids=[f"{i}-{name}" for i, (_, name) in enumerate(BAD_EDITS)])
-def test_wrong_edits_are_named(edits, name):
-    network = small()
-    with pytest.raises(ValueError, match=name):
-        network(tokens(network), activations=edits)
-
-
-# hooks
-
-
-@pytest.mark.parametrize("n_unmasked", [None, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@torch.no_grad()
-def test_recording_leaves_logits_to_the_bit(n_unmasked, dtype):
-    network = small(n_unmasked=n_unmasked).to(dtype)
-    idx = tokens(network)
-    logits, acts = recorded(network, idx)
-    assert torch.equal(logits, network(idx))
-    assert torch.equal(acts["logit"], logits)
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@torch.no_grad()
-def test_a_stage_patched_with_itself_changes_nothing(place, dtype):
-    network = small().to(dtype)
-    idx = tokens(network)
-    logits, acts = recorded(network, idx)
-    for edit in (acts[place], acts[place].numpy(), lambda x: x, (acts[place], np.ones(6))):
-        assert torch.equal(network(idx, activations=edits_at(place, edit)), logits)
-
-
-def head_off(site, args, out):
-    return torch.cat([torch.zeros_like(out[:, :1]), out[:, 1:]], 1)
-
-
-def head_off_(site, args, out):
-    out[:, :1] = 0
-
-
-@pytest.mark.parametrize("hook", [head_off, head_off_])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_a_hook_that_changes_attention_weights_is_obeyed(hook, mode):
-    network = small()
-    idx = tokens(network)
-    handle = network.sites["b1_a"].register_forward_hook(hook)
-    with mode():
-        logits = network(idx)
-    handle.remove()
-
-    def off(a):
-        return a * torch.tensor([0.0, 1.0])[:, None, None]
-
-    wanted = plain(network.state_dict(), idx, 2, edits={"b1_a": off})["logit"]
-    assert (wanted - network(idx)).abs().max() > 1e-3
-    torch.testing.assert_close(logits.detach().clone(), wanted.detach(), rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_a_hook_that_only_looks_leaves_the_fused_result(mode):
-    network = small().float()
-    idx = tokens(network)
-    seen = []
-    with mode():
-        before = network(idx)
-        handle = network.sites["b0_a"].register_forward_hook(lambda site, args, out: seen.append(out.sum(-1)))
-        after = network(idx)
-    handle.remove()
-    assert torch.equal(before, after)
-    torch.testing.assert_close(seen[0], torch.ones(3, 2, 6))
-
-
-@pytest.mark.parametrize("place", ["b0_v", "b1_attn_v", "b0_z", "z_out"])
-@torch.no_grad()
-def test_hooks_elsewhere_are_obeyed_too(place):
-    network = small()
-    idx = tokens(network)
-    handle = network.sites[place].register_forward_hook(lambda site, args, out: -out)
-    logits = network(idx)
-    handle.remove()
-    wanted = plain(network.state_dict(), idx, 2, edits={place: torch.neg})["logit"]
-    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-10)
 
 
 # dropout
@@ -661,8 +420,9 @@ def test_products_by_convolution_equal_the_plain_ones(shape, bias, monkeypatch):
             y = module_transformer_factor.product(*given)
         assert ("aten::conv2d" in {event.key for event in ran.key_averages()}) == (dtype == torch.float32)
         made.append([y, *torch.autograd.grad(y, given, grad.to(dtype))])
-    for fast, plain in zip(*made, strict=True):
-        torch.testing.assert_close(fast.double(), plain, rtol=1e-4, atol=1e-4 * float(plain.detach().abs().max()) if plain.numel() else 0)
+    for fast, exact in zip(*made, strict=True):
+        scale = float(exact.detach().abs().max()) if exact.numel() else 0
+        torch.testing.assert_close(fast.double(), exact, rtol=1e-4, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", ["CONVOLVE_FROM", "FUSE_FROM"])

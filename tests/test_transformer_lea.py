@@ -1,4 +1,4 @@
-"""LEA and LEAFactor against the official program's numbers and against a plain float64 network written here."""
+"""LEA and LEAFactor against the official program's numbers and against a plain float64 network."""
 import itertools
 import json
 import math
@@ -9,123 +9,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_networks import LEA_CLASSES as CLASSES
+from plain_networks import Places, boards, perturbed, picture
+from plain_networks import plain_lea as plain
+from plain_networks import small_lea as small
 
-from module_transformer_factor import make_optimizer
-from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizer, VectorQuantizerEMA
-
-CLASSES = {"factor": LEAFactor, "vanilla": LEA}
-
-# the same networks, written plainly
-
-
-def layer_norm(x, s, name):
-    mean = x.mean(-1, keepdim=True)
-    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
-    return (x - mean) / torch.sqrt(variance + 1e-5) * s[f"{name}.weight"] + s[f"{name}.bias"]
-
-
-def affine(x, s, name):
-    return torch.einsum("btn,mn->btm", x, s[f"{name}.weight"]) + s[f"{name}.bias"]
-
-
-def attention(s, name, x, read, heads):
-    """Output of attention `name` for queries from x (B, T, n), keys and values from read (B, S, n)."""
-    q, k, v = affine(x, s, f"{name}.query"), affine(read, s, f"{name}.key"), affine(read, s, f"{name}.value")
-    d = q.shape[-1] // heads
-    outs = []
-    for h in range(heads):
-        part = slice(h * d, (h + 1) * d)
-        scores = torch.exp(torch.einsum("bid,bjd->bij", q[..., part], k[..., part]) / math.sqrt(d))
-        outs.append(torch.einsum("bij,bjd->bid", scores / scores.sum(-1, keepdim=True), v[..., part]))
-    return affine(torch.cat(outs, -1), s, f"{name}.proj")
-
-
-def with_code(x, p):
-    return x if p is None else torch.cat([x, p.expand(len(x), *p.shape)], -1)
-
-
-def stream(s, kind, x, p, z, pz, heads, acts=None):
-    """The blocks and last LayerNorm of stream 'ps' or 'ss' on x with codes p, reading z with codes pz."""
-    for i in range(sum(name.startswith(f"{kind}_blocks.") and name.endswith("ln_z.weight") for name in s)):
-        n = f"{kind}_blocks.{i}"
-        normed = layer_norm(with_code(x, p), s, f"{n}.ln_x_1")
-        self_ = attention(s, f"{n}.selfAttn", normed, normed, heads)
-        x = x + self_
-        read = layer_norm(with_code(z, pz), s, f"{n}.ln_z")
-        cross = attention(s, f"{n}.crossAttn", layer_norm(with_code(x, p), s, f"{n}.ln_x_2"), read, heads)
-        x = x + cross
-        hidden = affine(layer_norm(with_code(x, p), s, f"{n}.ln_mlp"), s, f"{n}.mlp.0")
-        mlp = affine(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), s, f"{n}.mlp.2")
-        x = x + mlp
-        if acts is not None:
-            acts |= {f"b{i}_selfAttn": self_, f"b{i}_crossAttn": cross, f"b{i}_mlp": mlp, f"b{i}_out": x}
-    return layer_norm(x, s, f"{kind}_ln_out")
-
-
-def picture(s, factor, tokens, sentence, heads, acts=None):
-    """IN on tokens (B, T) and sentence vectors (B, S, D) -> logits, state."""
-    x, ps, ss = s["ps_token_embedding.weight"][tokens], s["ps_pos_emb.weight"], s["ss_pos_emb.weight"]
-    if factor:
-        state = stream(s, "ps", x, ps, sentence, ss, heads, acts)
-    else:
-        state = stream(s, "ps", x + ps, None, sentence + ss, None, heads, acts)
-    logits = torch.einsum("btd,vd->btv", state, s["ps_head.weight"])
-    if acts is not None:
-        acts |= {"z_out": state, "logit": logits}
-    return logits, state
-
-
-def quantise(s, x, ema, commitment=0.25, usage=0.25):
-    """Nearest words by explicit distances -> straight-through words, loss, indices."""
-    words = s["ss_vector_quantizer._embedding.weight"]
-    K = len(words)
-    distances = ((x.detach()[:, :, None, :] - words.detach()) ** 2).sum(-1)
-    indices = distances.argmin(-1)
-    q = words[indices]
-    loss = commitment * ((q.detach() - x) ** 2).mean()
-    if not ema:
-        loss = loss + ((q - x.detach()) ** 2).mean()
-    share = torch.stack([(indices == k).double().mean() for k in range(K)])
-    return x + (q - x).detach(), loss + usage * ((share - 1 / K) ** 2).mean(), indices
-
-
-def plain(s, factor, ema, blank, idx, heads):
-    """The three passes: logits from the board, from the sentence, vq loss, word indices."""
-    words, (S, D) = s["ss_vector_quantizer._embedding.weight"], s["ss_token_init.weight"].shape
-    V, B = len(s["ps_token_embedding.weight"]), len(idx)
-    nothing = torch.zeros(B, S, D, dtype=torch.float64) if blank else words[-1].expand(B, S, D)
-    board_logits, state = picture(s, factor, idx, nothing, heads)
-    x = s["ss_token_init.weight"].expand(B, S, D)
-    if factor:
-        said = stream(s, "ss", x, s["ss_pos_emb.weight"], state, s["ps_pos_emb.weight"], heads)
-    else:
-        said = stream(s, "ss", x + s["ss_pos_emb.weight"], None, state, None, heads)
-    sentence, vq_loss, indices = quantise(s, said, ema)
-    speech_logits, _ = picture(s, factor, torch.full_like(idx, V - 1), sentence, heads)
-    return board_logits, speech_logits, vq_loss, indices
-
-
-def perturbed(network, seed=0, scale=0.3):
-    """The network in float64 with everything moved, so that no bias is zero and words lie apart."""
-    generator = torch.Generator().manual_seed(seed)
-    network.double()
-    with torch.no_grad():
-        for p in network.parameters():
-            p += scale * torch.randn(p.shape, dtype=p.dtype, generator=generator)
-        words = network.ss_vector_quantizer._embedding.weight
-        network.ss_vector_quantizer.start_words_(torch.randn(words.shape, dtype=torch.float64, generator=generator))
-    return network
-
-
-def small(kind="factor", **more):
-    sizes = dict(vocab_size=7, block_size=6, n_layer=2, n_head=2, n_embd=8, vocab_speech_size=9, block_speech_size=4, seed=0)
-    sizes |= dict(n_embd_pos=3) if kind == "factor" else {}
-    return perturbed(CLASSES[kind](**sizes | more))
-
-
-def boards(network, B=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(network.ps_head.weight.shape[0] - 1, (B, network.ps_pos_emb.num_embeddings), generator=generator)
+from module_optimizers import make_optimizer
+from module_transformer_lea import LEA, VQ_EXPIRE, VectorQuantizer, VectorQuantizerEMA
 
 
 def recorded(network, call):
@@ -216,10 +106,11 @@ def test_named_activations_are_those_of_the_plain_network(kind, blank):
         "speech": (lambda: network.predict_from_speech(sentences), torch.full_like(idx, 6), words[sentences]),
     }
     for call, tokens, sentence in calls.values():
-        wanted = {}
-        picture(state, kind == "factor", tokens, sentence, 2, wanted)
+        at = Places()
+        picture(state, kind == "factor", tokens, sentence, 2, at)
         _, acts = recorded(network, call)
-        for name, value in wanted.items():
+        assert set(acts) == set(at.acts)
+        for name, value in at.acts.items():
             close(acts[name][0], value, err_msg=name)
         assert acts["b1_crossAttn_a"][0].shape == (3, 2, 6, 4)
         assert acts["b0_selfAttn_a"][0].shape == (3, 2, 6, 6)

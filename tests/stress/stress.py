@@ -33,7 +33,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import module_dataset  # noqa: E402
+import module_exports  # noqa: E402
 from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
 from module_files import load_array  # noqa: E402
 from module_run import RunLog, read_run_log  # noqa: E402
@@ -273,7 +273,7 @@ def refit(run: Path) -> None:
         for name in values["checksums"]:
             values["checksums"][name] = zlib.crc32(load_array(path.with_name(f"dataset_{name}.npy")).tobytes())
         params = DatasetParams.from_dict({name: values[name] for name in DatasetParams.__dataclass_fields__})
-        values["checksum"] = module_dataset._checksum(params, values["checksums"])
+        values["checksum"] = module_exports.checksum_of(params, values["checksums"])
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
     path.write_text(json.dumps(values))

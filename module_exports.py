@@ -1,0 +1,195 @@
+"""Files of a data set: this project's, and those of the authors' program (arXiv 2312.05361).
+
+An export is <filename>.json, with every parameter, and the arrays beside it as .npy files; nothing is
+unpickled.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from module_files import load_array, read_json, save_array, write_json
+from module_rows import DRAWS, FAMILIES, NO_NUMBERS, SPLITS, TYPES, DatasetParams, Family, RowTable
+from module_splits import row_tables
+from utils import numpy_rng, shown
+
+OBJECTS = ("roots", "compositions")
+
+
+@dataclasses.dataclass
+class Stored:
+    """What the files of a data set hold."""
+
+    params: DatasetParams
+    arrays: dict[str, np.ndarray]
+    files: dict[str, Path]  # of the arrays
+    sets: dict[str, RowTable] | None
+    set_type: str
+    rng: np.random.Generator
+
+
+def write_export(filename: str | Path, dataset) -> None:
+    """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and the arrays
+    beside it: <filename>_roots.npy, _compositions.npy and the held-out rows of each family, _{family}_{val,
+    test}.npy. Folders are created."""
+    path = json_path(filename)
+    arrays = {name: getattr(dataset, name) for name in OBJECTS}
+    for name, family in (
+        zip(FAMILIES, dataset.params.families, strict=True) if dataset.sets is not None else ()
+    ):
+        if family.size and not any(len(dataset.sets[f"{name}_{split}"]) for split in SPLITS):
+            continue  # an official file's family that is not in use
+        for table in (f"{name}_val", f"{name}_test"):
+            rows = dataset.sets[table][:]
+            arrays[table] = rows.astype(np.min_scalar_type(rows.max(initial=0)))
+    for name, array in arrays.items():
+        save_array(_beside(path, name), array)
+    checksums = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
+    write_json(path, {
+        "format": 1, **dataset.params.as_dict(), "set_type": dataset.set_type, "checksums": checksums,
+        "checksum": checksum_of(dataset.params, checksums), "rng": dataset.rng.bit_generator.state,
+    })
+
+
+def read_export(filename: str | Path, seed: int) -> Stored:
+    """What an export, with or without '.json', in this or the official program's format holds.
+
+    seed: for an official file, which has none. ValueError names a file that is missing, cut off or
+    inconsistent.
+    """
+    path = json_path(filename)
+    values = read_json(path)
+    if official := "sets" in values:
+        values, files, arrays = _from_official(path, values, seed)
+    elif values.pop("format", None) != 1:
+        raise ValueError(f"{path}: is not an exported data set.")
+    checksums = {}
+    with naming(path):
+        set_type, rng = values.pop("set_type"), numpy_rng(0)
+        rng.bit_generator.state = values.pop("rng")
+        if not official:
+            checksums, checksum = values.pop("checksums"), values.pop("checksum")
+        params = DatasetParams.from_dict(values)
+        if not official and (params.seed is None or checksum_of(params, checksums) != checksum):
+            raise ValueError("its parameters or checksums are not those that it was written with.")
+    if not official:
+        files, arrays = _read_arrays(path, checksums)
+    with naming(path):
+        held = [_held_in(arrays, name, family, whole=official)
+                for name, family in zip(FAMILIES, params.families, strict=True)]
+    return Stored(params, arrays, files, row_tables(params, held) if any(held) else None, set_type, rng)
+
+
+def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path], dict[str, np.ndarray]]:
+    """The files of the arrays beside an export, and the arrays; ValueError names one that is not what was
+    written."""
+    names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS[1:])]
+    files = {name: _beside(path, name) for name in names if name in OBJECTS or name in checksums}
+    arrays = {name: load_array(file) for name, file in files.items()}
+    for name, file in files.items():
+        if zlib.crc32(arrays[name].tobytes()) != checksums.get(name):
+            raise ValueError(f"{file}: is not the file that was written with {path.name}.")
+    return files, arrays
+
+
+def _from_official(
+    path: Path, values: dict, seed: int
+) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
+    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows
+    among them."""
+    with naming(path):
+        files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
+                 for name in (*OBJECTS, "board_types_proba")}
+    arrays = {name: load_array(file) for name, file in files.items()}
+    missing = {
+        "card_val": 0,
+        "card_test": 0,
+        "split_method": "balanced",
+        "bool_split": False,
+        "set_type": "train",
+    }
+    own = {
+        "keep_twins": False,
+        "allow_overlap": True,
+        "seed": seed,
+        "rng": numpy_rng(seed, DRAWS).bit_generator.state,
+    }
+    given = missing | values | own
+    with naming(path):
+        given["board_types_proba"] = arrays["board_types_proba"].tolist()
+        for type_, family in zip(TYPES, FAMILIES, strict=True) if values["sets"] is not None else ():
+            tables = {f"{family}_{split}": values["sets"][f"{family}_{split}"] for split in SPLITS}
+            if not all(isinstance(table, list) for table in tables.values()):
+                raise ValueError(f"the tables of {family} must be lists.")
+            if type_ in given["board_types"] or any(tables.values()):
+                arrays |= {name: np.array(table) for name, table in tables.items()}
+        kept = {name: given[name] for name in (*DatasetParams.__dataclass_fields__, "set_type", "rng")}
+    return kept, files, arrays
+
+
+def _held_in(
+    arrays: dict[str, np.ndarray], name: str, family: Family, whole: bool
+) -> list[np.ndarray] | None:
+    """The numbers held out for val and for test by the tables of a family; None where there is no table.
+    whole: train is there too, and the three must hold every row."""
+    tables = [
+        _numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays
+    ]
+    if len(tables) not in (0, 2 + whole):
+        raise ValueError(f"a table of {name} is missing.")
+    rows = np.concatenate([NO_NUMBERS, *tables])
+    if len(np.unique(rows)) < len(rows) or (whole and tables and len(rows) < family.size):
+        raise ValueError(f"the tables of {name} do not hold each of its {family.size} rows once.")
+    return tables[-2:] or None
+
+
+def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
+    """The numbers (k,) of rows (k, width) read from a file; ValueError where they are no rows of the
+    family."""
+    if not rows.size:
+        return NO_NUMBERS
+    if rows.ndim != 2 or rows.shape[1] != family.width or rows.dtype.kind not in "iu":
+        raise ValueError(f"a table's rows must be {family.width} whole numbers each.")
+    try:
+        return family.rank(rows.astype(np.int64))
+    except ValueError:
+        raise ValueError("a table has a row that the parameters do not allow.") from None
+
+
+def json_path(filename: str | Path) -> Path:
+    """The JSON file of an export; TypeError or ValueError for what is no file's name."""
+    if not isinstance(filename, (str, Path)):
+        raise TypeError(f"filename must be a string or a Path, not {shown(filename)}.")
+    path = Path(filename)
+    if not path.name:
+        raise ValueError(f"filename must end in a file's name, not {str(filename)!r}.")
+    return path if path.suffix == ".json" else path.with_name(path.name + ".json")
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}_{name}.npy")
+
+
+def checksum_of(params: DatasetParams, checksums: dict[str, int]) -> int:
+    """Of the parameters that say which rows there are and which are held out, and of the arrays'
+    checksums."""
+    free = ("dataset_len", "run_name", "board_types_proba", "seed")
+    values = {name: value for name, value in params.as_dict().items() if name not in free}
+    return zlib.crc32(json.dumps([values, checksums], sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def naming(what: Path | str) -> Iterator[None]:
+    """Turns what goes wrong inside into a ValueError that names the file, or whatever `what` is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what}: {error.args[0]} is missing.") from None
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: {error}") from None

@@ -1,0 +1,90 @@
+"""The networks' optimisers: AdamW as in the paper (arXiv 2312.05361), or Muon on the blocks' matrices."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from module_transformer_factor import MLP, Attention
+
+
+def make_optimizer(
+    network: nn.Module, learning_rate: float, weight_decay: float = 0.01, kind: str = "adamw"
+) -> torch.optim.AdamW | Optimizers:
+    """The optimiser of a network, of the kind 'adamw' or 'muon'.
+
+    adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon:
+    torch.optim.Muon, its steps as long as AdamW's ("match_rms_adamw"), on the matrices of attention and MLPs,
+    with the same weight decay; AdamW on all else.
+    """
+    parts = [module for module in network.modules() if isinstance(module, (Attention, MLP))]
+    matrices = [weight for part in parts for weight in linear_weights(part)] if kind == "muon" else []
+    taken = {id(p) for p in matrices}
+    linear = {id(p) for p in linear_weights(network)}
+    rest = [p for p in network.parameters() if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if id(p) in linear], "weight_decay": weight_decay},
+        {"params": [p for p in rest if id(p) not in linear], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    if kind == "adamw":
+        return adamw
+    how = dict(lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Optimizers(adamw, torch.optim.Muon(matrices, **how))
+
+
+def linear_weights(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of all Linear layers in a network or a part of one."""
+    return [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+class Optimizers:
+    """Several optimisers, each of parameters of its own, that step together and look like one of torch's."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The groups of all parts, whose settings may be changed."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[torch.Tensor, dict]:
+        """What the parts keep of each parameter."""
+        return {p: kept for part in self.parts for p, kept in part.state.items()}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """One step of every part."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        """As an optimiser of torch gives it, the parameters numbered through all parts."""
+        state, groups, first = {}, [], 0
+        for part in self.parts:
+            own = part.state_dict()
+            state |= {first + i: kept for i, kept in own["state"].items()}
+            groups += [renumbered(group, first) for group in own["param_groups"]]
+            first += sum(len(group["params"]) for group in own["param_groups"])
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes what `state_dict` gave."""
+        groups, first = list(state_dict["param_groups"]), 0
+        for part in self.parts:
+            own = [groups.pop(0) for _ in part.param_groups]
+            last = first + sum(len(group["params"]) for group in own)
+            state = {i - first: kept for i, kept in state_dict["state"].items() if first <= i < last}
+            own = [renumbered(group, -first) for group in own]
+            part.load_state_dict({"state": state, "param_groups": own})
+            first = last
+
+
+def renumbered(group: dict, by: int) -> dict:
+    """A parameter group of a state dict with the numbers of its parameters moved up."""
+    return group | {"params": [i + by for i in group["params"]]}
