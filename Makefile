@@ -7,8 +7,9 @@ LEA_ARGS ?= @recipes/try_lea.args
 
 # processes that share the tests
 WORKERS ?= 2
-# tests that run the scripts, kill them, draw every figure or open notebooks
-SLOW := analysis arguments distributed notebooks portability probing reliability run_folder scripts train_probe_lea
+# tests that train much, run the scripts, kill them, draw every figure or open notebooks
+SLOW := analysis arguments distributed editing notebooks portability probing recipe recipes reliability run_folder \
+        scripts train_probe_lea
 
 .PHONY: train train-lea test check notebooks stress bench lint
 

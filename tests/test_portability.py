@@ -1,4 +1,4 @@
-"""The main path needs nothing that only Unix has, and file systems without locks, flushes or modes are no reason to stop."""
+"""The main path needs nothing that only Unix has, and goes on where a file system has no locks, flushes or modes."""
 import ast
 import errno
 import os
@@ -20,20 +20,22 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "claims").glob("*.py"))]
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}  # that Windows lacks
 CALLS = {
-    "os": {"chown", "chroot", "fchdir", "fchmod", "fchown", "fork", "forkpty", "getegid", "geteuid", "getgid", "getloadavg",
-           "getpgid", "getpgrp", "getuid", "killpg", "lchown", "mkfifo", "mknod", "nice", "pread", "pwrite", "rename",
-           "sched_getaffinity", "setsid", "setuid", "statvfs", "sync", "sysconf", "uname", "wait", "wait3", "wait4",
-           "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "WEXITSTATUS", "WIFEXITED", "WNOHANG", "WTERMSIG"},
-    "signal": {"alarm", "getitimer", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "sigpending", "sigwait", "ITIMER_PROF",
-               "ITIMER_REAL", "SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGPROF", "SIGQUIT", "SIGSTOP", "SIGUSR1",
-               "SIGUSR2"},
+    "os": {"chown", "chroot", "fchdir", "fchmod", "fchown", "fork", "forkpty", "getegid", "geteuid", "getgid",
+           "getloadavg", "getpgid", "getpgrp", "getuid", "killpg", "lchown", "mkfifo", "mknod", "nice", "pread",
+           "pwrite", "rename", "sched_getaffinity", "setsid", "setuid", "statvfs", "sync", "sysconf", "uname",
+           "wait", "wait3", "wait4", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "WEXITSTATUS", "WIFEXITED",
+           "WNOHANG", "WTERMSIG"},
+    "signal": {"alarm", "getitimer", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "sigpending",
+               "sigwait", "ITIMER_PROF", "ITIMER_REAL", "SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE",
+               "SIGPROF", "SIGQUIT", "SIGSTOP", "SIGUSR1", "SIGUSR2"},
     "time": {"tzset", "clock_gettime"},
 }  # fmt: skip
+ALONE = "its file system has no locks; see to it that one process alone trains there."
 UNSUPPORTED = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL]
 
 
 def unix_only(source: str) -> list[str]:
-    """What a source names that Windows lacks, or does otherwise: os.rename does not replace there, text is not UTF-8."""
+    """What a source names that Windows lacks or does otherwise: a rename there replaces nothing, text is not UTF-8."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -70,9 +72,9 @@ def test_no_call_that_only_unix_has(path):
 
 
 @pytest.mark.parametrize("source", [
-    "import fcntl", "def f():\n    from resource import getrusage", "os.fchmod(3, 4)", "signal.signal(signal.SIGKILL, f)",
-    "open('/proc/self/statm', encoding='utf-8')", "open(path)", "open(path, 'w')", "path.read_text()", "path.write_text('é')",
-    "os.fdopen(3, 'w')", "os.rename(a, b)", "path.rename(other)",
+    "import fcntl", "def f():\n    from resource import getrusage", "os.fchmod(3, 4)",
+    "signal.signal(signal.SIGKILL, f)", "open('/proc/self/statm', encoding='utf-8')", "open(path)",
+    "open(path, 'w')", "path.read_text()", "path.write_text('é')", "os.fdopen(3, 'w')", "os.rename(a, b)", "path.rename(other)",
 ])  # fmt: skip
 def test_such_calls_are_found(source):
     assert unix_only(source)
@@ -109,7 +111,8 @@ def test_training_without_what_only_unix_has(tmp_path):
                  (script, ["--resume", str(tmp_path / kind), "--epoch", "3"])]
     calls = {"os": CALLS["os"], "signal": CALLS["signal"]}
     code = ELSEWHERE.format(modules=sorted(MODULES - {"posix"}), calls=calls, root=str(ROOT), runs=runs)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     for kind in ("factor", "lea"):
         assert newest_states(tmp_path / kind)[0].name == "state_3.pt"
@@ -141,7 +144,7 @@ def test_without_locks_or_flushes_a_run_is_as_ever(number, trained, tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", fails_with(number))
     monkeypatch.setattr(os, "fsync", fails_with(number))
     trainer = make(runs=tmp_path, run_name="r")
-    with pytest.warns(UserWarning, match=r"r: its file system has no locks; .* one process alone trains there\.$") as found:
+    with pytest.warns(UserWarning, match=f"r: {ALONE}") as found:
         trainer.train()
     assert len(found) == 1
     assert same(load_tensors(newest_states(tmp_path / "r")[0])["transformer"], trained)
@@ -164,7 +167,7 @@ def test_the_script_says_it_in_one_line(tmp_path, monkeypatch, capsys, no_pictur
     monkeypatch.setattr(fcntl, "flock", fails_with(errno.ENOLCK))
     train_model.main(flags("factor", tmp_path, epoch=2))
     lines = [line for line in capsys.readouterr().err.splitlines() if "locks" in line]
-    assert lines == [f"{tmp_path / 'r'}: its file system has no locks; see to it that one process alone trains there."]
+    assert lines == [f"{tmp_path / 'r'}: {ALONE}"]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EPERM])
