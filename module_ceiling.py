@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from module_exports import naming
 from module_rows import TYPES, DatasetParams, footprints, objects_of, padded, weights_of
-from utils import integer_array
+from utils import integer_array, naming
 
 MAX_LIVE = 10**7  # hypotheses about a masked board
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import module_ceiling
-from module_exports import OBJECTS, json_path, naming, read_export, write_export
+from module_exports import OBJECTS, json_path, read_export, write_export
 from module_figures import draw_board, new_figure, token_colors
+from module_masking import find_corners, object_tokens, patches
+from module_objects import draw_compositions, draw_roots
 from module_params import keywords_of
 from module_rows import (
     COMPOSITIONS,
@@ -38,7 +40,7 @@ from module_rows import (
     weights_of,
 )
 from module_splits import check_splits, distinct, hold_out, row_tables
-from utils import fresh_seed, integer_array, numpy_rng, print_dict, shown
+from utils import fresh_seed, integer_array, naming, numpy_rng, print_dict, shown
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]
 
@@ -62,48 +64,6 @@ class Boards:
         """The boards of all parts, in order."""
         *same, corners = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*map(np.concatenate, same), padded(corners))
-
-
-def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these
-    are (n, c)."""
-    where, filled = distinct(rng, n, cells, c), np.full((n, cells), -1)
-    filled[np.arange(n)[:, None], where] = rng.integers(end, size=(n, c))
-    return filled, where
-
-
-def _distinct_objects(count: int, draw: Callable, key: Callable = np.asarray) -> np.ndarray:
-    """count objects from draw(how_many), no two with the same key(objects); there must be that many."""
-    objects = draw(count)
-    while True:
-        first = np.unique(key(objects).reshape(len(objects), -1), axis=0, return_index=True)[1]
-        objects = objects[np.sort(first)][:count]
-        if len(objects) == count:
-            return objects
-        objects = np.concatenate([objects, draw(max(64, count // 4))])
-
-
-def _draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
-    """Distinct roots (abs_n, d, d, abs_w_m)."""
-    fuzzy = p.abs_w_c or 0
-
-    def draw(n):
-        plain, where = _scatter(rng, n, p.abs_dim**2, p.abs_c, p.vocab_token)
-        roots = np.full((*plain.shape, p.abs_w_m), -1)
-        roots[..., 0] = plain
-        tokens = distinct(rng, n * fuzzy, p.vocab_token, p.abs_w_m)
-        roots[np.arange(n)[:, None], where[:, :fuzzy]] = tokens.reshape(n, fuzzy, p.abs_w_m)
-        return np.where(roots < 0, -1, roots + p.vocab_bck)
-
-    return _distinct_objects(p.abs_n, draw, lambda roots: np.sort(roots, axis=-1)).reshape(
-        -1, p.abs_dim, p.abs_dim, p.abs_w_m
-    )
-
-
-def _draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
-    """Distinct compositions (comp_n, comp_dim, comp_dim)."""
-    drawn = _distinct_objects(p.comp_n, lambda n: _scatter(rng, n, p.comp_dim**2, p.comp_c, p.abs_n)[0])
-    return drawn.reshape(-1, p.comp_dim, p.comp_dim)
 
 
 @keywords_of(DatasetParams)
@@ -139,8 +99,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
         if self.params.seed is None:
             self.params.seed = fresh_seed()
         self.rng = numpy_rng(self.params.seed, DRAWS)
-        self.roots = _draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
-        self.compositions = _draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
+        self.roots = draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
+        self.compositions = draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
         self.sets = (
             row_tables(self.params, hold_out(self.params, self.compositions))
             if self.params.bool_split
@@ -421,7 +381,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         `Boards`. Without them, a composite board is one with more than 2 * abs_c object tokens, and its roots
         are found by matching it with the composites.
         """
-        boards, h, d = np.asarray(boards), self.params.board_dim, self.params.abs_dim
+        boards, h = np.asarray(boards), self.params.board_dim
         if boards.ndim != 3 or boards.shape[1:] != (h, h):
             raise ValueError(f"boards must have shape (n, {h}, {h}), not {boards.shape}.")
         for name, value in (("p", p), ("patch_p", patch_p)):
@@ -433,55 +393,15 @@ class AbstractionDataset(torch.utils.data.Dataset):
             return hidden, kinds
 
         where = np.flatnonzero(rng.random(len(boards)) < patch_p)
-        find = types is None or corners is None
-        corners = self._find_corners(boards[where]) if find else np.asarray(corners)[where]
-        found = (corners >= 0).all(-1)  # (k, m)
-        if types is None:
-            tokens = self._is_object(boards[where]).sum((1, 2))
-            composite = (tokens > 2 * self.params.abs_c) | (found.any(1) & (self.params.comp_c == 2))
+        if types is None or corners is None:
+            corners = find_corners(self.params, self.roots, self.compositions, boards[where])
         else:
-            composite = np.asarray(types)[where] == 2
-        at = rng.integers(self.params.places, size=(len(where), 2))
-        chosen = np.take_along_axis(corners, (rng.random(found.shape) + found).argmax(1)[:, None, None], 1)[
-            :, 0
-        ]
-        at = np.where((composite & found.any(1))[:, None], chosen, at)
-        line = np.arange(h)
-        inside = (line >= at[..., None]) & (line < at[..., None] + d)  # (k, 2, h)
-        hidden[where] |= inside[:, 0, :, None] & inside[:, 1, None, :]
+            corners = np.asarray(corners)[where]
+        types = None if types is None else np.asarray(types)[where]
+        cells, composite = patches(self.params, boards[where], types, corners, rng)
+        hidden[where] |= cells
         kinds[where] = np.where(composite, 3, 1)
         return hidden, kinds
-
-    def _is_object(self, boards: np.ndarray) -> np.ndarray:
-        return (boards >= self.params.vocab_bck) & (boards < self.masking_token)
-
-    def _find_corners(self, boards: np.ndarray) -> np.ndarray:
-        """Boards (n, h, w) -> corners (n, comp_dim ** 2, 2) of the roots of the composite each board shows,
-        else -1."""
-        d, step = self.params.abs_dim, self.params.abs_dim + self.params.comp_margin
-        corners = np.full((len(boards), self.params.comp_dim**2, 2), -1)
-        is_object = self._is_object(boards)
-        count, top, left = is_object.sum((1, 2)), is_object.any(2).argmax(1), is_object.any(1).argmax(1)
-        for composition in self.compositions if len(boards) else ():
-            a, b = np.nonzero(composition >= 0)
-            picture = np.full((self.params.comp_side, self.params.comp_side, self.params.abs_w_m), -1)
-            for i, j in zip(a, b, strict=True):
-                picture[i * step : i * step + d, j * step : j * step + d] = self.roots[composition[i, j]]
-            rows, cols = np.nonzero((picture >= 0).any(-1))
-            if not len(rows):
-                continue
-            row, col = top - rows.min(), left - cols.min()
-            last = self.params.board_dim - self.params.comp_side
-            here = np.flatnonzero(
-                (count == len(rows)) & (np.minimum(row, col) >= 0) & (np.maximum(row, col) <= last)
-            )
-            tokens = boards[here[:, None], row[here, None] + rows, col[here, None] + cols]
-            here = here[(tokens[..., None] == picture[rows, cols]).any(-1).all(1)]
-            shift = np.stack([a, b], axis=1) * step
-            corners[here[:, None], a * self.params.comp_dim + b] = (
-                np.stack([row, col], axis=1)[here, None] + shift
-            )
-        return corners
 
     # What an exact observer can know
 
@@ -562,7 +482,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 ax,
                 boards[k],
                 colors,
-                self._is_object(boards[k]),
+                object_tokens(self.params, boards[k]),
                 masks[k] | (boards[k] == self.masking_token),
                 wrong[k],
                 28 * size / w,

@@ -5,11 +5,9 @@ unpickled.
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from module_files import load_array, read_json, save_array, write_json
 from module_rows import DRAWS, FAMILIES, NO_NUMBERS, SPLITS, TYPES, DatasetParams, Family, RowTable
 from module_splits import row_tables
-from utils import numpy_rng, shown
+from utils import naming, numpy_rng, shown
 
 OBJECTS = ("roots", "compositions")
 
@@ -182,14 +180,3 @@ def checksum_of(params: DatasetParams, checksums: dict[str, int]) -> int:
     free = ("dataset_len", "run_name", "board_types_proba", "seed")
     values = {name: value for name, value in params.as_dict().items() if name not in free}
     return zlib.crc32(json.dumps([values, checksums], sort_keys=True).encode())
-
-
-@contextlib.contextmanager
-def naming(what: Path | str) -> Iterator[None]:
-    """Turns what goes wrong inside into a ValueError that names the file, or whatever `what` is."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{what}: {error.args[0]} is missing.") from None
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{what}: {error}") from None

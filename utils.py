@@ -232,6 +232,17 @@ def integer_array(name: str, values, shape: tuple[int, ...], low: int, high: int
     return array.astype(np.int64)
 
 
+@contextlib.contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Turns what goes wrong inside into a ValueError that names the file, or whatever `what` is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what}: {error.args[0]} is missing.") from None
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine had too little memory."""
     text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
