@@ -40,8 +40,7 @@ CHANGEABLE = (
 LATER = (
     "optimizer",
     "save_epochs",
-    "threads",
-)  # not in the files of earlier versions, whose runs are as by default
+    "threads", "vq_start_epoch")  # not in the files of earlier versions, whose runs are as by default
 
 
 class TrainingStopped(RuntimeError):

@@ -122,7 +122,8 @@ class TrainTransformer(Probe):
         network = self._network().to(self.device, getattr(torch, self.dtype))
         self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average)
         self.transformer, self.optim = self.learner.shown, self.learner.optim
-        self.step = self.epoch = 0
+        self.step = 0
+        self._at_epoch(0)
         self.run: Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         self._signals = Signals()
@@ -457,8 +458,13 @@ class TrainTransformer(Probe):
     def _restore(self, state: dict) -> None:
         """Goes back to a state."""
         self.learner.restore(state)
-        self.epoch, self.step = state["epoch"], state["step"]
+        self._at_epoch(state["epoch"])
+        self.step = state["step"]
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
+
+    def _at_epoch(self, epoch: int) -> None:
+        """Takes note that so many epochs have been trained."""
+        self.epoch = epoch
 
     def _newest_state(self) -> tuple[dict, list[Path]]:
         """Goes back to the newest saved state that can be read and fits; that state, and the files passed
@@ -517,7 +523,7 @@ class TrainTransformer(Probe):
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
         path = folder / "checkpoints" / checkpoint if checkpoint else found[-1][1]
         trainer.load_transformer(path)
-        trainer.epoch = next((number + 1 for number, other in found if other == path), 0)
+        trainer._at_epoch(next((number + 1 for number, other in found if other == path), 0))
         return trainer
 
     @classmethod

@@ -19,10 +19,12 @@ from module_figures import draw_board, new_figure, token_colors
 from module_params import keywords_of, param
 from module_recipe import MOST, TrainParams
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
-from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, torch_entropy
+from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, torch_entropy, torch_rng
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
+STREAM_WORDS = 16  # of the codebook's start, beside those of module_train_probe
+WORD_BOARDS = 2000  # that it is made of
 STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from sentence
 
 
@@ -66,6 +68,12 @@ class LEAParams(TrainParams):
     )
     vq_expire: float = param(
         VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0
+    )
+    vq_start_epoch: int = param(
+        0,
+        "epoch at which vectors start to become words, by k-means; before, they pass as they are",
+        low=0,
+        high=MOST,
     )
     loss_rfs_epoch_start: int = param(
         250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0, high=MOST
@@ -167,6 +175,38 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             if self.transformer_type == "vanilla"
             else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
         )
+
+    def _quantisers(self) -> list[torch.nn.Module]:
+        """The quantiser that is trained and, where weights are averaged, the average's."""
+        networks = {id(network): network for network in (self.learner.network, self.learner.shown)}
+        return [network.ss_vector_quantizer for network in networks.values()]
+
+    def _train_epoch(self, epoch):
+        for quantiser in self._quantisers():
+            quantiser.passing = epoch < self.vq_start_epoch
+        if epoch == self.vq_start_epoch > 0:
+            self._start_words(epoch)
+        return super()._train_epoch(epoch)
+
+    def _start_words(self, epoch: int) -> None:
+        """Starts the codebook at what the language network says of unmasked boards of train."""
+        rng = numpy_rng(self.seed, STREAM_WORDS, epoch)
+        boards = self.dataset.sample(WORD_BOARDS, "train", self._board_proba(epoch), rng).boards
+        network, vectors = self.learner.network, []
+        with evaluating(network):
+            for tokens in self._masked_batches(boards, np.zeros_like(boards)):
+                state = network._picture(tokens, network._blank())[1]
+                vectors.append(network._speech(state).flatten(0, 1))
+        in_a_batch = self.batch_size * self.block_speech_size
+        for quantiser in self._quantisers():
+            generator = torch_rng(self.seed, STREAM_WORDS, epoch)
+            quantiser.start_from_(torch.cat(vectors), in_a_batch, generator)
+
+    def _at_epoch(self, epoch: int) -> None:
+        """Lets vectors pass, or become words, as in the last of the epochs trained."""
+        super()._at_epoch(epoch)
+        for quantiser in self._quantisers():
+            quantiser.passing = epoch <= self.vq_start_epoch and self.vq_start_epoch > 0
 
     def _weights(self, epoch: int) -> tuple[float, float]:
         return self.recipe.loss_weights_at(epoch)

@@ -53,7 +53,12 @@ class VectorQuantizer(nn.Module):
     num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) +
     usage_cost · mean over words of (share of words used - 1/K)², the last without gradient. The codebook
     learns by gradient; eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
+
+    passing: while it is true, vectors pass through as they are, at no loss, and no word moves. keep_last: the
+    last word stays when words start from vectors, or expire.
     """
+
+    passing = keep_last = False
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
@@ -76,6 +81,15 @@ class VectorQuantizer(nn.Module):
         """Starts the codebook at words (K, D)."""
         self._embedding.weight.copy_(words)
 
+    def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
+        """Starts the words at the centres of vectors (N, D), found by k-means, random as generator says.
+
+        in_a_batch: how many vectors a training batch has.
+        """
+        last = self._embedding.weight[-1:].detach().clone() if self.keep_last else vectors[:0]
+        words = k_means(vectors, len(self._embedding.weight) - len(last), generator)
+        self.start_words_(torch.cat((words, last)))
+
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S).
         ValueError for vectors of another length than the words'."""
@@ -85,6 +99,8 @@ class VectorQuantizer(nn.Module):
         flat = x.detach().flatten(0, -2)
         indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
         encodings = F.one_hot(indices, len(words)).to(x.dtype)
+        if self.passing:
+            return x, x.new_zeros(()), encodings, indices
         quantised = self.get_codebook_entries(indices)
         counts = encodings.flatten(0, -2).sum(0)
         if self.training:
@@ -106,6 +122,26 @@ class VectorQuantizer(nn.Module):
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (...) -> words (..., D)."""
         return F.embedding(indices, self._embedding.weight)
+
+
+def k_means(vectors: torch.Tensor, k: int, generator: torch.Generator, rounds: int = 25) -> torch.Tensor:
+    """Centres (k, D) of vectors (N, D) after some rounds of Lloyd's algorithm, from k of the vectors.
+
+    A centre that no vector is nearest to becomes one of the vectors, drawn anew. generator: on the CPU.
+    """
+
+    def some(n: int) -> torch.Tensor:
+        return vectors[torch.randint(len(vectors), (n,), generator=generator).to(vectors.device)]
+
+    distinct = vectors.unique(dim=0)
+    order = torch.randperm(len(distinct), generator=generator).to(vectors.device)[:k]
+    centres = torch.cat((distinct[order], some(k - len(order))))
+    for _ in range(rounds):
+        nearest = torch.cdist(vectors, centres).argmin(1)
+        member = F.one_hot(nearest, k).to(vectors.dtype)
+        size = member.sum(0)[:, None]
+        centres = torch.where(size > 0, member.T @ vectors / size.clamp_min(1), some(k))
+    return centres
 
 
 class Codebook(nn.Module):
@@ -148,6 +184,14 @@ class VectorQuantizerEMA(VectorQuantizer):
         super().start_words_(words)
         self._ema_w.copy_(words)
         self._ema_cluster_size.fill_(1)
+
+    @torch.no_grad()
+    def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
+        """As VectorQuantizer's; counts start at those of evenly used words."""
+        super().start_from_(vectors, in_a_batch, generator)
+        expected = in_a_batch / len(self._embedding.weight)
+        self._ema_w.mul_(expected)
+        self._ema_cluster_size.fill_(expected)
 
     def _fit(self, quantised, x):
         return self.commitment_cost * F.mse_loss(x, quantised)
@@ -261,6 +305,7 @@ class LEA(nn.Module):
             )
         else:
             self.ss_vector_quantizer = VectorQuantizer(K, D, seed=seed)
+            self.ss_vector_quantizer.keep_last = not bool_blank_speech
         self.ss_vector_quantizer.noise = self.noise
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit", "ss_z_out")})
         self.sites = named_sites(self)
