@@ -101,7 +101,7 @@ def headline_table() -> str:
     rows = [
         ("hidden tokens of held-out boards: authors' recipe, 1,500 epochs", paper_hidden, "results"),
         (f"the same: `recipes/factor_fast.args`, 300 epochs, {seeds_in(fast)} seeds", fast_hidden, "speed"),
-        ("LEA, half of its recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
+        ("LEA, authors' recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
         ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
         (f"the {len(claims)} claims of the abstract, in short runs", found, "claims"),
         ("killed runs that, started again, end with the same weights, bit for bit", survived, "reliability"),
