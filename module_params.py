@@ -201,7 +201,11 @@ class FlagParser(argparse.ArgumentParser):
         words = []
         for word in sys.argv[1:] if args is None else args:
             words += self._flags_in(word[1:]) if word.startswith("@") else [word]
-        return super().parse_known_args(words, namespace)
+        flags, rest = super().parse_known_args(words, namespace)
+        for name, value in vars(flags).items():
+            if value == []:  # argparse drops the value of --flag=--
+                setattr(flags, name, "--")
+        return flags, rest
 
     def _flags_in(self, path: str) -> list[str]:
         """The flags and values in a file. One that cannot be read or holds anything else ends the program in
@@ -257,8 +261,8 @@ def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
         if not hasattr(flags, name):
             continue
         words = getattr(flags, name)
-        words = words if is_list else [words]
-        if none and is_none(words[0]) and len(words) == 1:
+        words = [words] if isinstance(words, str) else words
+        if none and is_none(" ".join(words)):
             values[name] = None
         elif words == [params_class.__dataclass_fields__[name].metadata["word"]]:
             values[name] = words[0]
