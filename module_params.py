@@ -194,7 +194,7 @@ class FlagParser(argparse.ArgumentParser):
         if launched() and os.environ.get("RANK", "0") != "0":
             time.sleep(LEADER_SECONDS)  # the first process says the same, and torchrun ends this one
         where = "" if self._recipe is None else f"{self._recipe}: "
-        self.exit(2, f"{self.prog}: {where}{message}\n")
+        self.exit(2, f"{self.prog}: {where}{' '.join(message.split())}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, after the flags of each @FILE have been put into its place."""

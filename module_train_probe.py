@@ -10,7 +10,6 @@ between.
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state
 from module_transformer_factor import GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
 from utils import (
-    Lasting,
     dist,
     dist_cosine,
     dist_unit,
@@ -42,6 +40,7 @@ from utils import (
     progress_bar,
     ramp,
     rank_and_world,
+    say,
     sum_over_processes_,
     torch_entropy,
     using_threads,
@@ -394,7 +393,9 @@ class TrainTransformer(Probe):
         """Says how an epoch went: on the bar, and at a report's or a test's turn as lines."""
         bar.set_postfix_str(f"loss {row[self.loss_columns[0]]:.3f}", refresh=False)
         if self.rank == 0 and (row["epoch"] % self.epoch2print == 0 or row["written"]):
-            bar.write(self._report(row), file=Lasting(sys.stdout))
+            bar.clear()
+            say(self._report(row))
+            bar.refresh()
 
     def _report(self, row: dict[str, float]) -> str:
         """One line, and at a test a table, of an epoch's log row."""

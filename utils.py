@@ -261,11 +261,6 @@ class Lasting:
     def __init__(self, stream):
         self.stream = stream
 
-    def __eq__(self, other) -> bool:
-        return self.stream is getattr(other, "stream", other)
-
-    __hash__ = None
-
     def __getattr__(self, name: str):
         return getattr(self.stream, name)
 

@@ -16,7 +16,7 @@ from module_dataset import AbstractionDataset
 from module_params import params_from_flags
 from module_train_probe import TrainTransformer
 from tests.test_scripts import TINY, environment, flags, weights
-from utils import Lasting, process_group, progress_bar, say
+from utils import process_group, progress_bar, say
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
@@ -75,13 +75,6 @@ def test_what_a_stream_cannot_encode_is_escaped():
     stream = io.TextIOWrapper(held, "ascii", write_through=True)
     say("a ± größe", file=stream)
     assert held.getvalue() == b"a \\xb1 gr\\xf6\\xdfe\n"
-
-
-def test_streams_are_compared_as_what_they_write_to():
-    """So that the bar is cleared where a line goes to the same screen."""
-    assert Lasting(sys.stdout) == sys.stdout
-    assert Lasting(sys.stdout) == Lasting(sys.stdout)
-    assert Lasting(sys.stdout) != Lasting(sys.stderr)
 
 
 @pytest.mark.parametrize("line", [

@@ -45,9 +45,10 @@ ODD = [
 SCRIPT = {
     "repeat": ["1", "2", "0", "two"], "data_seed": ["0", "7", "-1"], "wandb": ["disabled", "on"],
     "resume": ["nowhere", ".", "/dev/null", "runs"], "runs": ["runs", "a/b", "/dev/null", "/proc", "runs/x"],
-    "nothing": ["1"], "run_name": ["r", "r", "s"],
+    "nothing": ["1"], "threads": ["1", "2", "none"], "run_name": ["r", "r", "s"],
 }  # fmt: skip
 BYTES = 4 * 2**30  # more memory than that is a fault
+NOTICE = "has no effect"  # that something is of no use comes before what is wrong
 SECONDS = 5  # of a line; what trains by then is stopped
 
 
@@ -100,8 +101,8 @@ def outcome(script, line: list[str]) -> tuple[str, str]:
             return "trained" if "epochs" in out.getvalue() else "slow", ""
         except SystemExit as end:
             said = err.getvalue()
-            lines = [text for text in said.splitlines() if "%|" not in text]  # without the bar
-            fits = end.code in (1, 2) and len(lines) <= 2 and "Traceback" not in said
+            lines = [text for text in said.splitlines() if "%|" not in text and NOTICE not in text]
+            fits = end.code in (1, 2) and len(lines) == 1 and "Traceback" not in said
             return ("help" if end.code == 0 else "refused" if fits else "faulty"), said
         except BaseException:  # what a user would see as a traceback
             return "faulty", traceback.format_exc()
