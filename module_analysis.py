@@ -10,7 +10,7 @@ is random follows from a run's seed.
 from __future__ import annotations
 
 import argparse
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,25 +124,31 @@ def analyse_lea(trainer: module_train_probe_lea.TrainTransformer, size: Size, ba
     return Findings(rows, {"words_information": by_place}, {"words_dictionary": speech.dictionary()})
 
 
-def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bool = False) -> list[dict]:
+def run_all(
+    runs: Sequence[str | Path], lea: str | Path | None = None, quick: bool = False, device: str = "auto"
+) -> list[dict]:
     """Analyses factor runs (seeds of one recipe) and a LEA run, writes <first run>/analysis/ and returns the
     verdicts.
 
-    quick: fewer boards and draws. ValueError names runs that share a name, or a folder that holds no run of
-    its kind.
+    quick: fewer boards and draws. device: as of a training. ValueError names runs that share a name, or a
+    folder that holds no run of its kind; OSError a folder that cannot be written, before anything else.
     """
     start, findings = time.time(), Findings()
     names = [Path(run).name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have names of their own, not {', '.join(names)}.")
-    folder = Path(runs[0] if runs else lea) / "analysis"
     for run in runs:
         _check_kind(run, is_lea=False)
-        trainer = module_train_probe.TrainTransformer.from_run(run)
-        findings.add_(Path(run).name, analyse(trainer, SIZES[quick], _bars(run)))
     if lea is not None:
         _check_kind(lea, is_lea=True)
-        trainer = module_train_probe_lea.TrainTransformer.from_run(lea)
+    folder = Path(runs[0] if runs else lea) / "analysis"
+    folder.mkdir(exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # an OSError now rather than at the end
+    for run in runs:
+        trainer = module_train_probe.TrainTransformer.from_run(run, device=device)
+        findings.add_(Path(run).name, analyse(trainer, SIZES[quick], _bars(run)))
+    if lea is not None:
+        trainer = module_train_probe_lea.TrainTransformer.from_run(lea, device=device)
         findings.add_(Path(lea).name, analyse_lea(trainer, SIZES[quick], _bars(lea)))
     return report.write(folder, findings, time.time() - start)
 
@@ -170,18 +176,21 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", help="run folders of the factor network, seeds of one recipe")
     parser.add_argument("--lea", help="a run folder of LEA")
     parser.add_argument("--quick", action="store_true", help="fewer boards and draws, for a look")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
     flags = parser.parse_args()
     try:
         if not flags.runs and not flags.lea:
             raise ValueError("runs: give at least one run folder, or --lea and one.")
-        verdicts = run_all(flags.runs, flags.lea, flags.quick)
+        verdicts = run_all(flags.runs, flags.lea, flags.quick, flags.device)
     except (TypeError, ValueError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        name = utils.shown(str(error.filename))
+        parser.exit(2, f"{parser.prog}: {name} cannot be written ({error.strerror}).\n")
     for v in verdicts:
         features = f"{v['holding']} of {v['features']} features, n = {v['runs']}"
-        print(f"{v['verdict']:>9}  {v['claim']} ({features})")
-    print(Path(flags.runs[0] if flags.runs else flags.lea) / "analysis" / "report.md")
+        utils.say(f"{v['verdict']:>9}  {v['claim']} ({features})")
+    utils.say(Path(flags.runs[0] if flags.runs else flags.lea) / "analysis" / "report.md")
 
 
 if __name__ == "__main__":

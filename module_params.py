@@ -3,15 +3,18 @@ checks follow."""
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import json
 import numbers
 import os
 import re
 import sys
+import time
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -20,7 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import MAX_SEED, shown
+from utils import MAX_SEED, launched, shown
+
+LEADER_SECONDS = 30  # that torchrun's other processes give the first one to say what is wrong
 
 
 def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None,
@@ -64,6 +69,14 @@ def _fits(value, kind: type):
     if kind is float and isinstance(value, numbers.Real):
         return float(value)
     raise TypeError
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether the file system can hold the text, so that it may be a name or a path."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _expected(kind, is_list, none, meta) -> str:
@@ -119,9 +132,10 @@ class Params:
                 or (meta["low"] is not None and v < meta["low"])
                 or (meta["high"] is not None and v > meta["high"])
                 or (meta["choices"] and v not in meta["choices"])
-                or (kind is str and ("\0" in v or v != v.encode("utf-8", "replace").decode()))
             ):
                 raise ValueError(wrong)
+            if kind is str and not _names_a_file(v):
+                raise ValueError(f"{name} must be a string that file names here can hold, not {shown(v)}.")
         if meta["length"] and len(items) != meta["length"]:
             raise ValueError(wrong)
         return items if is_list else items[0]
@@ -169,22 +183,29 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, description: str):
         super().__init__(
             description=description,
-            epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override.",
+            epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override.\n"
+            "Values may stand as Python, JSON or a sweep of wandb writes them: true, None, --x=[1,0,0].",
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )
         self._recipe = None  # the file whose flags are being looked at
 
     def error(self, message):
+        if launched() and os.environ.get("RANK", "0") != "0":
+            time.sleep(LEADER_SECONDS)  # the first process says the same, and torchrun ends this one
         where = "" if self._recipe is None else f"{self._recipe}: "
-        self.exit(2, f"{self.prog}: {where}{message}\n")
+        self.exit(2, f"{self.prog}: {where}{' '.join(message.split())}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, after the flags of each @FILE have been put into its place."""
         words = []
         for word in sys.argv[1:] if args is None else args:
             words += self._flags_in(word[1:]) if word.startswith("@") else [word]
-        return super().parse_known_args(words, namespace)
+        flags, rest = super().parse_known_args(words, namespace)
+        for name, value in vars(flags).items():
+            if value == []:  # argparse drops the value of --flag=--
+                setattr(flags, name, "--")
+        return flags, rest
 
     def _flags_in(self, path: str) -> list[str]:
         """The flags and values in a file. One that cannot be read or holds anything else ends the program in
@@ -233,31 +254,50 @@ def _as_text(value) -> str:
 
 
 def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
-    """The parameters of params_class that were given on the command line; text that is no number is left to
+    """The parameters of params_class that were given on the command line; text that cannot be read is left to
     `checked`."""
-
-    def convert(text: str, kind: type):
-        if kind is str:
-            return text
-        for number in (int, float):
-            with contextlib.suppress(ValueError):
-                return number(text)
-        return text
-
     values = {}
     for name, (kind, is_list, none) in _kinds(params_class).items():
         if not hasattr(flags, name):
             continue
-        text = getattr(flags, name)
-        words = text if is_list else [text]
-        if none and words == ["none"]:
+        words = getattr(flags, name)
+        words = [words] if isinstance(words, str) else words
+        if none and is_none(" ".join(words)):
             values[name] = None
         elif words == [params_class.__dataclass_fields__[name].metadata["word"]]:
             values[name] = words[0]
         else:
-            converted = [convert(word, kind) for word in words]
-            values[name] = params_class.checked(name, converted if is_list else converted[0])
+            items = [_read(item, kind) for item in (_items(words) if is_list else words)]
+            values[name] = params_class.checked(name, items if is_list else items[0])
     return values
+
+
+def is_none(text: str) -> bool:
+    """Whether a flag's text stands for None, as a user or Python writes it."""
+    return text.casefold() == "none"
+
+
+def _items(words: Sequence[str]) -> list:
+    """The items of a list flag: words, with or without commas between them, or a list as JSON or Python
+    writes it."""
+    text = " ".join(words).strip()
+    if text.startswith(("[", "(")):
+        for read in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return list(read(text))
+    return re.split(r"\s*,\s*|\s+", text)
+
+
+def _read(item, kind: type):
+    """A flag's text as a value of a kind, else as it is; what is no text stays."""
+    if kind is str or not isinstance(item, str):
+        return item
+    if kind is bool and item.casefold() in ("true", "false"):
+        return item.casefold() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(item)
+    return item
 
 
 def pick_device(name: str) -> torch.device:

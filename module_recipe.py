@@ -1,6 +1,7 @@
 """A recipe: the parameters of a training, and what they say of each of its epochs (arXiv 2312.05361)."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,8 @@ class TrainParams(Params):
             raise ValueError(f"n_embd = {self.n_embd} must be divisible by n_head = {self.n_head}.")
         self._check_order("board_proba_epoch_start", "board_proba_epoch_end")
         name = self.run_name
-        if name != Path(name).name or name == ".." or len(name) > 200 or not name.isprintable():
+        printable = os.fsencode(name).decode("utf-8", "replace").isprintable()  # whatever the locale
+        if name != Path(name).name or name == ".." or len(name) > 200 or not printable:
             raise ValueError("run_name must be a folder's name without a path, at most 200 characters, not "
                              f"{shown(name)}.")
         pick_device(self.device)

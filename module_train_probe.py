@@ -28,6 +28,7 @@ from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
 from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
 from module_transformer_factor import GPTFactor
+from module_wandb import check_wandb_runs, log_to_wandb
 from utils import (
     dist,
     dist_cosine,
@@ -39,6 +40,7 @@ from utils import (
     progress_bar,
     ramp,
     rank_and_world,
+    say,
     sum_over_processes_,
     torch_entropy,
     using_threads,
@@ -294,8 +296,7 @@ class TrainTransformer(Probe):
         self.run.open()
         try:
             if self.log is None:
-                if self.masking_patch_epoch is None:
-                    self.masking_patch_epoch = self.epochs
+                self.fix_ramps()
                 self.run.start(self._columns(), self.epochs, self.params, self.dataset, self._state)
             self.log.settle()
             self.log.extend(self.epochs)
@@ -303,6 +304,11 @@ class TrainTransformer(Probe):
         except BaseException:
             self.run.close()
             raise
+
+    def fix_ramps(self) -> None:
+        """Puts a number where a ramp's end follows from epochs: more epochs on resuming do not move it."""
+        if self.masking_patch_epoch is None:
+            self.masking_patch_epoch = self.epochs
 
     def _columns(self) -> list[str]:
         """The columns of the log."""
@@ -388,7 +394,9 @@ class TrainTransformer(Probe):
         """Says how an epoch went: on the bar, and at a report's or a test's turn as lines."""
         bar.set_postfix_str(f"loss {row[self.loss_columns[0]]:.3f}", refresh=False)
         if self.rank == 0 and (row["epoch"] % self.epoch2print == 0 or row["written"]):
-            bar.write(self._report(row))
+            bar.clear()
+            say(self._report(row))
+            bar.refresh()
 
     def _report(self, row: dict[str, float]) -> str:
         """One line, and at a test a table, of an epoch's log row."""
@@ -583,20 +591,3 @@ def check_size(recipe: TrainParams, dataset: AbstractionDataset, checkpoints: Pa
         raise ValueError(
             "n_layer, n_embd and the other sizes are of a larger network than any in checkpoints."
         )
-
-
-def check_wandb_runs() -> None:
-    """ValueError where wandb has no active run."""
-    import wandb
-
-    if wandb.run is None:
-        raise ValueError("bool_wandb = True needs an active run of wandb; call wandb.init() before.")
-
-
-def log_to_wandb(row: dict, figures: dict, step: int) -> None:
-    """Sends a log row and {name: Figure} to wandb's active run."""
-    import matplotlib.pyplot  # noqa: F401  wandb.Image looks for it
-    import wandb
-
-    pictures = {name: wandb.Image(figure) for name, figure in figures.items()}
-    wandb.log(row | pictures, step=step)

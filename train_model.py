@@ -1,8 +1,8 @@
 """Trains GPTFactor on synthetic boards (arXiv 2312.05361).
 
-python train_model.py --device cuda                    # a trial run of one epoch python train_model.py
---epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/ torchrun --nproc_per_node=2
-train_model.py ...         # the same run by two processes, each half of every batch
+    python train_model.py --device cuda                    # a trial run of one epoch
+    python train_model.py --epoch 1500 --save 1 --seed 0   # the full recipe, kept in runs/<run_name>/
+    torchrun --nproc_per_node=2 train_model.py ...         # the same run by two processes, half a batch each
 
 Every parameter of data set and training is a flag: see --help.
 """
@@ -12,17 +12,17 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
 from module_files import read_json
-from module_params import FlagParser, params_from_flags
+from module_params import FlagParser, is_none, params_from_flags
 from module_run import unused_run_name
 from module_train_probe import TrainingStopped, TrainTransformer
-from utils import MAX_SEED, fresh_seed, out_of_memory, process_group, rank_and_world, shown
+from module_wandb import wandb_run, wanted_mode
+from utils import MAX_SEED, fresh_seed, out_of_memory, process_group, rank_and_world, say, shown
 
 # what this script sets otherwise than DatasetParams and TrainParams do
 DATASET = {}
@@ -38,7 +38,11 @@ def main(
     code 2."""
     parser = make_parser(trainer_class, description, dataset_defaults, training_defaults)
     flags = parser.parse_args(argv)
-    with process_group():
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(process_group(getattr(flags, "device", "auto")))
+        except ValueError as error:
+            parser.error(str(error))
         return run(parser, flags, trainer_class, dataset_defaults, training_defaults, full_recipe)
 
 
@@ -47,14 +51,53 @@ def run(
 ) -> list[TrainTransformer]:
     """What the flags ask for; of the processes that torchrun starts the first one speaks."""
     leads = rank_and_world()[0] == 0
-    say = partial(print, flush=True) if leads else lambda *line: None
+    tell = say if leads else lambda *line: None
+    with contextlib.ExitStack() as logging:  # wandb's run of the trainer whose turn it is
+        trainers = started(parser, flags, trainer_class, dataset_defaults, training_defaults, logging)
+        for trainer in trainers:
+            if trainer.epoch >= trainer.epochs:
+                tell(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
+                continue
+            tell(
+                f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, "
+                f"device {trainer.device}"
+                + f", {trainer.world} processes" * (trainer.world > 1)
+            )
+            if trainer.epochs == 1:
+                tell(f"One epoch is a trial run; the full recipe is {full_recipe}.")
+            if trainer is not trainers[0]:
+                try:
+                    logging.enter_context(wandb_run(trainer, wandb_mode(flags)))
+                except ValueError as error:
+                    parser.error(str(error))
+            try:
+                trainer.train(bool_wandb=wandb_mode(flags) != "disabled")
+            except TrainingStopped as stop:
+                parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if leads else None)
+            except KeyboardInterrupt:
+                parser.exit(130, f"{parser.prog}: stopped by SIGINT; nothing was saved (--save 0).\n")
+            logging.close()
+            tell(f"trained: {trainer.folder}")
+    if leads and len(trainers) > 1:
+        tell(spread(trainers))
+    return trainers
+
+
+def started(
+    parser, flags, trainer_class, dataset_defaults, training_defaults, logging: contextlib.ExitStack
+) -> list[TrainTransformer]:
+    """The trainers that the flags ask for, their folders made, after wandb's run of the first one has been;
+    whatever is in the way ends the program in one line."""
     try:
         trainers = prepare(flags, trainer_class, dataset_defaults, training_defaults)
         for trainer in trainers:
-            if leads and not trainer.run_name:
+            if trainer.rank == 0 and not trainer.run_name:
                 trainer.run_name = unused_run_name(trainer.runs, trainer.run_suffix[trainer.transformer_type])
             with plain_warnings():
+                if trainer is trainers[0] and trainer.epoch < trainer.epochs:
+                    logging.enter_context(wandb_run(trainer, wandb_mode(flags)))
                 trainer.start_run()
+        return trainers
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -68,27 +111,11 @@ def run(
         parser.error(
             f"there is too little memory; reduce --n_embd, --n_layer or --board_dim ({str(error)[:80]})."
         )
-    for trainer in trainers:
-        if trainer.epoch >= trainer.epochs:
-            say(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
-            continue
-        say(
-            f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, "
-            f"device {trainer.device}"
-            + f", {trainer.world} processes" * (trainer.world > 1)
-        )
-        if trainer.epochs == 1:
-            say(f"One epoch is a trial run; the full recipe is {full_recipe}.")
-        try:
-            train(trainer, flags.wandb if leads else "disabled")
-        except TrainingStopped as stop:
-            parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if leads else None)
-        except KeyboardInterrupt:
-            parser.exit(130, f"{parser.prog}: stopped by SIGINT; nothing was saved (--save 0).\n")
-        say(f"trained: {trainer.folder}")
-    if leads and len(trainers) > 1:
-        say(spread(trainers))
-    return trainers
+
+
+def wandb_mode(flags) -> str:
+    """How wandb is to be used in this process: the first one alone logs."""
+    return wanted_mode(flags.wandb) if rank_and_world()[0] == 0 else "disabled"
 
 
 def make_parser(
@@ -116,15 +143,14 @@ def make_parser(
 def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[TrainTransformer]:
     """Data set and trainer of each run that --repeat asks for, seeds counted up; ValueError or TypeError for
     a wrong flag."""
-    if flags.wandb not in ("disabled", "offline", "online"):
-        raise ValueError(f"--wandb must be disabled, offline or online, not {shown(flags.wandb)}.")
+    wanted_mode(flags.wandb)
     repeat = whole_number("--repeat", flags.repeat, 1, 1000)
     training = training_defaults | params_from_flags(trainer_class.params_class, flags)
     boards = dataset_defaults | params_from_flags(DatasetParams, flags)
-    if flags.resume is not None:
+    if flags.resume is not None and not is_none(flags.resume):
         return [resumed(flags, trainer_class, repeat)]
     seed = fresh_seed() if training.get("seed") is None else training["seed"]
-    data_seed = None if flags.data_seed is None else whole_number("--data_seed", flags.data_seed, 0)
+    data_seed = seed_of_data(flags)
     trainers = []
     for i in range(repeat):
         name = training.get("run_name", "") + (f"_{i + 1}" if training.get("run_name") and repeat > 1 else "")
@@ -134,8 +160,10 @@ def prepare(flags, trainer_class, dataset_defaults, training_defaults) -> list[T
                 AbstractionDataset(**boards | own), **training | {"seed": seed + i, "run_name": name}
             )
         )
-        if name and (trainers[-1].folder / "run_log.csv").exists():
+        if trainers[-1].run_name and (trainers[-1].folder / "run_log.csv").exists():
             raise ValueError(f"run_name = {name!r} must be new: {trainers[-1].folder} already holds a run.")
+    if hasattr(flags, "board_types_proba") and trainers[0].board_curriculum and trainers[0].rank == 0:
+        say("board_types_proba has no effect on training with --board_curriculum 1.", file=sys.stderr)
     return trainers
 
 
@@ -147,8 +175,8 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
         params_from_flags(params, flags) for params in (trainer_class.params_class, DatasetParams)
     )
     boards = {name: value for name, value in boards.items() if name not in given}
-    if flags.data_seed is not None:
-        boards["seed"] = whole_number("--data_seed", flags.data_seed, 0)
+    if seed_of_data(flags) is not None:
+        boards["seed"] = seed_of_data(flags)
     path = Path(flags.resume) / "params_dataset.json"
     if boards and path.is_file():
         try:
@@ -167,26 +195,15 @@ def resumed(flags, trainer_class, repeat: int) -> TrainTransformer:
 def plain_warnings() -> Iterator[None]:
     """Inside, a warning is a line on stderr, without its place in the code."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: say(message, file=sys.stderr)
         yield
 
 
-def train(trainer: TrainTransformer, wandb_mode: str) -> None:
-    """Trains, with a wandb run around it unless that is disabled."""
-    if wandb_mode == "disabled":
-        trainer.train()
-        return
-    import wandb
-
-    config = {"training": trainer.params, "data set": trainer.dataset.params.as_dict()}
-    with wandb.init(
-        project="abstract-representations",
-        name=trainer.run_name,
-        dir=str(trainer.folder),
-        config=config,
-        mode=wandb_mode,
-    ):
-        trainer.train(bool_wandb=True)
+def seed_of_data(flags) -> int | None:
+    """What --data_seed says; None where it says none, or is not given."""
+    if flags.data_seed is None or is_none(flags.data_seed):
+        return None
+    return whole_number("--data_seed", flags.data_seed, 0)
 
 
 def whole_number(flag: str, text: str, low: int, high: int = MAX_SEED) -> int:

@@ -111,20 +111,32 @@ def checked_seed(seed: int | None) -> int:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group (NCCL on CUDA, else Gloo); without torchrun,
-    nothing changes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
+def process_group(device: str = "auto") -> Iterator[None]:
+    """Inside, the processes that torchrun started are one group: NCCL where `device` is CUDA, or auto and
+    there is CUDA, else Gloo. Without torchrun nothing changes. ValueError where a machine has fewer GPUs than
+    processes."""
+    if not launched():
         yield
         return
-    if torch.cuda.is_available():
+    on_cuda = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
+    if on_cuda:
+        processes, count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if processes > count:
+            raise ValueError(
+                f"device = {device!r} must be cpu for {processes} processes on a machine of {count} GPUs."
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    torch.distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield
         torch.distributed.barrier()  # none leaves while another still sends
     finally:
         torch.distributed.destroy_process_group()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -253,15 +265,60 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def progress_bar(iterable: Iterable, bar_length: int = 50, **kwargs) -> tqdm:
+class Lasting:
+    """A text stream that never fails: signs that it cannot encode are escaped, and after an error, as where
+    nobody reads any longer, what is written goes nowhere. stream: standard output, or any other, or None."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        """Writes as far as can be."""
+        try:
+            self._try("write", text)
+        except UnicodeEncodeError as error:
+            self._try("write", text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+
+    def flush(self) -> None:
+        """Flushes as far as can be."""
+        self._try("flush")
+
+    def isatty(self) -> bool:
+        """Whether the stream says that it is a terminal."""
+        return self._try("isatty") is True
+
+    def _try(self, method: str, *text: str):
+        try:
+            return getattr(self.stream, method, lambda *_: None)(*text)
+        except UnicodeEncodeError:
+            raise
+        except (OSError, ValueError):  # nobody reads, the disk is full; the stream is closed
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                descriptor = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(descriptor, self.stream.fileno())  # else Python complains at its end
+                os.close(descriptor)
+
+
+def say(*words, file=None) -> None:
+    """Prints a line, on standard output where no file is given; printing that fails is no reason to stop."""
+    print(*words, file=Lasting(sys.stdout if file is None else file), flush=True)
+
+
+def progress_bar(iterable: Iterable, bar_length: int = 50, disable: bool = False, **kwargs) -> tqdm:
     """iterable, with a progress bar of bar_length characters while it is walked through: on stderr, in a
-    notebook on stdout, where bar and printed lines share one output and the bar stays one line."""
+    notebook on stdout, where bar and printed lines share one output and the bar stays one line. No bar where
+    there is no such stream."""
     times = "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} " + times
-    file = sys.stdout if in_notebook() else sys.stderr
+    stream = sys.stdout if in_notebook() else sys.stderr
+    file = Lasting(stream)
     every = 0.5 if in_notebook() or file.isatty() else 30  # seconds; a log file does not want every frame
     return tqdm(
-        iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every, **kwargs
+        iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every,
+        disable=disable or stream is None, **kwargs,
     )
 
 

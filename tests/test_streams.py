@@ -1,0 +1,204 @@
+"""Standard streams, names and ways of starting that a training must not mind."""
+import contextlib
+import io
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_model
+import train_model_lea
+from module_dataset import AbstractionDataset
+from module_params import params_from_flags
+from module_train_probe import TrainTransformer
+from tests.test_scripts import TINY, environment, flags, weights
+from utils import process_group, progress_bar, say
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+
+
+def shell(tmp_path, line, **variables):
+    """A line of sh in tmp_path, where $TRAIN is the script with flags of a small run: (exit code, stdout, stderr)."""
+    train = shlex.join([sys.executable, str(ROOT / "tests" / "without_pictures.py"), "train_model.py", *TINY])
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line.replace("$TRAIN", train)], cwd=tmp_path, timeout=300,
+                          env=environment(tmp_path) | variables, capture_output=True)  # fmt: skip
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+class Tee:
+    """A stream as users write them, without isatty."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any longer."""
+
+    def write(self, text):
+        self.flush()
+
+    def flush(self):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_bar_on_any_stream(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Tee(), None, Gone(), closed):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert list(progress_bar(range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", [Tee, lambda: None, Gone], ids=["tee", "none", "gone"])
+def test_training_with_any_stream(name, stream, monkeypatch):
+    dataset = AbstractionDataset(dataset_len=8, board_dim=6, abs_n=3, abs_dim=2, abs_c=4, seed=0)
+    trainer = TrainTransformer(dataset, n_layer=1, n_embd=8, n_embd_pos=4, epochs=2, epoch2print=1, seed=0, device="cpu")
+    monkeypatch.setattr(f"sys.{name}", stream())
+    assert len(trainer.train()) == trainer.epoch == 2
+
+
+def test_what_a_stream_cannot_encode_is_escaped():
+    held = io.BytesIO()
+    stream = io.TextIOWrapper(held, "ascii", write_through=True)
+    say("a ± größe", file=stream)
+    assert held.getvalue() == b"a \\xb1 gr\\xf6\\xdfe\n"
+
+
+@pytest.mark.parametrize("line", [
+    "$TRAIN --epoch 30 --epoch2print 1 --run_name r --save 1 | head -1", "$TRAIN --run_name r --save 1 2>&-", "$TRAIN --run_name r --save 1 >&-",
+    "$TRAIN --run_name r --save 1 > /dev/full", "$TRAIN --run_name r --save 1 2> /dev/full",
+])  # fmt: skip
+def test_a_stream_that_goes_away_ends_no_training(line, tmp_path):
+    code, out, err = shell(tmp_path, line)
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+    assert weights(tmp_path / "runs" / "r", 29 if "30" in line else 1)
+
+
+def test_output_in_ascii(tmp_path):
+    code, out, err = shell(tmp_path, "$TRAIN --repeat 2 --run_name größe", PYTHONIOENCODING="ascii")
+    assert code == 0, err
+    assert "mean \\xb1 standard deviation" in out
+    assert (tmp_path / "runs" / "größe_2").is_dir()
+
+
+def test_a_locale_without_names_beyond_ascii(tmp_path):
+    variables = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    for line in ("$TRAIN --run_name größe --save 1", "$TRAIN --resume runs/größe --epoch 3"):
+        code, _, err = shell(tmp_path, line, **variables)
+        assert code == 0, err
+    code, _, err = shell(tmp_path, "$TRAIN --resume runs/größe --epoch 4")
+    assert code == 0, err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are bytes on Linux alone")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for line in ("$TRAIN --run_name r --save 1", "$TRAIN --resume runs/r --epoch 3"):
+        code, _, err = shell(folder, line)
+        assert code == 0, err
+    assert TrainTransformer.from_run(folder / "runs" / "r", device="cpu").epoch == 3
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b"])
+def test_a_name_that_no_file_can_have(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train_model.main(flags("factor", tmp_path, "--run_name", text))
+    assert "run_name must be" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# how values are written
+
+
+@pytest.mark.parametrize(("words", "name", "value"), [
+    (["--save=True"], "save_model", True), (["--save=false"], "save_model", False), (["--board_curriculum", "FALSE"], "board_curriculum", False),
+    (["--masking_patch_epoch=None"], "masking_patch_epoch", None), (["--threads=NONE"], "threads", None),
+    (["--board_proba_start=[1, 0, 0]"], "board_proba_start", [1, 0, 0]), (["--board_proba_start=1,0,0"], "board_proba_start", [1, 0, 0]),
+    (["--board_proba_start=(.5,.5,0)"], "board_proba_start", [0.5, 0.5, 0]),
+    (["--board_proba_start", "1,", "0,", "0"], "board_proba_start", [1, 0, 0]), (["--board_proba_start", "1", "0", "0"], "board_proba_start", [1, 0, 0]),
+    (["--save_epochs=[1,2]"], "save_epochs", [1, 2]), (["--save_epochs=none"], "save_epochs", None), (["--save_epochs=log"], "save_epochs", "log"),
+])  # fmt: skip
+def test_values_as_sweeps_write_them(words, name, value):
+    for script in (train_model, train_model_lea):
+        parser = script.make_parser()
+        params = script.TrainTransformer.params_class
+        assert params_from_flags(params, parser.parse_args(words))[name] == value
+
+
+@pytest.mark.parametrize("text", ["['single', 'double']", '["single", "double"]', "single,double", "('single','double')"])
+def test_names_as_sweeps_write_them(text, tmp_path, no_pictures):
+    """With what else may be none or in other letters."""
+    more = ["--board_types", text, "--board_types_proba", "[0.5, 0.5]", "--data_seed=None", "--wandb=Disabled", "--resume=None"]
+    [trainer] = train_model.main(flags("factor", tmp_path, *more))
+    assert trainer.dataset.board_types == ["single", "double"]
+
+
+@pytest.mark.parametrize("text", ["[1, 0", "[[1], 0, 0]", "[" * 5000, "{1: 2}", "['a', 'b', 'c']", "[None, 1, 0]", "1,,0", "", "[]"])
+def test_lists_that_are_none(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train_model.main(flags("factor", tmp_path, f"--board_proba_start={text}"))
+    [line] = capsys.readouterr().err.splitlines()
+    assert "board_proba_start must be" in line
+
+
+def test_probabilities_that_are_overruled_are_said_to_be(tmp_path, capsys, no_pictures):
+    train_model.main(flags("factor", tmp_path, "--board_types_proba", "1", "0", "0"))
+    assert capsys.readouterr().err.count("board_types_proba has no effect on training with --board_curriculum 1.\n") == 1
+    train_model.main(flags("factor", tmp_path, "--board_types_proba", "1", "0", "0", "--board_curriculum", "0"))
+    train_model.main(flags("factor", tmp_path))
+    assert "board_types_proba" not in capsys.readouterr().err
+
+
+# torchrun
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", ["gloo"]), ("cuda", [1, "nccl"]), ("auto", [1, "nccl"])])
+def test_the_device_asked_for_says_how_processes_speak(device, expected, monkeypatch):
+    calls = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", calls.append)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with process_group(device):
+        assert calls == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with contextlib.nullcontext() if device == "cpu" else pytest.raises(ValueError, match="must be cpu for 3 processes"), process_group(device):
+        pass
+
+
+def test_a_wrong_flag_is_said_once_by_two_processes(tmp_path):
+    for wrong, name in ((["--n_embd", "x"], "n_embd must be"), (["--nothing", "1"], "unrecognized")):
+        done = subprocess.run([*TORCHRUN, train_model.__file__, *TINY, *wrong], cwd=tmp_path, env=environment(tmp_path),
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode != 0
+        assert done.stderr.count(name) == 1
+
+
+def test_two_processes_beside_another_run_s_files(tmp_path, no_pictures):
+    """--runs may be the folder of a run."""
+    train_model.main(flags("factor", tmp_path, "--run_name", "r"))
+    done = subprocess.run([*TORCHRUN, train_model.__file__, *flags("factor", tmp_path / "r", "--run_name", "sub")], cwd=tmp_path,
+                          env=environment(tmp_path), capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "r" / "sub" / "run_log.csv").is_file()
