@@ -22,7 +22,7 @@ ORDER = (
     "module_splits", "module_objects", "module_masking", "module_exports", "module_ceiling", "module_dataset",
     "module_sites", "module_transformer_factor", "module_transformer_lea",
     "module_optimizers", "module_recipe", "module_learner", "module_evaluation", "module_probe", "module_train_probe",
-    "module_train_probe_lea", "claims", "module_circuits", "module_analysis", "train_model", "train_model_lea",
+    "module_train_probe_lea", "claims", "module_patches", "module_circuit_figures", "module_circuits", "module_analysis", "train_model", "train_model_lea",
 )
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # where the name differs from what is imported
