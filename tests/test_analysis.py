@@ -170,8 +170,34 @@ def test_verdicts_follow_from_the_tables(monkeypatch):
 def test_mistakes_are_one_line(runs, tmp_path):
     script = str(Path(module_analysis.__file__))
     for flags, words in (([str(runs / "lea")], "is a LEA run"), ([], "at least one run"),
-                         ([str(tmp_path)], "params_training.json")):
+                         ([str(tmp_path)], "params_training.json"),
+                         ([str(runs / "factor"), "--device", "cuda:77"], "device must be")):
         done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, runs, monkeypatch, capsys):
+    """A file stands in its place: no run is read."""
+    (tmp_path / "factor").mkdir()
+    (tmp_path / "factor" / "params_training.json").write_bytes((runs / "factor" / "params_training.json").read_bytes())
+    (tmp_path / "factor" / "analysis").write_text("")
+    monkeypatch.setattr(sys, "argv", ["module_analysis.py", str(tmp_path / "factor")])
+    with pytest.raises(SystemExit) as end:
+        module_analysis.main()
+    assert end.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "analysis' cannot be written (File exists)." in line
+
+
+def test_an_analysis_computes_where_it_is_told(runs, monkeypatch):
+    asked = []
+    for wrapper in (module_train_probe, module_train_probe_lea):
+        monkeypatch.setattr(wrapper.TrainTransformer, "from_run", lambda run, device: asked.append(device))
+    for step in ("analyse", "analyse_lea"):
+        monkeypatch.setattr(module_analysis, step, lambda *_: module_analysis.Findings())
+    monkeypatch.setattr(module_analysis.report, "write", lambda *_: [])
+    monkeypatch.setattr(sys, "argv", ["module_analysis.py", str(runs / "factor"), "--lea", str(runs / "lea"), "--device", "mps"])
+    module_analysis.main()
+    assert asked == ["mps", "mps"]

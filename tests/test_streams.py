@@ -157,6 +157,15 @@ def test_lists_that_are_none(text, tmp_path, capsys):
     assert "board_proba_start must be" in line
 
 
+def test_dashes_are_a_value_like_others(tmp_path, capsys):
+    """argparse itself makes an empty list of --flag=--."""
+    for flag, name in (("--masking_token", "masking_token"), ("--repeat", "--repeat"), ("--board_proba_start", "board_proba_start")):
+        with pytest.raises(SystemExit):
+            train_model.main(flags("factor", tmp_path, f"{flag}=--"))
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"{name} must be" in line
+
+
 def test_probabilities_that_are_overruled_are_said_to_be(tmp_path, capsys, no_pictures):
     train_model.main(flags("factor", tmp_path, "--board_types_proba", "1", "0", "0"))
     assert capsys.readouterr().err.count("board_types_proba has no effect on training with --board_curriculum 1.\n") == 1

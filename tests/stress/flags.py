@@ -101,7 +101,7 @@ def outcome(script, line: list[str]) -> tuple[str, str]:
             return "trained" if "epochs" in out.getvalue() else "slow", ""
         except SystemExit as end:
             said = err.getvalue()
-            lines = [text for text in said.splitlines() if "%|" not in text and NOTICE not in text]
+            lines = [text for text in said.splitlines() if text.strip() and "%|" not in text and NOTICE not in text]
             fits = end.code in (1, 2) and len(lines) == 1 and "Traceback" not in said
             return ("help" if end.code == 0 else "refused" if fits else "faulty"), said
         except BaseException:  # what a user would see as a traceback
