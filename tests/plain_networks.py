@@ -1,6 +1,7 @@
 """The networks written plainly, in float64 and from their state dicts, and small ones to compare with them."""
 import math
 
+import numpy as np
 import torch
 
 from module_transformer_factor import GPTFactor
@@ -171,3 +172,9 @@ def boards(network, B=3, seed=0):
     """Boards (B, T) of an LEA, nothing hidden."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(network.ps_head.weight.shape[0] - 1, (B, network.ps_pos_emb.num_embeddings), generator=generator)
+
+
+def close(value, wanted, rtol=1e-9, atol=1e-10, err_msg=""):
+    """Asserts that a tensor is near another or an array."""
+    wanted = wanted.detach().numpy() if isinstance(wanted, torch.Tensor) else wanted
+    np.testing.assert_allclose(value.detach().numpy(), wanted, rtol, atol, err_msg=err_msg)
