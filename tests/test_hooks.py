@@ -4,7 +4,18 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from edit_cases import HEADED, drawn, kinds, make, places, plain_acts, shape_at, shape_of_head, where, with_head
+from edit_cases import (
+    HEADED,
+    drawn,
+    kinds,
+    make,
+    places,
+    plain_acts,
+    shape_at,
+    shape_of_head,
+    where,
+    with_head,
+)
 from plain_networks import small_factor, tokens
 
 from module_sites import Edit, editing, named_sites, recording
