@@ -133,9 +133,8 @@ def k_means(vectors: torch.Tensor, k: int, generator: torch.Generator, rounds: i
     def some(n: int) -> torch.Tensor:
         return vectors[torch.randint(len(vectors), (n,), generator=generator).to(vectors.device)]
 
-    distinct = vectors.unique(dim=0)
-    order = torch.randperm(len(distinct), generator=generator).to(vectors.device)[:k]
-    centres = torch.cat((distinct[order], some(k - len(order))))
+    order = torch.randperm(len(vectors), generator=generator).to(vectors.device)[:k]
+    centres = torch.cat((vectors[order], some(k - len(order))))
     for _ in range(rounds):
         nearest = torch.cdist(vectors, centres).argmin(1)
         member = F.one_hot(nearest, k).to(vectors.dtype)

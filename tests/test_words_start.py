@@ -61,7 +61,7 @@ def test_centres_are_those_of_the_clusters():
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
 @pytest.mark.parametrize("average", [0, 0.5])
-def test_a_run_resumed_around_the_start_of_words_is_the_same(stop, average, tmp_path):
+def test_a_run_resumed_around_the_start_of_words_is_the_same(stop, average, tmp_path, no_pictures):
     how = dict(STARTING, weight_average=average, save_model=True, runs=str(tmp_path))
     make("lea", **how, run_name="whole").train()
     make("lea", **how | {"epochs": stop}, run_name="parts").train()
@@ -70,7 +70,7 @@ def test_a_run_resumed_around_the_start_of_words_is_the_same(stop, average, tmp_
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_checkpoint_from_before_the_start_passes_vectors_on(tmp_path):
+def test_a_checkpoint_from_before_the_start_passes_vectors_on(tmp_path, no_pictures):
     trainer = make("lea", **STARTING, save_epochs=[2], save_model=True, runs=str(tmp_path), run_name="r")
     trainer.train()
     assert not trainer.transformer.ss_vector_quantizer.passing
