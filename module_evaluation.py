@@ -162,13 +162,14 @@ class Evaluation:
     def _filled(self, tokens: torch.Tensor) -> torch.Tensor:
         """Masked boards (B, T) with all hidden cells filled, one a pass on each board, the surest first."""
         tokens, hidden = tokens.clone(), tokens == self.masking_token
-        while hidden.any():
-            logits = self._predict(tokens)[0]
-            sure = logits.softmax(-1).amax(-1).masked_fill(~hidden, -1)
-            cell = sure.argmax(1, keepdim=True)  # (B, 1)
-            answer = torch.where(hidden, logits.argmax(-1), tokens).gather(1, cell)
-            tokens.scatter_(1, cell, answer)
-            hidden.scatter_(1, cell, False)
+        left = hidden.any(1).nonzero()[:, 0]  # boards with something hidden
+        while len(left):
+            logits = self._predict(tokens[left])[0]
+            sure = logits.softmax(-1).amax(-1).masked_fill(~hidden[left], -1)
+            cell = sure.argmax(1)  # (len(left),)
+            tokens[left, cell] = logits.argmax(-1).gather(1, cell[:, None])[:, 0]
+            hidden[left, cell] = False
+            left = left[hidden[left].any(1)]
         return tokens
 
     def _evaluate(

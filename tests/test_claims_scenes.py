@@ -1,11 +1,9 @@
-"""Boards, what is on them, what can be known of them; the ceiling."""
+"""Boards, what is on them, what can be known of them."""
 import numpy as np
 import planted
 from planted import PROBA
 
-from claims import ceiling
 from claims.sample import label_posterior
-from claims.scenes import Scenes
 
 
 def test_labels_and_their_posterior():
@@ -31,25 +29,3 @@ def test_labels_and_their_posterior():
     assert len(parts[2]) == len(tokens[sample.test]) / 2
     assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
     assert set(scenes.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
-
-
-def test_ceiling_of_the_best_and_of_a_blind_network():
-    dataset = planted.dataset()
-
-    class Stub:
-        def __init__(self, best):
-            self.dataset, self.best = dataset, best
-
-        def _reconstruct(self, boards, masks):
-            made = dataset.best_reconstruction(np.where(masks, dataset.masking_token, boards), PROBA).marginal
-            return {"": made if self.best else np.zeros_like(boards)}
-
-    scenes = Scenes.join([planted.drawn(dataset, t, 6, "test") for t in range(3)])
-    for best in (True, False):
-        rows = ceiling.measure(Stub(best), scenes, PROBA, np.random.default_rng(1), 3)
-        assert {row["feature"].split(", ")[1] for row in rows} == {"all", "single", "double", "composition"}
-        for row in rows:
-            if not row["feature"].startswith("whole"):
-                assert (row["effect"] == row["upper"]) == best
-            assert (row["effect"] > 0.5 * row["upper"]) >= best
-        assert (rows[0]["avoidable error"] == 0) == best

@@ -395,6 +395,16 @@ def test_easy_first_fills_the_surest_cell_first(kind, monkeypatch):
         assert (subset["boards_recons"] == recons[name]).all()
 
 
+def test_easy_first_passes_a_board_as_often_as_it_has_hidden_cells(monkeypatch):
+    trainer = make()
+    boards, _ = trainer.dataset.get_n_training_boards(12)
+    masks = np.random.default_rng(0).random(boards.shape) < np.linspace(0, 0.9, 12)[:, None, None]
+    passed, predict = [], trainer._predict
+    monkeypatch.setattr(trainer, "_predict", lambda tokens: passed.append(len(tokens)) or predict(tokens))
+    trainer._reconstruct(boards, masks, "easy first")
+    assert sum(passed) == masks.sum() + len(boards)  # and once more when it is filled
+
+
 def test_a_wrong_decode_is_named():
     trainer = make()
     boards, _ = trainer.dataset.get_n_training_boards(2)
