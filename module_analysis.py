@@ -3,9 +3,13 @@ judged.
 
     python module_analysis.py runs/<run> [more runs = seeds] [--lea runs/<lea_run>] [--quick]
 
-writes runs/<run>/analysis/: a CSV a table, a PNG a figure and report.md. How each claim is measured is told
-in its own file in `claims`; this one says in which order, with how many boards, and for which runs. Whatever
-is random follows from a run's seed.
+writes runs/<run>/analysis/: a CSV a table, a PNG a figure and report.md;
+
+    python module_analysis.py --emergence runs/<run> [more runs = seeds]
+
+follows runs through their checkpoints instead, and writes emergence.csv and .png there. How each claim is
+measured is told in its own file in `claims`; this one says in which order, with how many boards, and for
+which runs. Whatever is random follows from a run's seed.
 """
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import module_figures
 import module_files
 import module_train_probe
 import module_train_probe_lea
@@ -25,6 +30,7 @@ from claims import (
     composition,
     convergence,
     decodability,
+    emergence,
     generalisation,
     manipulation,
     report,
@@ -38,7 +44,7 @@ from claims.sample import Sample, make_sample
 from claims.scenes import types_in_use
 from claims.scores import DRAWS, resample
 
-ANALYSIS = 8  # the stream of a run's seed that an analysis draws from
+ANALYSIS, EMERGENCE = 8, 10  # the streams of a run's seed that these draw from
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,35 @@ def run_all(
     folder that holds no run of its kind; OSError a folder that cannot be written, before anything else.
     """
     start, findings = time.time(), Findings()
+    folder = _checked_folder(runs, lea)
+    for run in runs:
+        trainer = module_train_probe.TrainTransformer.from_run(run, device=device)
+        findings.add_(Path(run).name, analyse(trainer, SIZES[quick], _bars(run)))
+    if lea is not None:
+        trainer = module_train_probe_lea.TrainTransformer.from_run(lea, device=device)
+        findings.add_(Path(lea).name, analyse_lea(trainer, SIZES[quick], _bars(lea)))
+    return report.write(folder, findings, time.time() - start)
+
+
+def follow_all(runs: Sequence[str | Path], device: str = "auto") -> Path:
+    """Follows factor runs (seeds of one recipe) through their checkpoints: what emerges when. Writes
+    <first run>/analysis/emergence.csv, a row a measured value, and .png; returns the picture's path.
+
+    device: as of a training. Errors as of `run_all`.
+    """
+    folder, rows = _checked_folder(runs), []
+    for run in runs:
+        trainer = module_train_probe.TrainTransformer.from_run(run, device=device)
+        rng = utils.numpy_rng(trainer.seed, EMERGENCE)
+        found = emergence.follow(trainer, rng, _bars(run)("checkpoints"))
+        rows += [{"run": Path(run).name, "seed": trainer.seed} | row for row in found]
+    module_files.save_table(folder / "emergence.csv", rows)
+    module_figures.save_figure(emergence.plot_emergence(rows), folder / "emergence.png", 100)
+    return folder / "emergence.png"
+
+
+def _checked_folder(runs: Sequence[str | Path], lea: str | Path | None = None) -> Path:
+    """The folder to write into, of the first run; runs are of their kinds and can be told apart."""
     names = [Path(run).name for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"runs must have names of their own, not {', '.join(names)}.")
@@ -144,13 +179,7 @@ def run_all(
     folder = Path(runs[0] if runs else lea) / "analysis"
     folder.mkdir(exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # an OSError now rather than at the end
-    for run in runs:
-        trainer = module_train_probe.TrainTransformer.from_run(run, device=device)
-        findings.add_(Path(run).name, analyse(trainer, SIZES[quick], _bars(run)))
-    if lea is not None:
-        trainer = module_train_probe_lea.TrainTransformer.from_run(lea, device=device)
-        findings.add_(Path(lea).name, analyse_lea(trainer, SIZES[quick], _bars(lea)))
-    return report.write(folder, findings, time.time() - start)
+    return folder
 
 
 def _check_kind(run: str | Path, is_lea: bool) -> None:
@@ -176,18 +205,29 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", help="run folders of the factor network, seeds of one recipe")
     parser.add_argument("--lea", help="a run folder of LEA")
     parser.add_argument("--quick", action="store_true", help="fewer boards and draws, for a look")
+    parser.add_argument("--emergence", nargs="+", metavar="RUN", default=[],
+                        help="instead: what emerges when, at the checkpoints of these runs")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
     flags = parser.parse_args()
     try:
-        if not flags.runs and not flags.lea:
+        if flags.emergence and (flags.runs or flags.lea or flags.quick):
+            raise ValueError("--emergence: takes runs of its own, and neither others, --lea nor --quick.")
+        if flags.emergence:
+            utils.say(follow_all(flags.emergence, flags.device))
+        elif flags.runs or flags.lea:
+            _report(flags)
+        else:
             raise ValueError("runs: give at least one run folder, or --lea and one.")
-        verdicts = run_all(flags.runs, flags.lea, flags.quick, flags.device)
     except (TypeError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except OSError as error:
         name = utils.shown(str(error.filename))
         parser.exit(2, f"{parser.prog}: {name} cannot be written ({error.strerror}).\n")
-    for v in verdicts:
+
+
+def _report(flags: argparse.Namespace) -> None:
+    """Writes the report and says the verdicts."""
+    for v in run_all(flags.runs, flags.lea, flags.quick, flags.device):
         features = f"{v['holding']} of {v['features']} features, n = {v['runs']}"
         utils.say(f"{v['verdict']:>9}  {v['claim']} ({features})")
     utils.say(Path(flags.runs[0] if flags.runs else flags.lea) / "analysis" / "report.md")

@@ -12,6 +12,7 @@ the top:
     readouts, swaps         the two methods: linear read-outs; boards that differ in one object
     ceiling                 what can be known at all, beside which the claims stand
     decodability, generalisation, convergence, manipulation, composition, words, steering      a claim each
+    emergence               the course of a run: the same measurements at every checkpoint
     report                  verdicts, tables and figures in a folder
 
 Axis letters: n boards, T cells, V tokens, D width of a stage, F features, m objects, c cells that may be

@@ -22,7 +22,7 @@ from module_dataset import AbstractionDataset
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
 ORDER = ("statistics", "figures", "scores", "scenes", "sample", "networks", "readouts", "swaps", "ceiling",
-         "decodability", "generalisation", "convergence", "manipulation", "composition", "words", "steering",
+         "decodability", "generalisation", "convergence", "manipulation", "composition", "emergence", "words", "steering",
          "report")
 
 
