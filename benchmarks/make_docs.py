@@ -23,6 +23,7 @@ from bench_accuracy import SETTINGS  # noqa: E402
 
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
+from claims import emergence  # noqa: E402
 from module_files import as_text, markdown  # noqa: E402
 
 SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as the stress program calls the two
@@ -59,6 +60,31 @@ HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
         "root of double boards",
     ),
 }
+DECODED = {  # columns of the table of decoding: the rows of accuracy_decode.csv
+    "hidden tokens": "hidden tokens, all",
+    "single": "whole boards, single",
+    "double": "whole boards, double",
+    "of these apart": "whole boards, double apart",
+    "overlapping": "whole boards, double overlapping",
+    "composition": "whole boards, composition",
+}
+EMERGING = (  # the measures that docs/results.md follows
+    (emergence.HIDDEN, "single"),
+    (emergence.ATTENTION, "b1"),
+    (emergence.ATTENTION, "b1, visible cells"),
+    (emergence.ATTENTION, "b2, visible cells"),
+    (emergence.OWN, "b1"),
+    (emergence.OWN, "b2"),
+    (emergence.READ_OUT, "b1_z_attn"),
+    (emergence.READ_OUT, "b2_z_attn"),
+    (emergence.SWAPS, "b0_z_attn_mlp, single"),
+    (emergence.WHOLE, "single"),
+    (emergence.WHOLE, "double"),
+    (emergence.WHOLE, "composition"),
+    (emergence.NEARNESS, "b1_z_attn"),
+    (emergence.NEARNESS, "b2_z_attn"),
+)
+EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
 Rows = list[dict[str, str]]
 
 
@@ -241,6 +267,38 @@ def rate_cell(row: dict[str, str]) -> str:
     return ", ".join(parts)
 
 
+def decode_table() -> str:
+    """Networks in one pass and easy first, each beside what it can reach at most, in Markdown; percent."""
+    of_run: dict[str, dict[str, dict]] = {}
+    for row in read_results("accuracy_decode"):
+        of_run.setdefault(row["run"], {})[row["what"]] = row
+    lines = []
+    ways = {"one pass": ("one pass", "ceiling of one pass"), "easy first": ("accuracy", "ceiling")}
+    for run, rows in of_run.items():
+        for way, columns in ways.items():
+            found = [rows[f"{what}, easy first"] for what in DECODED.values()]
+            cells = [" of ".join(f"{100 * float(row[name]):.1f}" for name in columns) for row in found]
+            lines.append([f"`{run}`", way, *cells])
+    return markdown(["network", "decoding", *DECODED], lines)
+
+
+def emergence_table() -> str:
+    """How far the measures of EMERGING have come at some checkpoints, in Markdown; a value for each seed."""
+    rows = read_results("emergence")
+    ways, runs = emergence.ways(rows), list(dict.fromkeys(row["run"] for row in rows))
+    lines = []
+    for measured, where in EMERGING:
+        values = [[float(row["value"]) for row in rows
+                   if (row["run"], row["measure"], row["where"]) == (run, measured, where)] for run in runs]
+        ends = [" / ".join(f"{course[end]:.2f}" for course in values) for end in (0, -1)]
+        found = [ways[run, measured, where] for run in runs]
+        shares = [" / ".join(f"{100 * way[epoch]:.0f}" for way in found) + "%" for epoch in EMERGING_AT]
+        half = " / ".join(str(emergence.halfway(way)) for way in found)
+        lines.append([measured, where, ends[0], *shares, ends[1], half])
+    heads = [f"epoch {epoch}" for epoch in EMERGING_AT]
+    return markdown(["measured", "where", "untrained", *heads, "last", "half-way at"], lines)
+
+
 def codebook_table() -> str:
     """The last epoch of each run of bench_codebook.py, in Markdown."""
     last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
@@ -317,6 +375,8 @@ PARTS = {
     "times": functools.partial(plain_table, "times"),
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
+    "decode": decode_table,
+    "emergence": emergence_table,
     "verdicts": verdict_table,
     "measures": measure_table,
     "kills": kills_table,

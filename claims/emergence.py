@@ -4,7 +4,10 @@ paper's title is about.
 Measure: the same things at every checkpoint, on the same held-out boards and masks. Accuracy on hidden tokens
 and whole boards, in one pass; the skill of a linear read-out of the root from hidden cells, and their
 nearness by root, at each stage; exact success of swaps after each block; and which share of the attention of
-a hidden object cell stays in its object, itself included.
+a hidden object cell stays in its object, itself included, or goes to the object's visible cells: hidden cells
+that look at all hidden cells find many in their own object without knowing it. And of the attention to
+visible objects, which share goes to its own where there is another: cells may look at whatever is no
+background.
 Beside them: what an exact observer can reach by the best token of each cell and by the best board; swaps of
 the tokens in the input; the share that attention would have that is the same for every cell. `ways` says how
 far each measure has come at each checkpoint, so that their order can be seen.
@@ -36,9 +39,11 @@ BOUND = ""  # the epoch of what no network has a part in
 HIDDEN, WHOLE = ACCURACIES = ("hidden tokens", "whole boards")
 READ_OUT, NEARNESS = "read-out of the root, hidden cells", "nearness by root, hidden cells"
 SWAPS, ATTENTION = "exact success of swaps", "attention that stays in the object"
-MEASURES = (HIDDEN, WHOLE, READ_OUT, NEARNESS, SWAPS, ATTENTION)
+OWN = "attention to visible objects: share of its own, two objects apart"
+MEASURES = (HIDDEN, WHOLE, READ_OUT, NEARNESS, SWAPS, ATTENTION, OWN)
 BEST_TOKEN, BEST_BOARD, EVEN = ", best token", ", best board", ", the same for every cell"
 INPUT = "tokens in the input"
+VISIBLE = ", visible cells"
 SWAPPED = (0, 1)  # types of boards of which a root is swapped
 VALUES = ("value", "value low", "value high")
 LEFT = 0.2  # where the picture has the untrained network, in epochs trained
@@ -112,8 +117,8 @@ def bounds(material: Material) -> list[dict]:
     for name, answer in material.bounds.items():
         rows += _accuracy(material, answer, name)
     cells = object_cells(material.sample, True)
-    share = _mates(material.sample, cells).mean(1)
-    return [*rows, _row(ATTENTION + EVEN, "every block", _over_cells(share, cells, material))]
+    even = np.full((len(cells.board), material.sample.tokens.shape[1]), 1 / material.sample.tokens.shape[1])
+    return rows + _attention({"every block": even}, cells, material, EVEN)
 
 
 def measure(network: Network, material: Material) -> list[dict]:
@@ -127,11 +132,9 @@ def measure(network: Network, material: Material) -> list[dict]:
     rows += _read_outs(stages, material) + _nearness(stages, cells, material)
     for name, swaps in material.swaps.items():
         rows += _swaps(network, swaps, material.swaps_W[name], name)
-    mates = _mates(sample, cells)
-    for block, site in maps.items():
-        attention = acts[site][sample.test][cells.board, :, cells.cell].mean(1)  # (N, T), of all heads
-        rows.append(_row(ATTENTION, block, _over_cells((attention * mates).sum(1), cells, material)))
-    return rows
+    attention = {block: acts[site][sample.test][cells.board, :, cells.cell].mean(1)  # of all heads
+                 for block, site in maps.items()}
+    return rows + _attention(attention, cells, material)
 
 
 def _accuracy(material: Material, answer: np.ndarray, bound: str = "") -> list[dict]:
@@ -175,7 +178,26 @@ def _swaps(network: Network, swaps: Swaps, W: np.ndarray, type_: str) -> list[di
     return rows
 
 
-def _mates(sample: Sample, cells: Cells) -> np.ndarray:
+def _attention(attention: dict[str, np.ndarray], cells: Cells, material: Material,
+               bound: str = "") -> list[dict]:
+    """Rows of what N hidden object cells look at, {where: (N, T)}."""
+    sample, rows = material.sample, []
+    own = _own_object(sample, cells)
+    visible = ~sample.hidden[sample.test][cells.board]
+    objects = visible & (sample.labels["root"][sample.test][cells.board] >= 0)
+    apart = material.groups.get(APART, np.zeros(0, bool))
+    for where, weights in attention.items():
+        all_, seen, of_objects = ((weights * there).sum(1) for there in (own, own & visible, objects))
+        ones = np.ones_like(all_)
+        rows.append(_row(ATTENTION + bound, where, _over_cells(all_, ones, cells, material)))
+        rows.append(_row(ATTENTION + bound, where + VISIBLE, _over_cells(seen, ones, cells, material)))
+        if apart.any():
+            use = apart[cells.board]
+            rows.append(_row(OWN + bound, where, _over_cells(seen * use, of_objects * use, cells, material)))
+    return rows
+
+
+def _own_object(sample: Sample, cells: Cells) -> np.ndarray:
     """(N, T) which cells of its board belong to the object of each of the N cells."""
     same = np.ones((len(cells.board), sample.tokens.shape[1]), bool)
     for name in ("root", "row", "column"):
@@ -184,10 +206,10 @@ def _mates(sample: Sample, cells: Cells) -> np.ndarray:
     return same
 
 
-def _over_cells(share: np.ndarray, cells: Cells, material: Material) -> np.ndarray:
-    """Score of the mean over cells of share (N,)."""
+def _over_cells(part: np.ndarray, whole: np.ndarray, cells: Cells, material: Material) -> np.ndarray:
+    """Score of sum(part) / sum(whole) over cells, both (N,)."""
     n = len(material.sample.boards)
-    of_boards = (np.bincount(cells.board, weights, n) for weights in (share, None))
+    of_boards = (np.bincount(cells.board, values, n) for values in (part, whole))
     return ratio(*of_boards, material.W_masked)
 
 
@@ -223,18 +245,23 @@ def plot_emergence(rows: Sequence[dict]):
     colour a board type or stage, a kind of line a run, bounds of the first run as level lines. rows: as
     `ways` takes them."""
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    figure, axes = new_figure(2, 3, (15, 8.4))
-    for ax, measured in zip(axes.flat, MEASURES, strict=True):
+    figure, axes = new_figure(2, 4, (19, 8.4))
+    for ax, measured in zip(axes.flat, MEASURES, strict=False):
         shown = [row for row in rows if row["where"] not in NOT_DRAWN]
         _draw_measure(ax, [row for row in shown if row["measure"] == measured], runs)
         level = [row for row in shown if row["epoch"] == BOUND and row["run"] == runs[0]]
         _draw_bounds(ax, [row for row in level if row["measure"].startswith(f"{measured}, ")])
-        ax.set(title=measured, xscale="log", xlabel="epochs trained")
+        ax.set_title(measured.replace(": ", ":\n"), fontsize=11)
+        ax.set(xscale="log", xlabel="epochs trained")
         ax.set_xticks([LEFT, 1, 10, 100, 1000], ["untrained", "1", "10", "100", "1000"])
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
-    lines = [axes[0, 0].plot([], [], color="black", linestyle=line)[0] for line in LINES[: len(runs)]]
-    figure.legend(lines, runs, loc="outside lower center", ncols=6, fontsize=9)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=7)
+    last = axes[-1, -1]  # has no measure
+    last.axis("off")
+    for run, line in zip(runs, LINES, strict=False):
+        last.plot([], [], color="black", linestyle=line, label=run)
+    last.legend(fontsize=10, loc="center")
     return figure
 
 
