@@ -1,4 +1,6 @@
 """The ceiling: networks of which it is known how near they come, in one pass and easy first."""
+from pathlib import Path
+
 import numpy as np
 import planted
 from planted import PROBA
@@ -83,3 +85,21 @@ def test_rows_of_easy_first_leave_the_random_draws_of_the_others_as_they_were():
     easy_first = [row["feature"].endswith("easy first") for row in rows]
     assert easy_first == sorted(easy_first)  # after the old ones
     assert easy_first.count(False) == 12
+
+
+def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
+    """docs/results.md, 'One pass or easy first': points that easy first gains and leaves, of three networks."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import make_docs
+
+    gains, left = {}, {}
+    for row in make_docs.read_results("accuracy_decode"):
+        if row["what"].endswith("easy first"):
+            group = row["what"].split(", ")[1] if row["what"].startswith("whole") else "hidden"
+            gains.setdefault(group, []).append(round(100 * (float(row["accuracy"]) - float(row["one pass"]))))
+            left.setdefault(group, []).append(round(100 * float(row["short"])))
+    assert (min(gains["double"]), max(gains["double"])) == (7, 9)
+    assert (min(gains["double apart"]), max(gains["double apart"]), max(left["double apart"])) == (4, 8, 3)
+    assert (min(gains["double overlapping"]), max(gains["double overlapping"])) == (11, 13)
+    assert (min(left["double overlapping"]), max(left["double overlapping"])) == (16, 28)
+    assert gains["composition"] == [0, -2, 4]
