@@ -209,6 +209,12 @@ def main() -> None:
                         help="instead: what emerges when, at the checkpoints of these runs")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
     flags = parser.parse_args()
+    with module_figures.own_style():
+        _answer(parser, flags)
+
+
+def _answer(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Does what the flags ask for."""
     try:
         if flags.emergence and (flags.runs or flags.lea or flags.quick):
             raise ValueError("--emergence: takes runs of its own, and neither others, --lea nor --quick.")

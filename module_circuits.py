@@ -32,10 +32,20 @@ from claims.scores import ratio, resample, spread
 from claims.swaps import swaps_of
 from module_dataset import TYPES
 from module_evaluation import evaluating
-from module_figures import save_figure
+from module_figures import own_style, save_figure
 from module_patches import AT_ONCE, CIRCUITS, Effects, Pairs, Stack, chunks, differing, replacing, units_of
 from module_sites import recording
 from module_transformer_lea import join
+
+DRAWN_BY = {
+    "lens": module_circuit_figures.plot_lens,
+    "ablate": module_circuit_figures.plot_ablate,
+    "patch_head": module_circuit_figures.plot_patch,
+    "patch_all": module_circuit_figures.plot_patch,
+    "patch": module_circuit_figures.plot_patch,
+    "attribution": module_circuit_figures.plot_attribution,
+    "paths": module_circuit_figures.plot_paths,
+}  # a picture of each table
 
 BY = ("cell", "head", "all")
 HOW = ("mean", "resample", "zero")
@@ -434,8 +444,7 @@ def run_all(folder: str | Path, quick: bool = False) -> Path:
         made["paths"] = paths(trainer, base, donor, masks, bar=bar("paths"))
     for name, rows in made.items():
         module_files.save_table(out / f"{name}.csv", rows)
-        draw = getattr(module_circuit_figures, f"plot_{name.partition('_')[0]}")
-        save_figure(draw(rows), out / f"{name}.png")
+        save_figure(DRAWN_BY[name](rows), out / f"{name}.png")
     return out
 
 
@@ -446,7 +455,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer boards, for a look")
     flags = parser.parse_args()
     try:
-        print(run_all(flags.run, flags.quick))
+        with own_style():
+            print(run_all(flags.run, flags.quick))
     except (TypeError, ValueError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2)

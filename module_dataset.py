@@ -19,7 +19,7 @@ import module_ceiling
 from module_exports import OBJECTS, json_path, read_export, write_export
 from module_figures import draw_board, new_figure, token_colors
 from module_masking import find_corners, object_tokens, patches
-from module_objects import draw_compositions, draw_roots
+from module_objects import alike, draw_compositions, draw_roots
 from module_params import keywords_of
 from module_rows import (
     COMPOSITIONS,
@@ -40,7 +40,7 @@ from module_rows import (
     weights_of,
 )
 from module_splits import check_splits, distinct, hold_out, row_tables
-from utils import fresh_seed, integer_array, naming, numpy_rng, print_dict, shown
+from utils import caution, fresh_seed, integer_array, naming, numpy_rng, print_dict, shown
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]
 
@@ -114,6 +114,21 @@ class AbstractionDataset(torch.utils.data.Dataset):
                 )
         self.set_type = "train"
         self._worker = None  # (seed, generator) in a DataLoader's worker
+        self._warn_of_shared_pictures()
+
+    def _warn_of_shared_pictures(self) -> None:
+        """Warns where a picture held out may be one that train draws too: what splits keep apart are rows,
+        by family and by root."""
+        p, reasons = self.params, []
+        if not p.bool_split:
+            return
+        if pair := alike(self.roots):
+            reasons.append(f"roots {pair[0]} and {pair[1]} are shifts of each other")
+        twin = {1: "single", 2: "double"}.get(p.comp_c)
+        if {"composition", twin} <= set(p.board_types):
+            reasons.append(f"composites of comp_c = {p.comp_c} roots are {twin} boards too")
+        if reasons:
+            caution(f"some pictures held out may be drawn in training: {'; '.join(reasons)}.", 4)
 
     def __getattr__(self, name):
         if name in DatasetParams.__dataclass_fields__ and "params" in self.__dict__:
@@ -153,7 +168,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
     # Drawing
 
     def _generator(self) -> np.random.Generator:
-        """This process's generator: `rng`, in a DataLoader's worker one of its own."""
+        """This process's generator: `rng`, in a DataLoader's worker one of its own, named by the seed that it
+        has from the loader, whose `generator` fixes it."""
         info = torch.utils.data.get_worker_info()
         if info is None:
             return self.rng

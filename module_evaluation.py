@@ -15,7 +15,7 @@ import torch
 from module_dataset import TYPES, AbstractionDataset, Boards
 from module_figures import plot_reconstructions, save_figure, show_figure
 from module_transformer_factor import check_sizes
-from utils import shown
+from utils import shown, to_numpy
 
 EVAL_BATCH = 512  # boards in a forward pass without gradient
 DECODES = ("one pass", "easy first")
@@ -335,7 +335,7 @@ class Evaluation:
         """One of the arrays of `_given`."""
         side = self.dataset.board_dim
         try:
-            array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            array = to_numpy(array) if isinstance(array, torch.Tensor) else np.asarray(array)
         except ValueError:
             raise TypeError(f"{name} must be an array of whole numbers, not {shown(array)}.") from None
         if array.dtype.kind not in "biuf":

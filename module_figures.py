@@ -1,10 +1,11 @@
 """Pictures as functions of arrays: boards, panels of matrices, curves."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def blank_figure(size: tuple[float, float], **kwargs):
     figure = Figure(figsize=size, **kwargs)
     figure._repr_png_ = functools.partial(png_of, figure)
     return figure
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Inside, pictures are drawn with matplotlib's own settings, whatever a matplotlibrc says: a font or a
+    TeX that is missing must not end a training."""
+    from matplotlib import style
+
+    with style.context("default"):
+        yield
 
 
 def png_of(figure) -> bytes:
@@ -73,7 +84,7 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
 
     board = np.asarray(board)
     h, w = board.shape
-    ax.imshow(np.asarray(colors)[board], interpolation="nearest")
+    ax.imshow(np.asarray(colors)[board], interpolation="nearest", origin="upper")
     ax.set(xticks=[], yticks=[])
     ax.hlines(np.arange(1, h) - 0.5, -0.5, w - 0.5, color="white", linewidth=0.6)
     ax.vlines(np.arange(1, w) - 0.5, -0.5, h - 0.5, color="white", linewidth=0.6)
@@ -171,7 +182,8 @@ def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis"
     """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image.
     names: what rows and columns are, None leaves the groups' names out."""
     image = ax.imshow(
-        values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+        values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto",
+        origin="upper",
     )
     sides = (ax.yaxis, ax.hlines, values.shape[1]), (ax.xaxis, ax.vlines, values.shape[0])
     for (axis, lines, length), group, name in zip(sides, groups, names, strict=True):
@@ -222,7 +234,7 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
         shown = (names[0] if j == 0 else None, names[1] if i == R - 1 else None)
         image = draw_matrix(axes[i, j], values[i, j], groups, limits, cmap, titles[i][j], shown)
         if objects is not None:
-            axes[i, j].imshow(marks, interpolation="nearest", aspect="auto")
+            axes[i, j].imshow(marks, interpolation="nearest", aspect="auto", origin="upper")
         if scale is None:
             draw_bar(image, axes[i, j], label if j == C - 1 else "")
     if scale is not None:

@@ -29,6 +29,7 @@ class Learner:
             blend = get_ema_multi_avg_fn(weight_average)
             self._average = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
             self.shown = self._average.module
+        self._look()
         self._parallel: DistributedDataParallel | None = None
 
     def forward(self, tokens: torch.Tensor):
@@ -47,6 +48,11 @@ class Learner:
         for group in self.optim.param_groups:
             group["lr"] = learning_rate
 
+    def _look(self) -> None:
+        """Eval mode: LEA's words would move with every pass in training mode."""
+        self.network.eval()
+        self.shown.eval()
+
     def share_of(self, *batch: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
         """Which share of a batch is this process's, and that part of its tensors (B, ...)."""
         parts = tuple(x[self.rank :: self.world] for x in batch)
@@ -59,7 +65,8 @@ class Learner:
         self.optim.step()
 
     def end_epoch(self) -> None:
-        """Moves the average of the weights."""
+        """Moves the average of the weights; what is looked at between epochs is in eval mode."""
+        self._look()
         if self._average is not None:
             self._average.update_parameters(self.network)
 
@@ -88,6 +95,7 @@ class Learner:
 
     def restore(self, state: dict) -> None:
         """Goes back to a state; the optimiser's settings stay, they are parameters of the run."""
+        self._look()
         self.network.load_state_dict(state["transformer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
@@ -102,6 +110,20 @@ class Learner:
             if shapes not in (adamw, {"momentum_buffer": weight.shape}):
                 return False
         return True
+
+
+def plain_names(weights):
+    """A state dict without the prefixes that torch.compile and DistributedDataParallel put before names, and
+    out of {'model': ...} or {'state_dict': ...}; anything else as it is."""
+    if not isinstance(weights, dict):
+        return weights
+    for key in ("model", "state_dict"):
+        if set(weights) == {key}:
+            return plain_names(weights[key])
+    for prefix in ("_orig_mod.", "module."):
+        if weights and all(isinstance(name, str) and name.startswith(prefix) for name in weights):
+            return plain_names({name.removeprefix(prefix): value for name, value in weights.items()})
+    return weights
 
 
 def copied(x):

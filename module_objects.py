@@ -45,6 +45,31 @@ def draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
     )
 
 
+def alike(roots: np.ndarray) -> tuple[int, int] | None:
+    """The first two of roots (n, d, d, m) that can draw one picture, each at a place of its own, as shifts of
+    each other can; None where there are none."""
+    groups: dict[tuple, list[int]] = {}
+    cut = []
+    for i, root in enumerate(roots):
+        there = (root >= 0).any(-1)
+        rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+        if len(rows):
+            window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            groups.setdefault((there[window].shape, there[window].tobytes()), []).append(i)
+            cut.append(root[window][there[window]])
+        else:
+            cut.append(root[there])
+    for group in groups.values():
+        tokens = np.stack([cut[i] for i in group])  # (g, cells, m)
+        for first, own in enumerate(tokens[:-1]):
+            others = tokens[first + 1 :]
+            same = (others[..., :, None] == own[:, None]) & (others >= 0)[..., None]
+            share = same.any((-1, -2)).all(-1)
+            if share.any():
+                return group[first], group[first + 1 + int(share.argmax())]
+    return None
+
+
 def draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
     """Distinct compositions (comp_n, comp_dim, comp_dim)."""
     drawn = _distinct_objects(p.comp_n, lambda n: _scatter(rng, n, p.comp_dim**2, p.comp_c, p.abs_n)[0])

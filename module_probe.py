@@ -28,7 +28,7 @@ from module_figures import (
 )
 from module_files import save_array, write_json
 from module_transformer_factor import check_sizes, cut_edits, editing, recording
-from utils import dist, dist_cosine, dist_unit, divide_into_batches, get_ij, merge_attn_plots, shown
+from utils import dist, dist_cosine, dist_unit, divide_into_batches, get_ij, merge_attn_plots, shown, to_numpy
 
 
 class Probe(Evaluation):
@@ -62,12 +62,12 @@ class Probe(Evaluation):
     @property
     def token_table(self) -> np.ndarray:
         """Token embeddings (V, D)."""
-        return self.transformer.tok_emb.weight.detach().cpu().numpy()
+        return to_numpy(self.transformer.tok_emb.weight)
 
     @property
     def position_table(self) -> np.ndarray:
         """Position codes (T, P)."""
-        return self.transformer.pos_emb[0].detach().cpu().numpy()
+        return to_numpy(self.transformer.pos_emb[0])
 
     def _probe(self, tokens: torch.Tensor) -> None:
         """The forward pass to look into, of masked boards (B, T)."""
@@ -81,7 +81,7 @@ class Probe(Evaluation):
             cut = cut_edits(edits, batch, len(boards))
             with evaluating(self.transformer), editing(self.transformer, cut), self.record(names) as acts:
                 self._probe(tokens)
-            parts.append({name: act.cpu().numpy() for name, act in acts.items()})
+            parts.append({name: to_numpy(act) for name, act in acts.items()})
             start = batch.stop
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 

@@ -32,11 +32,14 @@ class TrainParams(Params):
     Methods named ..._at say what holds in an epoch, counted from 0.
     """
 
+    # epochs at which something starts or has ended, scaled with recipe_epochs
     ramps = (
+        "lr_warmup",
+        "lr_decay_start",
         "masking_patch_epoch",
         "board_proba_epoch_start",
         "board_proba_epoch_end",
-    )  # scaled with recipe_epochs
+    )
 
     transformer_type: str = param("factor", "type of network: factor", choices=("factor",), flag="type")
     vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
@@ -73,8 +76,8 @@ class TrainParams(Params):
         length=3,
     )
     recipe_epochs: int | None = param(
-        None, "scale the epochs of every ramp by epochs / recipe_epochs (the recipe's are 1500, LEA's 3000); "
-        "none: as they are", low=1, high=MOST,
+        None, "scale the epochs of every ramp, the learning rate's too, by epochs / recipe_epochs (the "
+        "recipe's are 1500, LEA's 3000); none: as they are", low=1, high=MOST,
     )
     optimizer: str = param("adamw", "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest",
                            choices=("adamw", "muon"))
@@ -85,7 +88,10 @@ class TrainParams(Params):
         choices=("constant", "cosine", "linear"),
     )
     lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
-    lr_decay_start: int = param(0, "epoch at which cosine or linear starts to fall", low=0, high=MOST)
+    lr_decay_start: int = param(
+        0, "epoch at which cosine or linear starts to fall; after the last epoch: it does not fall",
+        low=0, high=MOST,
+    )
     weight_average: float = param(
         0,
         "share that an epoch leaves of the moving average of weights, which tests, checkpoints and probing "
@@ -157,9 +163,21 @@ class TrainParams(Params):
             return self.learning_rate * (epoch + 1) / self.lr_warmup
         if self.lr_schedule == "constant":
             return self.learning_rate
-        left = 1 - ramp(epoch, 0.0, 1.0, max(self.lr_warmup, self.lr_decay_start), self.epochs)
+        start = max(self.lr_warmup, self.lr_decay_start)
+        if start >= self.epochs:
+            return self.learning_rate
+        left = 1 - ramp(epoch, 0.0, 1.0, start, self.epochs)
         share = left if self.lr_schedule == "linear" else (1 - np.cos(np.pi * left)) / 2
         return float(self.learning_rate * share)
+
+    def beyond_the_end(self) -> list[str]:
+        """The ramps' epochs that the run ends before, as 'name = epoch'."""
+        late = {name: getattr(self, name) or 0 for name in self.ramps}
+        if self.lr_schedule == "constant":
+            del late["lr_decay_start"]
+        if not self.board_curriculum:
+            late = {name: epoch for name, epoch in late.items() if not name.startswith("board_proba")}
+        return [f"{name} = {epoch}" for name, epoch in late.items() if epoch > self.epochs]
 
     def board_proba_at(self, epoch: int, board_types: Sequence[str]) -> np.ndarray:
         """Probabilities of board_types at an epoch of the curriculum; ValueError where none of them is ever

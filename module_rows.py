@@ -422,14 +422,20 @@ def checked_roots(params: DatasetParams, values) -> np.ndarray:
     roots = integer_array("roots", values, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, last)
     if ((roots >= 0) & (roots < p.vocab_bck)).any():
         raise ValueError(f"roots must be -1 or object tokens, {p.vocab_bck} to {last}.")
-    return roots
+    return _fixed(roots)
 
 
 def checked_compositions(params: DatasetParams, values) -> np.ndarray:
     """values as compositions (comp_n, comp_dim, comp_dim), root indices or -1; TypeError or ValueError where
     they are none."""
     p = params
-    return integer_array("compositions", values, (p.comp_n, p.comp_dim, p.comp_dim), -1, p.abs_n - 1)
+    return _fixed(integer_array("compositions", values, (p.comp_n, p.comp_dim, p.comp_dim), -1, p.abs_n - 1))
+
+
+def _fixed(array: np.ndarray) -> np.ndarray:
+    """The array, into which nothing can be written any longer: what is assigned whole is checked."""
+    array.setflags(write=False)
+    return array
 
 
 def objects_of(params: DatasetParams, compositions: np.ndarray, type_: int, rows: np.ndarray,

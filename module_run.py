@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from filelock import lock_descriptor
 
 from module_figures import save_figure
 from module_files import UNSUPPORTED, atomic_write, numbered, read_json, save_tensors, to_disk, write_json
-from utils import out_of_memory, shown
+from utils import caution, out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states
 CHANGEABLE = (
@@ -37,10 +36,8 @@ CHANGEABLE = (
     "save_epochs",
     "plot_dpi",
 )
-LATER = (
-    "optimizer",
-    "save_epochs",
-    "threads", "vq_start_epoch")  # not in the files of earlier versions, whose runs are as by default
+# not in the files of earlier versions, whose runs are as by default
+LATER = ("optimizer", "save_epochs", "threads", "vq_start_epoch")
 
 
 class TrainingStopped(RuntimeError):
@@ -155,8 +152,8 @@ class Run:
         return TrainingStopped(f"{message}; {how}.", exit_code)
 
 
-def params_to_resume(params_class, folder: Path, changed: dict) -> None:
-    """Checks that a run can be resumed with the parameters in `changed`.
+def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
+    """Checks that a run can be resumed with the parameters in `changed`, and returns those it has.
 
     ValueError where nothing was saved, where the files are of another version, or for a parameter that must
     stay as it is; TypeError for one that there is not.
@@ -186,6 +183,7 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> None:
         value = str(Path(value).resolve()) if name == "runs" else value
         if name not in CHANGEABLE and before[name] != value:
             raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before[name]!r}.")
+    return before
 
 
 class Signals:
@@ -254,7 +252,7 @@ def lock(folder: Path) -> typing.IO:
     except OSError as error:
         if error.errno in UNSUPPORTED:
             alone = "its file system has no locks; see to it that one process alone trains there."
-            warnings.warn(f"{folder}: {alone}", stacklevel=2)
+            caution(f"{folder}: {alone}")
             return file
         file.close()
         raise OSError(error.errno, error.strerror, str(folder / ".lock")) from None
@@ -287,7 +285,7 @@ def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list
             reason = (
                 str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
             )
-            warnings.warn(f"{reason} It is passed over.", stacklevel=4)
+            caution(f"{reason} It is passed over.", 4)
             damaged.append(path)
     raise ValueError(f"{folder}: no saved state can be read.")
 

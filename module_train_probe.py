@@ -10,7 +10,6 @@ between.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,9 +19,9 @@ import torch.nn.functional as F
 
 from module_dataset import AbstractionDataset
 from module_evaluation import Accuracy, accuracy_table, score_values
-from module_figures import plot_curves
+from module_figures import own_style, plot_curves
 from module_files import load_tensors, numbered, read_json, save_tensors
-from module_learner import Learner
+from module_learner import Learner, plain_names
 from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
@@ -30,6 +29,7 @@ from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state
 from module_transformer_factor import GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
 from utils import (
+    caution,
     dist,
     dist_cosine,
     dist_unit,
@@ -42,6 +42,7 @@ from utils import (
     rank_and_world,
     say,
     sum_over_processes_,
+    to_numpy,
     torch_entropy,
     using_threads,
 )
@@ -258,6 +259,7 @@ class TrainTransformer(Probe):
         if bool_wandb:
             check_wandb_runs()
         self.start_run()
+        self._note_ramps()
         losses, good = [], self._state()
         bar = progress_bar(
             range(self.epoch, self.epochs), 20, desc="epochs ", unit="ep", disable=self.rank > 0
@@ -305,6 +307,12 @@ class TrainTransformer(Probe):
             self.run.close()
             raise
 
+    def _note_ramps(self) -> None:
+        """Says, where a run begins, which of its ramps it does not see the end of."""
+        late = self.recipe.beyond_the_end()
+        if late and self.rank == 0 and self.epoch == 0:
+            say(f"note: {self.epochs} epochs end before {', '.join(late)}; recipe_epochs scales them.")
+
     def fix_ramps(self) -> None:
         """Puts a number where a ramp's end follows from epochs: more epochs on resuming do not move it."""
         if self.masking_patch_epoch is None:
@@ -350,7 +358,7 @@ class TrainTransformer(Probe):
             if self.world == 1:
                 self._signals.heed(f"in epoch {epoch}")
         sum_over_processes_(*totals.values())
-        read = {name: total.cpu().numpy() for name, total in totals.items()}
+        read = {name: to_numpy(total) for name, total in totals.items()}
         self._check_finite(read[self.loss_columns[0]], losses, epoch)
         self.learner.end_epoch()
         return read
@@ -424,27 +432,29 @@ class TrainTransformer(Probe):
         if self.recipe.keeps_checkpoint_at(epoch):
             self.run.save_checkpoint(epoch, self._weights_on_cpu())
         figures = {}
-        if row["written"] and (self.run_name or bool_wandb):
-            figures = self._figures(epoch)
-        if row["written"]:
-            self.run.save_figures(figures, self.plot_dpi)
+        with own_style():
+            if row["written"] and (self.run_name or bool_wandb):
+                figures = self._figures(epoch)
+            if row["written"]:
+                self.run.save_figures(figures, self.plot_dpi)
         if bool_wandb:
             log_to_wandb(row, figures, self.step)
 
     # weights and states
 
     def _weights_on_cpu(self) -> dict[str, torch.Tensor]:
-        return {name: value.cpu() for name, value in self.transformer.state_dict().items()}
+        return {name: value.cpu() for name, value in plain_names(self.transformer.state_dict()).items()}
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Writes the network's state dict, a file that both programs load."""
         save_tensors(path, self._weights_on_cpu())
 
     def load_transformer(self, path: str | Path) -> None:
-        """Loads a state dict of either program onto the current device and dtype; ValueError names a file
-        that does not fit, and the network stays as it was. Only tensors are read, no code."""
+        """Loads a state dict of either program onto the current device and dtype, also of a network wrapped
+        by torch.compile or DistributedDataParallel, and inside {'model': ...}; ValueError names a file that
+        does not fit, and the network stays as it was. Only tensors are read, no code."""
         try:
-            self.learner.load(load_tensors(path))
+            self.learner.load(plain_names(load_tensors(path)))
         except Exception as error:  # of any kind, for what is no state dict
             if str(path) in str(error):
                 raise
@@ -460,7 +470,8 @@ class TrainTransformer(Probe):
             "step": self.step,
             "user_rng": json.dumps(self._user_rng.bit_generator.state),
             "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
+            "threads": self.threads or torch.get_num_threads(),
+            "world": self.world,
         }
 
     def _restore(self, state: dict) -> None:
@@ -544,8 +555,11 @@ class TrainTransformer(Probe):
         where another process has the run.
         """
         folder = Path(folder).resolve()
-        params_to_resume(cls.params_class, folder, changed)
+        before = params_to_resume(cls.params_class, folder, changed)
         trainer = cls._rebuilt(folder, changed)
+        if trainer.epochs != before["epochs"] and trainer.lr_schedule != "constant":
+            caution(f"with epochs = {trainer.epochs} instead of {before['epochs']} the {trainer.lr_schedule} "
+                    "schedule falls later: the learning rate rises again where the run goes on.")
         if trainer.rank > 0:
             trainer._restore(from_leader(None))
             return trainer
@@ -564,18 +578,18 @@ class TrainTransformer(Probe):
         return trainer
 
     def _as_before(self, state: dict) -> None:
-        """Takes the number of threads that a state was made with; warns where they, or torch, are others
-        now."""
+        """Takes the number of threads that a state was made with; warns where they, the processes or torch
+        are others now."""
         if state["torch"] != torch.__version__:
-            warnings.warn(
-                f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", stacklevel=3
-            )
+            caution(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", 3)
         if self.threads is None and state["threads"] != torch.get_num_threads():
-            warnings.warn(
-                f"the run goes on with {state['threads']} threads as before, not {torch.get_num_threads()}.",
-                stacklevel=3,
-            )
-            self.threads = state["threads"]
+            threads = state["threads"]
+            caution(f"the run goes on with {threads} threads as before, not {torch.get_num_threads()}.", 3)
+            self.threads = threads
+        if state.get("world", self.world) != self.world:
+            before = state["world"]
+            caution(f"the run was trained by {before} processes, now by {self.world}: sums are rounded "
+                    "otherwise, and dropout draws otherwise.", 3)
 
 
 def check_size(recipe: TrainParams, dataset: AbstractionDataset, checkpoints: Path) -> None:

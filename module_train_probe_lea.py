@@ -19,7 +19,7 @@ from module_figures import draw_board, new_figure, token_colors
 from module_params import keywords_of, param
 from module_recipe import MOST, TrainParams
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
-from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, torch_entropy, torch_rng
+from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, to_numpy, torch_entropy, torch_rng
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
@@ -32,8 +32,8 @@ STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from senten
 class LEAParams(TrainParams):
     """TrainParams with LEA's defaults, and the sentences' parameters."""
 
-    ramps = (*TrainParams.ramps, "loss_rfs_epoch_start", "loss_rfs_epoch_end", "loss_speech_epoch_start",
-             "loss_speech_epoch_end")
+    ramps = (*TrainParams.ramps, "vq_start_epoch", "loss_rfs_epoch_start", "loss_rfs_epoch_end",
+             "loss_speech_epoch_start", "loss_speech_epoch_end")
 
     transformer_type: str = param(
         "factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type"
@@ -92,6 +92,11 @@ class LEAParams(TrainParams):
         super().check()
         for name in ("loss_rfs", "loss_speech"):
             self._check_order(f"{name}_epoch_start", f"{name}_epoch_end")
+
+    def beyond_the_end(self) -> list[str]:
+        """As TrainParams'; the sparsity loss's epochs only where it is used."""
+        unused = self.loss_speech_val_start == self.loss_speech_val_end == 0
+        return [late for late in super().beyond_the_end() if not (unused and late.startswith("loss_speech"))]
 
     def loss_weights_at(self, epoch: int) -> tuple[float, float]:
         """α of the sentence losses and β of the sparsity loss at an epoch."""
@@ -299,7 +304,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         axes[0, 0].bar(np.arange(len(order)), used.sum(0)[order], width=1)
         axes[0, 0].set(ylabel="times in a sentence", title="use of the words, unmasked boards")
         image = axes[1, 0].imshow(
-            used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest"
+            used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest", origin="upper"
         )
         axes[1, 0].set(xlabel="word, by use", ylabel="place in the sentence")
         figure.colorbar(image, ax=axes[1, 0], label="share of boards")
@@ -430,11 +435,11 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     @property
     def token_table(self) -> np.ndarray:
-        return self.transformer.ps_token_embedding.weight.detach().cpu().numpy()
+        return to_numpy(self.transformer.ps_token_embedding.weight)
 
     @property
     def position_table(self) -> np.ndarray:
-        return self.transformer.ps_pos_emb.weight.detach().cpu().numpy()
+        return to_numpy(self.transformer.ps_pos_emb.weight)
 
     def _probe(self, tokens):
         self.transformer.predict_from_board(tokens)
@@ -445,7 +450,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         ] + ["z_out", "logit"]
 
     def _activations(self, acts, boards) -> dict[str, np.ndarray]:
-        arrays = {name: act.cpu().numpy() for name, act in acts.items()}
+        arrays = {name: to_numpy(act) for name, act in acts.items()}
         if boards is not None:
             right = arrays["logit"].argmax(-1) == boards.reshape(len(boards), -1)
             print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all(1).mean():.2f}%")

@@ -39,7 +39,11 @@ ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class Noise:
-    """The random stream of a network in training, a generator of its own on whatever device it runs."""
+    """The random stream of a network in training, a generator of its own on whatever device it runs.
+
+    What is computed again draws again: under torch.utils.checkpoint, which puts back torch's own generators
+    alone, gradients are right only without dropout.
+    """
 
     def __init__(self, seed: int):
         self.reseed(seed)

@@ -53,6 +53,8 @@ class VectorQuantizer(nn.Module):
     num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) +
     usage_cost · mean over words of (share of words used - 1/K)², the last without gradient. The codebook
     learns by gradient; eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
+    Distances are compared by expanded squares: in float32 vectors must not lie far from 0, measured by the
+    distances between words, as LEA's behind a LayerNorm do not.
 
     passing: while it is true, vectors pass through as they are, at no loss, and no word moves. keep_last: the
     last word stays when words start from vectors, or expire.
@@ -158,9 +160,9 @@ class VectorQuantizerEMA(VectorQuantizer):
     decay·n + (1 - decay)·counts, m ← decay·m + (1 - decay)·Σ of the vectors assigned, and a word used in the
     batch becomes m / n̂ with n̂ = (n + ε) / (Σn + Kε) · Σn. Counts start at 1 and sums at the words.
 
-    expire: a word whose moving count falls below expire × (vectors in the batch / K) becomes a vector of that
-    batch, with the count that an evenly used word has; 0 switches it off. keep_last: the last word never
-    expires.
+    expire: a word whose moving count falls below expire × (vectors in the batch / K), and below half (expire,
+    where that is more) of the words' mean count, becomes a vector of that batch, with the count that an
+    evenly used word has; 0 switches it off. keep_last: the last word never expires.
     """
 
     def __init__(
@@ -212,7 +214,8 @@ class VectorQuantizerEMA(VectorQuantizer):
         """Replaces words that are hardly used by vectors of the batch x (N, D)."""
         n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
         expected = len(x) * rank_and_world()[1] / len(n)
-        idle = n < self.expire * expected
+        # of words used evenly, whose counts rise from 1, none is idle however many vectors a batch has
+        idle = (n < self.expire * expected) & (n / n.mean() < max(self.expire, 0.5))
         if self.keep_last:
             idle[-1] = False
         fresh = x[self.noise.integers(len(x), len(n), x.device)]

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -188,7 +189,14 @@ def numpy_rng(*key: int) -> np.random.Generator:
 def torch_rng(*key: int, device="cpu") -> torch.Generator:
     """A torch generator for the stream named by the whole numbers of key."""
     state = _stream(key).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> 1))
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor, wherever it is and whatever its gradient, as an array; bfloat16, which numpy does not know,
+    as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def shown(value) -> str:
@@ -300,6 +308,15 @@ class Lasting:
                 descriptor = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(descriptor, self.stream.fileno())  # else Python complains at its end
                 os.close(descriptor)
+
+
+def caution(sentence: str, stacklevel: int = 2) -> None:
+    """Warns of what is no reason to stop: where warnings are made errors, as by -W error, the sentence goes
+    to standard error instead. stacklevel: as of warnings.warn, counted from here."""
+    try:
+        warnings.warn(sentence, stacklevel=stacklevel + 1)
+    except UserWarning:
+        say(f"warning: {sentence}", file=sys.stderr)
 
 
 def say(*words, file=None) -> None:

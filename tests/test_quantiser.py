@@ -83,7 +83,7 @@ def ema_by_hand(vq, x, expire=0.0):
         m[k] = vq.decay * m[k] + (1 - vq.decay) * sum(mine, np.zeros(words.shape[1]))
     for k in set(nearest):
         words[k] = m[k] / ((n[k] + vq.epsilon) / (n.sum() + K * vq.epsilon) * n.sum())
-    return n, m, words, np.flatnonzero(n < expire * len(flat) / K)
+    return n, m, words, np.flatnonzero(n < min(expire * len(flat) / K, max(expire, 0.5) * n.mean()))
 
 
 @pytest.mark.parametrize("decay", [0.99, 0.5])
@@ -252,3 +252,12 @@ def test_with_expire_above_one_even_words_in_use_expire():
     x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     vq(x)
     assert (vq._embedding.weight[:, None] == x.flatten(0, 1)).all(-1).any(1).all()
+
+
+@pytest.mark.parametrize("vectors", [64, 1024, 10**4])
+def test_words_used_evenly_never_expire_however_many_vectors_a_batch_has(vectors):
+    vq = VectorQuantizerEMA(32, 4, seed=0).train()
+    words = vq._embedding.weight.clone()
+    for _ in range(100):
+        vq(words.repeat(vectors // 32, 1)[None])
+    torch.testing.assert_close(vq._embedding.weight, words, atol=1e-4, rtol=1e-4)

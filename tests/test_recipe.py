@@ -1,10 +1,17 @@
 """Parameters of a training: what they say of each epoch, and their assignment to a trainer."""
+import warnings
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from trainers import make
 
+import module_train_probe
 from module_files import read_json
 from module_recipe import TrainParams
+from module_train_probe_lea import LEAParams
 from utils import using_threads
 
 
@@ -71,3 +78,55 @@ def test_what_is_assigned_between_two_trainings_is_recorded(tmp_path):
     assert read_json(tmp_path / "r" / "params_training.json") == trainer.params
     resumed = type(trainer).resume(tmp_path / "r", epochs=3)
     assert (resumed.learning_rate, resumed.epoch) == (0.01, 2)
+
+
+@given(st.integers(1, 60), st.integers(0, 90), st.integers(0, 90), st.sampled_from(["constant", "linear", "cosine"]))
+def test_the_rate_reaches_its_value_or_rises_until_the_end_and_is_never_nought(epochs, warmup, decay_start, schedule):
+    recipe = TrainParams(epochs=epochs, lr_warmup=warmup, lr_decay_start=decay_start, lr_schedule=schedule, learning_rate=0.5)
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(epochs)]
+    assert min(rates) > 0
+    assert np.argmax(rates) == min(warmup, epochs) - 1 or rates[min(warmup, epochs - 1)] == max(rates)
+    if max(warmup, decay_start) >= epochs or schedule == "constant":
+        assert sorted(rates) == rates  # nothing falls within the run
+    else:
+        assert rates[max(warmup, decay_start)] == 0.5
+
+
+def test_all_epochs_of_a_recipe_are_scaled():
+    recipe = LEAParams(epochs=300, recipe_epochs=3000, lr_warmup=50, lr_decay_start=1000, vq_start_epoch=200,
+                       lr_schedule="linear")
+    assert (recipe.lr_warmup, recipe.lr_decay_start, recipe.vq_start_epoch) == (5, 100, 20)
+    assert (recipe.loss_rfs_epoch_start, recipe.loss_rfs_epoch_end, recipe.board_proba_epoch_end) == (25, 100, 200)
+
+
+@pytest.mark.parametrize(("cls", "given", "late"), [
+    (TrainParams, dict(epochs=1500), []),
+    (TrainParams, dict(epochs=300), ["masking_patch_epoch = 750", "board_proba_epoch_end = 1000"]),
+    (TrainParams, dict(epochs=300, board_curriculum=False, lr_decay_start=400), ["masking_patch_epoch = 750"]),
+    (TrainParams, dict(epochs=300, recipe_epochs=1500, lr_warmup=2000), ["lr_warmup = 400"]),
+    (LEAParams, dict(epochs=200), ["board_proba_epoch_start = 1000", "board_proba_epoch_end = 2000",
+                                   "loss_rfs_epoch_start = 250", "loss_rfs_epoch_end = 1000"]),
+])  # fmt: skip
+def test_ramps_that_the_run_ends_before(cls, given, late):
+    assert cls(**given).beyond_the_end() == late
+
+
+def test_what_a_run_does_not_see_is_said_once(capsys):
+    make("lea", epochs=1).train()
+    said = capsys.readouterr().out
+    assert said.count("note: 1 epochs end before board_proba_epoch_start = 1000, ") == 1
+    assert "loss_rfs_epoch_start = 250" in said
+
+
+def test_the_first_state_has_the_run_s_threads():
+    assert make(epochs=1, threads=torch.get_num_threads() + 1)._state()["threads"] == torch.get_num_threads() + 1
+
+
+def test_a_falling_rate_that_more_epochs_raise_again_is_a_warning(tmp_path, no_pictures):
+    for schedule, expected in (("linear", 1), ("constant", 0)):
+        name = f"r_{schedule}"
+        make(epochs=2, lr_schedule=schedule, save_model=True, runs=str(tmp_path), run_name=name).train()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            module_train_probe.TrainTransformer.resume(tmp_path / name, epochs=4)
+        assert [str(w.message)[:28] for w in found] == ["with epochs = 4 instead of 2"] * expected

@@ -361,3 +361,26 @@ def test_old_parameter_files_are_welcome(kind):
     trainer = make(kind, **old)
     assert trainer.save_model is True
     assert "n_unmasked" not in trainer.params
+
+
+@both
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_after_an_exception_in_an_epoch_training_goes_on_as_if_there_had_been_none(kind, error):
+    whole, broken = make(kind, epochs=3, attn_pdrop=0.1), make(kind, epochs=3, attn_pdrop=0.1)
+    whole.train()
+    step, calls = broken.learner.optim.step, []
+
+    def step_that_fails_once():
+        calls.append(1)
+        step()
+        if len(calls) == 6:  # in the second epoch
+            raise error
+
+    broken.learner.optim.step = step_that_fails_once
+    with pytest.raises(error):
+        broken.train()
+    assert broken.epoch == 1
+    broken.train()
+    assert broken.step == whole.step
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(broken)[name], value), name
