@@ -211,15 +211,21 @@ def ablate(trainer, boards, masks, names, how: str = "mean") -> list[dict]:
     return rows
 
 
-def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "mean") -> list[dict]:
+def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "mean",
+         read=None) -> list[dict]:
     """Accuracy on hidden cells with only the heads and MLPs of each circuit, all others ablated as by
     `ablate`.
 
-    circuits: each some of `components(trainer)`. Returns rows by `circuit` (names joined by spaces) and
-    `size`: `hidden`, what is left, `lost` with its interval, `boards`. ValueError for an unknown component.
+    circuits: each some of `components(trainer)`. read (n, h, w): of the hidden cells those that count, such
+    as those of objects; None: all. Returns rows by `circuit` (names joined by spaces) and `size`: `hidden`,
+    what is left, `lost` with its interval, `boards`. ValueError for an unknown component or no cell to read.
     """
     check_how(how)
     stack, (tokens, truth, hidden) = Stack(trainer), _masked(trainer, boards, masks)
+    if read is not None:
+        hidden = hidden & trainer._tokens(trainer._given(boards, read, names=("boards", "read"))[1]).bool()
+        if not hidden.any():
+            raise ValueError("read must have a hidden cell, not none.")
     known, W = components(trainer), _weights(trainer, truth)
     for name in (name for circuit in circuits for name in circuit):
         if name not in known:

@@ -215,7 +215,7 @@ class VectorQuantizerEMA(VectorQuantizer):
         n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
         expected = len(x) * rank_and_world()[1] / len(n)
         # of words used evenly, whose counts rise from 1, none is idle however many vectors a batch has
-        idle = (n < self.expire * expected) & (n / n.mean() < max(self.expire, 0.5))
+        idle = (n < self.expire * expected) & (n / n.mean() < max(float(self.expire), 0.5))
         if self.keep_last:
             idle[-1] = False
         fresh = x[self.noise.integers(len(x), len(n), x.device)]

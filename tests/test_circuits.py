@@ -210,6 +210,24 @@ def test_ablations_are_edits(kind):
     assert all_kept["lost"] == 0
 
 
+@both
+def test_of_a_circuit_the_cells_to_read_count_alone(kind):
+    trainer = shaken(kind)
+    boards, _, masks = two(trainer)
+    read = np.zeros_like(boards)
+    read[:, 0] = 1  # the first row
+    right = trainer._recorded(boards, masks, names=["logit"])["logit"].argmax(-1).reshape(boards.shape) == boards
+    use = masks.astype(bool) & (read == 1)
+    everything = list(components(trainer))
+    [row] = kept(trainer, boards, masks, [everything], read=read)
+    assert row["hidden"] == pytest.approx(right[use].mean())
+    assert row["boards"] == use.any((1, 2)).sum()
+    with pytest.raises(ValueError, match="read must have a hidden cell, not none"):
+        kept(trainer, boards, masks, [everything], read=np.zeros_like(boards))
+    with pytest.raises(ValueError, match="read must"):
+        kept(trainer, boards, masks, [everything], read=read[:-1])
+
+
 def test_attribution_is_the_slope_towards_the_donor():
     """Compared with patches of a small part of the way, in double precision."""
     trainer = shaken("factor")
