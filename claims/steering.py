@@ -1,9 +1,11 @@
 """Claim: LEA's language lets one steer the network.
 
-Measure: two boards differ in one feature. The first one's sentence takes the words of the second's at the
-places where the two differ; it succeeds where the board rebuilt from it is exactly the second. 'Elsewhere':
-the words come from another pair that makes the same change, which tests whether words mean the same
-everywhere; these rows do not count.
+Measure: two boards differ in one feature. The first one's sentence takes words at the places where the
+sentences of *another* pair, which makes the same change, differ, and that pair's words: what is put in was
+learnt elsewhere, so it can succeed only where words mean the same everywhere. It succeeds where the board
+rebuilt is exactly the second.
+Not counted: the same with the pair's own words, since all words in which two sentences differ make the second
+sentence, whatever the language.
 Upper bound: the second board's own sentence.
 Controls: as many words at random places; another pair's words; no words.
 """
@@ -21,9 +23,9 @@ from module_dataset import TYPES, AbstractionDataset
 
 TABLE = Table(
     "steering", "LEA's language lets one steer the network", "share of boards rebuilt as wanted",
-    "Share of boards rebuilt as wanted when the words that differ are transplanted: it makes the other "
-    "board's own sentence. Words from elsewhere, of another pair that makes the same change, test whether "
-    "words mean the same everywhere.")
+    "Share of boards rebuilt as wanted when a sentence takes the words of another pair of boards that makes "
+    "the same change, which tests whether words mean the same everywhere. Not counted: the pair's own words "
+    "that differ, which make the other board's own sentence.")
 CASES = (  # (board type, feature)
     (0, "background"), (0, "root"), (0, "row"), (0, "column"), (1, "background"), (1, "root"))
 
@@ -98,7 +100,7 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
                     "another pair's words": exact(np.where(differ[another], words[another], said.start))}
         row = judge(TABLE.name, f"{feature} of {TYPES[type_]} boards{how}", ratio(right, 1, W),
                     {control: ratio(success, 1, W) for control, success in controls.items()},
-                    ratio(rebuilt, 1, W), counts=not how, boards=n)
+                    ratio(rebuilt, 1, W), counts=bool(how), boards=n)
         row |= {"words that differ": differ.sum(1).mean()}
         rows.append(row | spread("given both rebuilt", ratio(right & both, both, W)))
     return rows

@@ -53,9 +53,34 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
     assert verdict_of(steered) == "holds"
     for row in steered:
         assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
-    assert [row["counts"] for row in steered] == [True, False] * 4
+    assert [row["counts"] for row in steered] == [False, True] * 4
     speaker.rebuild = lambda words: scenes.boards[: len(words)]  # whatever is said
     assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "does not"
+
+
+def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone_does_not_steer():
+    """Words are the digits of a number drawn for each scene: any two sentences' difference makes the other sentence."""
+    singles = planted.singles()
+    plain, rng = code(singles), np.random.default_rng(0)
+    number = rng.permutation(10 * 10 * 6 * 6)
+    scene, shape = np.argsort(number), (10, 10, 6, 6)
+
+    def speak(boards):
+        own = number[np.ravel_multi_index(plain.speak(boards)[:, :4].T, shape)]
+        return np.stack([own // 256, own // 16 % 16, own % 16], 1)
+
+    def rebuild(words):
+        own = scene[(words @ [256, 16, 1]) % len(scene)]
+        return plain.rebuild(np.stack(np.unravel_index(own, shape), 1))
+
+    rows = steering.measure(SimpleNamespace(speak=speak, rebuild=rebuild), singles, [0], rng, 60, 200)
+    assert verdict_of(rows) == "does not"
+    for row in rows:
+        assert row["upper"] == 1
+        if row["counts"]:
+            assert row["effect"] < 0.1
+        else:
+            assert row["effect"] == 1
 
 
 def test_scene_distance_ignores_the_order_of_objects():
