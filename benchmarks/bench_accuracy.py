@@ -22,8 +22,15 @@ from module_files import save_table  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
-SETTINGS = ("epochs", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start", "masking_patch_epoch",
-            "board_proba_epoch_start", "board_proba_epoch_end", "weight_average", "batch_size")
+SETTINGS = ("epochs", "optimizer", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start",
+            "masking_patch_epoch", "board_proba_epoch_start", "board_proba_epoch_end", "board_proba_end",
+            "weight_average", "batch_size")
+
+
+def settings_of(params: dict) -> dict:
+    """What a row says of a training's parameters."""
+    shares = " ".join(f"{share:.3g}" for share in params["board_proba_end"])
+    return {name: shares if name == "board_proba_end" else params[name] for name in SETTINGS}
 
 
 def line_of(run: str, found: dict) -> str:
@@ -46,12 +53,11 @@ def main() -> None:
         rng = numpy_rng(0)
         scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
         for row in ceiling.measure(trainer, scenes, [1 / 3] * 3, rng):
-            settings = {name: getattr(trainer, name) for name in ("seed", *SETTINGS)}
             found = {"what": row["feature"], "accuracy": row["effect"], "ceiling": row["upper"],
                      "short": row["short of the bound"]}
             if "one pass" in row:
                 found |= {"one pass": row["one pass"], "ceiling of one pass": row["best of one pass"]}
-            rows.append({"run": folder.name} | settings | found)
+            rows.append({"run": folder.name, "seed": trainer.seed} | settings_of(trainer.params) | found)
             if row["feature"].startswith(("whole", "hidden tokens, all")):
                 print(line_of(folder.name, found), flush=True)
     if args.csv:

@@ -57,7 +57,7 @@ HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
     "steering": (
         "root of single boards",
         "root of single boards, words from elsewhere",
-        "root of double boards",
+        "root of double boards, words from elsewhere",
     ),
 }
 DECODED = {  # columns of the table of decoding: the rows of accuracy_decode.csv
@@ -84,6 +84,7 @@ EMERGING = (  # the measures that docs/results.md follows
     (emergence.NEARNESS, "b1_z_attn"),
     (emergence.NEARNESS, "b2_z_attn"),
 )
+EVEN = "0.333 0.333 0.333"  # board_proba_end as the recipe has it
 EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
 Rows = list[dict[str, str]]
 
@@ -247,6 +248,8 @@ def accuracy_table() -> str:
         first = rows[0]
         start, end = first["board_proba_epoch_start"], first["board_proba_epoch_end"]
         ramps = f"{first['masking_patch_epoch']}; {start} to {end}"
+        if first["board_proba_end"] != EVEN:
+            ramps += f", then {first['board_proba_end'].replace(' ', ' : ')}"
         cells = [reached(rows, what) for what in ("hidden tokens, all", *WHOLE_BOARDS)]
         lines.append([first["epochs"], rate_cell(first), ramps, seeds_in(rows), *cells])
     heads = ["epochs", "learning rate", "patches; curriculum", "seeds", "hidden tokens"]
@@ -256,6 +259,8 @@ def accuracy_table() -> str:
 def rate_cell(row: dict[str, str]) -> str:
     """The learning rate of a setting, and what else differs from the recipe, in words."""
     parts = [f"{float(row['learning_rate']):g}"]
+    if row["optimizer"] != "adamw":
+        parts[0] += f", {row['optimizer'].capitalize()}"
     if row["lr_warmup"] != "0":
         parts.append(f"rises over {row['lr_warmup']}")
     if row["lr_schedule"] != "constant":
@@ -371,6 +376,7 @@ PARTS = {
     "flags": flag_table,
     "reached": functools.partial(plain_table, "reached"),
     "lea": functools.partial(plain_table, "lea"),
+    "language": functools.partial(plain_table, "language"),
     "codebook": codebook_table,
     "times": functools.partial(plain_table, "times"),
     "scale": functools.partial(plain_table, "scale"),

@@ -225,3 +225,28 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
     for key, percents in {own: (30, 56), (SWAPS, "b0_z_attn_mlp, single"): (11, 25), (WHOLE, "single"): (18, 24)}.items():
         assert tuple(round(100 * ways[run, *key][250]) for run in runs) == percents
     assert [emergence.halfway(ways[run, WHOLE, "composition"]) for run in runs] == [750, 1000]
+
+
+def test_the_words_of_the_results_on_the_best_recipe_are_what_its_table_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_docs
+
+    rows = make_docs.read_results("emergence_best")
+    [run] = {row["run"] for row in rows}
+    assert run == "best_s0"
+    ways = emergence.ways(rows)
+
+    def percent(epoch, *keys):
+        return [round(100 * ways[run, *key][epoch]) for key in keys]
+
+    near = (NEARNESS, "b2_z_attn"), (NEARNESS, "b1_z_attn")
+    read = (READ_OUT, "b2_z_attn"), (READ_OUT, "b1_z_attn")
+    single, swaps = (WHOLE, "single"), (SWAPS, "b0_z_attn_mlp, single")
+    assert percent(50, *near, single) == [69, 90, 38]
+    assert percent(50, *read, swaps) == [58, 68, 0]
+    assert percent(100, single, swaps) == [87, 21]
+    assert percent(200, single, swaps) == [94, 74]
+    assert max(percent(20, *read, swaps, single)) < 10
+    value = {(row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan") for row in rows}
+    assert value[WHOLE, "single", "50"] == pytest.approx(0.38, abs=0.02)
+    assert value[HIDDEN, "single", "2"] > 0.8

@@ -157,26 +157,28 @@ def test_the_authors_recipes_are_the_defaults_written_out(name, params, epochs):
     assert given["epochs"] == epochs
 
 
-def test_the_figures_of_the_authors_recipes_are_those_of_the_results():
-    for name, table in (("factor_paper", "reached"), ("lea_paper", "lea")):
+def test_the_figures_of_recipes_are_those_of_the_results():
+    for name, table in (("factor_paper", "reached"), ("lea_paper", "lea"), ("lea_doubles", "lea")):
         text = (ROOT / "benchmarks" / "results" / f"{table}.csv").read_text(encoding="utf-8")
         expected = numbers(heading(ROOT / "recipes" / f"{name}.args")["Expect"])
         assert expected
         assert expected <= numbers(text), name
 
 
-def test_the_fast_recipe_is_that_of_the_measured_runs(monkeypatch):
+@pytest.mark.parametrize(("name", "runs"), [("factor_fast", "p_lr12"), ("factor_best", "best_s")])
+def test_a_recipe_is_that_of_the_measured_runs(name, runs, monkeypatch):
     """Its flags are those that accuracy.csv has beside the figures, and its figures follow from there."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench_accuracy
     import make_docs
 
-    path = ROOT / "recipes" / "factor_fast.args"
-    given = TrainParams(**parameters(path)).as_dict()
-    rows = [row for row in make_docs.read_results("accuracy") if row["run"].startswith(make_docs.FAST_RUNS)]
-    assert make_docs.seeds_in(rows) == 3
+    path = ROOT / "recipes" / f"{name}.args"
+    given = bench_accuracy.settings_of(TrainParams(**parameters(path)).as_dict())
+    rows = [row for row in make_docs.read_results("accuracy") if row["run"].startswith(runs)]
+    assert make_docs.seeds_in(rows) == len(heading(path)["Seeds"].split(","))
     for row in rows:
-        for name in make_docs.SETTINGS:
-            assert str(given[name]) == row[name], name
+        for setting, value in given.items():
+            assert str(value) == row[setting], setting
     words = heading(path)["Expect"]
     seen = set()
     for what in ("hidden tokens, all", *make_docs.WHOLE_BOARDS):
