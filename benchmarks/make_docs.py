@@ -27,7 +27,7 @@ from claims import emergence  # noqa: E402
 from module_files import as_text, markdown  # noqa: E402
 
 SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as the stress program calls the two
-FAST_RUNS = "p_lr12"  # the runs of recipes/factor_fast.args in accuracy.csv
+FAST_RUNS = "fast150"  # the runs of recipes/factor_fast.args in accuracy.csv
 EPOCH, EPOCH_LEA = "an epoch of the recipe: 1,000 boards, 16 steps, two threads", "the same epoch of LEA"
 WHOLE_BOARDS = ("whole boards, single", "whole boards, double", "whole boards, composition")
 HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
@@ -59,6 +59,11 @@ HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
         "root of single boards, words from elsewhere",
         "root of double boards, words from elsewhere",
     ),
+}
+OTHER_NETWORKS = {  # tables of claims: whose they are
+    "falling_rate": "falling rate, 3 runs",
+    "full": "the full recipe, 2 runs",
+    "fast": "factor_fast, 3 runs",
 }
 DECODED = {  # columns of the table of decoding: the rows of accuracy_decode.csv
     "hidden tokens": "hidden tokens, all",
@@ -127,7 +132,7 @@ def headline_table() -> str:
     survived = f"{sum(row['survived'] for row in kills)} of {sum(row['kills'] for row in kills)}"
     rows = [
         ("hidden tokens of held-out boards: authors' recipe, 1,500 epochs", paper_hidden, "results"),
-        (f"the same: `recipes/factor_fast.args`, 300 epochs, {seeds_in(fast)} seeds", fast_hidden, "speed"),
+        (f"the same: `recipes/factor_fast.args`, 150 epochs, {seeds_in(fast)} seeds", fast_hidden, "speed"),
         ("LEA, authors' recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
         ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
         (f"the {len(claims)} claims of the abstract, in short runs", found, "claims"),
@@ -160,15 +165,16 @@ def flags_of_parser(parser) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def verdict_table() -> str:
-    """The verdict on each claim, in Markdown, and beside it that on networks trained with a falling rate."""
-    falling = {row["claim"]: row for row in read_results("claims/falling_rate/verdicts")}
+    """The verdict on each claim, in Markdown, and beside it those on better networks."""
+    tables = [read_results(f"claims/{name}/verdicts") for name in OTHER_NETWORKS]
+    others = [{row["claim"]: row for row in table} for table in tables]
     rows = []
     for row in read_results("claims/verdicts"):
         claim = row["claim"][0].upper() + row["claim"][1:]
-        cells = [claim, *verdict_cells(row), row["runs"], *verdict_cells(falling.get(row["claim"]))]
-        rows.append(cells)
+        cells = [claim, *verdict_cells(row), row["runs"]]
+        rows.append(cells + [" ".join(verdict_cells(other.get(row["claim"]))) for other in others])
     heads = ["claim", "verdict", "features that hold in every run", "runs"]
-    return markdown([*heads, "falling rate: verdict", "features"], rows)
+    return markdown([*heads, *OTHER_NETWORKS.values()], rows)
 
 
 def verdict_cells(row: dict[str, str] | None) -> list[str]:

@@ -165,7 +165,7 @@ def test_the_figures_of_recipes_are_those_of_the_results():
         assert expected <= numbers(text), name
 
 
-@pytest.mark.parametrize(("name", "runs"), [("factor_fast", "p_lr12"), ("factor_best", "best_s")])
+@pytest.mark.parametrize(("name", "runs"), [("factor_fast", "fast150"), ("factor_best", "best_s")])
 def test_a_recipe_is_that_of_the_measured_runs(name, runs, monkeypatch):
     """Its flags are those that accuracy.csv has beside the figures, and its figures follow from there."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
