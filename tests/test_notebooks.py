@@ -106,7 +106,8 @@ def test_figures_and_progress_in_a_notebook(tmp_path):
     assert sum(line.startswith("epochs") for line in lines) == 1
     assert lines[-1].startswith("epochs 100%") or lines[0].startswith("epochs 100%")
     assert sum(line.startswith("epoch ") for line in lines) == 4  # 0, 4, 8 and the last, two of them with a table
-    assert len(lines) == 1 + 4 + 2 * 3
+    assert sum(line.startswith("note: 12 epochs end before") for line in lines) == 1
+    assert len(lines) == 1 + 1 + 4 + 2 * 3
 
 
 if __name__ == "__main__":
