@@ -8,6 +8,8 @@ import numpy as np
 from module_rows import DatasetParams
 from module_splits import distinct
 
+EMPTY = -2  # among the tokens that a cell may take; -1 is none
+
 
 def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, cells) -1 but for c random cells of each, which hold random numbers below end; which cells these
@@ -46,27 +48,28 @@ def draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
 
 
 def alike(roots: np.ndarray) -> tuple[int, int] | None:
-    """The first two of roots (n, d, d, m) that can draw one picture, each at a place of its own, as shifts of
-    each other can; None where there are none."""
-    groups: dict[tuple, list[int]] = {}
-    cut = []
-    for i, root in enumerate(roots):
-        there = (root >= 0).any(-1)
-        rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
-        if len(rows):
-            window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            groups.setdefault((there[window].shape, there[window].tobytes()), []).append(i)
-            cut.append(root[window][there[window]])
+    """Two of roots (n, d, d, m) that can draw one picture, each at a place of its own, as shifts of each
+    other can; None where there are none."""
+    n, d = roots.shape[:2]
+    there = (roots >= 0).any(-1)
+    # each root shifted into its corner; what comes in at the other end is empty
+    rows, columns = ((there.any(axis).argmax(1)[:, None] + np.arange(d)) % d for axis in (2, 1))
+    where = np.arange(n)[:, None, None], rows[:, :, None], columns[:, None]
+    filled = there[where].reshape(n, -1)
+    options = np.where(filled[..., None], roots[where].reshape(n, d * d, -1), EMPTY)[:, filled.any(0)]
+    if options.shape[-1] == 1:
+        _, first, which = np.unique(options, axis=0, return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[which.ravel()] != np.arange(n))
+        return (int(first[which.ravel()[again[0]]]), int(again[0])) if len(again) else None
+    for root in range(n - 1):
+        others = np.arange(root + 1, n)
+        for cell in range(options.shape[1]):
+            own = options[root, cell]
+            others = others[np.isin(options[others, cell], own[own != -1]).any(-1)]
+            if not len(others):
+                break
         else:
-            cut.append(root[there])
-    for group in groups.values():
-        tokens = np.stack([cut[i] for i in group])  # (g, cells, m)
-        for first, own in enumerate(tokens[:-1]):
-            others = tokens[first + 1 :]
-            same = (others[..., :, None] == own[:, None]) & (others >= 0)[..., None]
-            share = same.any((-1, -2)).all(-1)
-            if share.any():
-                return group[first], group[first + 1 + int(share.argmax())]
+            return root, int(others[0])
     return None
 
 

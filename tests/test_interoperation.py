@@ -1,5 +1,6 @@
 """What people bring along: wrapped networks and their files, other arithmetic, workers that load data, their own settings
 of matplotlib and of warnings."""
+import itertools
 import subprocess
 import sys
 import warnings
@@ -9,6 +10,8 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from trainers import KINDS, SMALL_BOARDS, boards, both, draw_nothing, make, weights
 
@@ -163,6 +166,25 @@ def test_roots_that_can_draw_one_picture_are_found():
     assert alike(np.stack([one, other, shifted])) == (0, 2)
     assert alike(np.stack([one, other])) is None
     assert alike(np.stack([shifted, other])) is None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 2))
+def test_roots_are_found_alike_where_comparing_all_shifts_of_all_pairs_finds_them(seed, d, m):
+    rng = np.random.default_rng(seed)
+    roots = np.where(rng.random((4, d, d, m)) < 0.5, rng.integers(3, size=(4, d, d, m)), -1)
+    roots[:, rng.integers(d), rng.integers(d), 0] = rng.integers(3, size=4)  # none is empty
+
+    def pictures(root):
+        """All boards (2 d - 1, 2 d - 1) that show the root somewhere."""
+        ways = [[token for token in cell if token >= 0] or [-1] for cell in root.reshape(-1, m)]
+        for way, i, j in itertools.product(itertools.product(*ways), range(d), range(d)):
+            board = np.full((2 * d - 1, 2 * d - 1), -1)
+            board[i : i + d, j : j + d] = np.reshape(way, (d, d))
+            yield board.tobytes()
+
+    shown = [set(pictures(root)) for root in roots]
+    shared = [(a, b) for a, b in itertools.combinations(range(4), 2) if shown[a] & shown[b]]
+    assert alike(roots) in (shared or [None])
 
 
 @pytest.mark.parametrize("name", ["roots", "compositions"])
