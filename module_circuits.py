@@ -33,7 +33,18 @@ from claims.swaps import swaps_of
 from module_dataset import TYPES
 from module_evaluation import evaluating
 from module_figures import own_style, save_figure
-from module_patches import AT_ONCE, CIRCUITS, Effects, Pairs, Stack, chunks, differing, replacing, units_of
+from module_patches import (
+    AT_ONCE,
+    CIRCUITS,
+    Effects,
+    Pairs,
+    Stack,
+    cells_to_read,
+    chunks,
+    differing,
+    replacing,
+    units_of,
+)
 from module_sites import recording
 from module_transformer_lea import join
 
@@ -216,14 +227,16 @@ def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "
     """Accuracy on hidden cells with only the heads and MLPs of each circuit, all others ablated as by
     `ablate`.
 
-    circuits: each some of `components(trainer)`. read (n, h, w): of the hidden cells those that count, such
-    as those of objects; None: all. Returns rows by `circuit` (names joined by spaces) and `size`: `hidden`,
-    what is left, `lost` with its interval, `boards`. ValueError for an unknown component or no cell to read.
+    circuits: each some of `components(trainer)`. read (n, h, w) or (h, w): of the hidden cells those that
+    count, such as those of objects; None: all. Returns rows by `circuit` (names joined by spaces) and `size`:
+    `hidden`, what is left, `lost` with its interval, `boards`. ValueError for an unknown component or no cell
+    to read.
     """
     check_how(how)
     stack, (tokens, truth, hidden) = Stack(trainer), _masked(trainer, boards, masks)
     if read is not None:
-        hidden = hidden & trainer._tokens(trainer._given(boards, read, names=("boards", "read"))[1]).bool()
+        cells = cells_to_read(trainer, read, len(tokens)).astype(np.int64)
+        hidden = hidden & trainer._tokens(cells).bool()
         if not hidden.any():
             raise ValueError("read must have a hidden cell, not none.")
     known, W = components(trainer), _weights(trainer, truth)

@@ -145,6 +145,15 @@ def differing(base: torch.Tensor, other: torch.Tensor, units: torch.Tensor) -> t
     return units.expand(len(units), *base.shape[1:]).flatten(1).float() @ differ.T > 0
 
 
+def cells_to_read(trainer, read, count: int) -> np.ndarray:
+    """Cells to read of count boards, (count, h, w) or (h, w), as (count or 1, h, w) bool. ValueError for
+    other shapes or values."""
+    cells = trainer._given(read, names=("masks",))[0] > 0
+    if len(cells) not in (1, count):
+        raise ValueError(f"read must be for 1 or {count} boards, not {len(cells)}.")
+    return cells
+
+
 @dataclass
 class Pairs:
     """Base and donor boards (n, T) as tensors: what the network sees, what is true, what is read."""
@@ -166,10 +175,7 @@ class Pairs:
             raise ValueError("base and donor must differ, they are the same boards.")
         cells = (masks > 0) & (base != donor)
         if read is not None:
-            cells = trainer._given(read, names=("masks",))[0] > 0
-            if len(cells) not in (1, len(base)):
-                raise ValueError(f"read must be for 1 or {len(base)} boards, not {len(cells)}.")
-            cells = (cells & (base != donor))
+            cells = cells_to_read(trainer, read, len(base)) & (base != donor)
         if not cells.any():
             raise ValueError("read must hold a cell where base and donor differ (by default a hidden one), "
                              "not none.")

@@ -557,12 +557,12 @@ class TrainTransformer(Probe):
         folder = Path(folder).resolve()
         before = params_to_resume(cls.params_class, folder, changed)
         trainer = cls._rebuilt(folder, changed)
-        if trainer.epochs != before["epochs"] and trainer.lr_schedule != "constant":
-            caution(f"with epochs = {trainer.epochs} instead of {before['epochs']} the {trainer.lr_schedule} "
-                    "schedule falls later: the learning rate rises again where the run goes on.")
         if trainer.rank > 0:
             trainer._restore(from_leader(None))
             return trainer
+        if trainer.epochs != before["epochs"] and trainer.lr_schedule != "constant":
+            caution(f"with epochs = {trainer.epochs} instead of {before['epochs']} the {trainer.lr_schedule} "
+                    "schedule falls later: the learning rate rises again where the run goes on.")
         trainer.run = Run(folder, trainer.save_model)
         with lock(folder):
             state, damaged = trainer._newest_state()

@@ -9,16 +9,15 @@ one pass beside them, and what one pass can reach at most: the best token of eac
 """
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from machine import describe  # noqa: E402
+from machine import measure_runs  # noqa: E402
 
 from claims import ceiling  # noqa: E402
 from claims.scenes import Scenes, held_out  # noqa: E402
-from module_files import save_table  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
@@ -41,28 +40,20 @@ def line_of(run: str, found: dict) -> str:
     return f"{line}; one pass {100 * found['one pass']:5.1f} of {100 * found['ceiling of one pass']:5.1f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--csv", type=Path)
-    args = parser.parse_args()
-    print(describe())
-    rows = []
-    for folder in args.runs:
-        trainer = TrainTransformer.from_run(folder)
-        rng = numpy_rng(0)
-        scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
-        for row in ceiling.measure(trainer, scenes, [1 / 3] * 3, rng):
-            found = {"what": row["feature"], "accuracy": row["effect"], "ceiling": row["upper"],
-                     "short": row["short of the bound"]}
-            if "one pass" in row:
-                found |= {"one pass": row["one pass"], "ceiling of one pass": row["best of one pass"]}
-            rows.append({"run": folder.name, "seed": trainer.seed} | settings_of(trainer.params) | found)
-            if row["feature"].startswith(("whole", "hidden tokens, all")):
-                print(line_of(folder.name, found), flush=True)
-    if args.csv:
-        save_table(args.csv, rows)
+def rows_of(folder: Path) -> Iterator[dict]:
+    """The rows of a run; prints those of all hidden tokens and of whole boards."""
+    trainer = TrainTransformer.from_run(folder)
+    rng = numpy_rng(0)
+    scenes = Scenes.join([held_out(trainer.dataset, type_, 160, rng) for type_ in range(3)])
+    for row in ceiling.measure(trainer, scenes, [1 / 3] * 3, rng):
+        found = {"what": row["feature"], "accuracy": row["effect"], "ceiling": row["upper"],
+                 "short": row["short of the bound"]}
+        if "one pass" in row:
+            found |= {"one pass": row["one pass"], "ceiling of one pass": row["best of one pass"]}
+        if row["feature"].startswith(("whole", "hidden tokens, all")):
+            print(line_of(folder.name, found), flush=True)
+        yield {"run": folder.name, "seed": trainer.seed} | settings_of(trainer.params) | found
 
 
 if __name__ == "__main__":
-    main()
+    measure_runs(__doc__, rows_of)

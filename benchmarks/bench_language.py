@@ -8,35 +8,36 @@ that come out exactly as wanted (claims/steering.py), of 200 pairs a feature. Pe
 """
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from machine import describe  # noqa: E402
+from machine import measure_runs  # noqa: E402
 
-from claims import steering  # noqa: E402
+from claims import ceiling, steering  # noqa: E402
 from claims.networks import Speaker  # noqa: E402
-from claims.scenes import held_out  # noqa: E402
-from module_files import save_table  # noqa: E402
+from claims.scenes import Scenes, held_out  # noqa: E402
 from module_train_probe_lea import TrainTransformer  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
 ALL = 10**6  # boards
+REBUILT = {  # columns: groups of boards
+    "rebuilt: single": "single",
+    "rebuilt: double": "double",
+    "of these apart": ceiling.APART,
+    "overlapping": ceiling.OVERLAPPING,
+}
 
 
 def rebuilt(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, float]:
     """Shares of held-out boards rebuilt whole from their sentence, by type and by whether objects overlap."""
-    found = {}
-    for type_, name in enumerate(("single", "double")):
-        scenes = held_out(dataset, type_, ALL, rng)
-        right = (speaker.rebuild(speaker.speak(scenes.boards)) == scenes.boards).all((1, 2))
-        found[f"rebuilt: {name}"] = right.mean()
-    gap = abs(scenes.objects[:, 0, 1:3] - scenes.objects[:, 1, 1:3])
-    overlapping = (gap < dataset.abs_dim).all(1)
-    return found | {"of these apart": right[~overlapping].mean(), "overlapping": right[overlapping].mean()}
+    scenes = Scenes.join([held_out(dataset, type_, ALL, rng) for type_ in (0, 1)])
+    right = (speaker.rebuild(speaker.speak(scenes.boards)) == scenes.boards).all((1, 2))
+    groups = ceiling.groups_of(dataset, scenes)
+    return {title: right[groups[group]].mean() for title, group in REBUILT.items()}
 
 
 def elsewhere(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, float]:
@@ -46,25 +47,18 @@ def elsewhere(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, 
     return {f"elsewhere: {name.partition(' boards')[0]}": share for name, share in short.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--csv", type=Path)
-    args = parser.parse_args()
-    print(describe())
-    rows = []
-    for folder in args.runs:
-        trainer = TrainTransformer.from_run(folder)
-        speaker = Speaker(trainer)
-        shares = rebuilt(speaker, trainer.dataset, numpy_rng(0))
-        shares |= elsewhere(speaker, trainer.dataset, numpy_rng(1))
-        row = {"run": folder.name, "epochs": trainer.epochs}
-        row |= {name: f"{100 * share:.1f}" for name, share in shares.items()}
-        rows.append(row | {"words in use": int(trainer.test_sentences("test", None)["words"])})
-        print(rows[-1], flush=True)
-    if args.csv:
-        save_table(args.csv, rows)
+def rows_of(folder: Path) -> Iterator[dict]:
+    """The row of a run, which it prints."""
+    trainer = TrainTransformer.from_run(folder)
+    speaker = Speaker(trainer)
+    shares = rebuilt(speaker, trainer.dataset, numpy_rng(0))
+    shares |= elsewhere(speaker, trainer.dataset, numpy_rng(1))
+    row = {"run": folder.name, "epochs": trainer.epochs}
+    row |= {name: f"{100 * share:.1f}" for name, share in shares.items()}
+    row["words in use"] = int(trainer.test_sentences("test", None)["words"])
+    print(row, flush=True)
+    yield row
 
 
 if __name__ == "__main__":
-    main()
+    measure_runs(__doc__, rows_of)

@@ -1,14 +1,20 @@
 """What every benchmark prints first, and how they time."""
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from module_files import save_table  # noqa: E402
 
 
 def describe() -> str:
@@ -24,6 +30,18 @@ def describe() -> str:
         f"Python {platform.python_version()}, "
         f"torch {torch.__version__}, numpy {np.__version__}; no GPU used"
     )
+
+
+def measure_runs(description: str, rows_of: Callable[[Path], Iterable[dict]]) -> None:
+    """The command line of a benchmark over run folders: the rows of each, with --csv all of them there."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    print(describe())
+    rows = [row for folder in args.runs for row in rows_of(folder)]
+    if args.csv:
+        save_table(args.csv, rows)
 
 
 def seconds(f: Callable[[], object]) -> float:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from bench_accuracy import SETTINGS  # noqa: E402
+from bench_accuracy import SETTINGS, settings_of  # noqa: E402
 
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
 from claims import emergence  # noqa: E402
 from module_files import as_text, markdown  # noqa: E402
+from module_recipe import TrainParams  # noqa: E402
 
 SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as the stress program calls the two
 FAST_RUNS = "fast150"  # the runs of recipes/factor_fast.args in accuracy.csv
@@ -89,7 +90,6 @@ EMERGING = (  # the measures that docs/results.md follows
     (emergence.NEARNESS, "b1_z_attn"),
     (emergence.NEARNESS, "b2_z_attn"),
 )
-EVEN = "0.333 0.333 0.333"  # board_proba_end as the recipe has it
 EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
 Rows = list[dict[str, str]]
 
@@ -132,7 +132,8 @@ def headline_table() -> str:
     survived = f"{sum(row['survived'] for row in kills)} of {sum(row['kills'] for row in kills)}"
     rows = [
         ("hidden tokens of held-out boards: authors' recipe, 1,500 epochs", paper_hidden, "results"),
-        (f"the same: `recipes/factor_fast.args`, 150 epochs, {seeds_in(fast)} seeds", fast_hidden, "speed"),
+        (f"the same: `recipes/factor_fast.args`, {fast[0]['epochs']} epochs, {seeds_in(fast)} seeds",
+         fast_hidden, "speed"),
         ("LEA, authors' recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
         ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
         (f"the {len(claims)} claims of the abstract, in short runs", found, "claims"),
@@ -249,12 +250,12 @@ def reached(rows: Rows, what: str) -> str:
 
 def accuracy_table() -> str:
     """Settings of training and how near they come to the ceiling, in Markdown; percent, means over seeds."""
-    lines = []
+    recipe, lines = settings_of(TrainParams().as_dict()), []
     for rows in settings_of_accuracy():
         first = rows[0]
         start, end = first["board_proba_epoch_start"], first["board_proba_epoch_end"]
         ramps = f"{first['masking_patch_epoch']}; {start} to {end}"
-        if first["board_proba_end"] != EVEN:
+        if first["board_proba_end"] != recipe["board_proba_end"]:
             ramps += f", then {first['board_proba_end'].replace(' ', ' : ')}"
         cells = [reached(rows, what) for what in ("hidden tokens, all", *WHOLE_BOARDS)]
         lines.append([first["epochs"], rate_cell(first), ramps, seeds_in(rows), *cells])
