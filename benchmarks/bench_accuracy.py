@@ -9,6 +9,7 @@ one pass beside them, and what one pass can reach at most: the best token of eac
 """
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,4 +57,8 @@ def rows_of(folder: Path) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    measure_runs(__doc__, rows_of)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    measure_runs(args.runs, args.csv, rows_of)

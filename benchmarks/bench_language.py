@@ -8,6 +8,7 @@ that come out exactly as wanted (claims/steering.py), of 200 pairs a feature. Pe
 """
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,4 +62,8 @@ def rows_of(folder: Path) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    measure_runs(__doc__, rows_of)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    measure_runs(args.runs, args.csv, rows_of)

@@ -1,7 +1,6 @@
 """What every benchmark prints first, and how they time."""
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
@@ -32,16 +31,12 @@ def describe() -> str:
     )
 
 
-def measure_runs(description: str, rows_of: Callable[[Path], Iterable[dict]]) -> None:
-    """The command line of a benchmark over run folders: the rows of each, with --csv all of them there."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--csv", type=Path)
-    args = parser.parse_args()
+def measure_runs(runs: Iterable[Path], csv: Path | None, rows_of: Callable[[Path], Iterable[dict]]) -> None:
+    """Says what the machine is and measures run folders; writes the rows of all to csv, where it is given."""
     print(describe())
-    rows = [row for folder in args.runs for row in rows_of(folder)]
-    if args.csv:
-        save_table(args.csv, rows)
+    rows = [row for folder in runs for row in rows_of(folder)]
+    if csv:
+        save_table(csv, rows)
 
 
 def seconds(f: Callable[[], object]) -> float:
