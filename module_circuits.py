@@ -36,6 +36,7 @@ from module_figures import own_style, save_figure
 from module_patches import (
     AT_ONCE,
     CIRCUITS,
+    ENTERING,
     Effects,
     Pairs,
     Stack,
@@ -132,8 +133,10 @@ def _patched(trainer, pairs: Pairs, names, by: str, bar: Callable = iter) -> Ite
             read = read & ~torch.eye(read.shape[-1], dtype=torch.bool, device=read.device)[:, None]
         wanted = differing(base[place], donor[place], units[place]) & read.any(-1)
         with evaluating(stack.network):
-            edits = {place: replacing(units[place], donor[place])}
-            passes = chunks(stack, base, stack.block_of(place), wanted, edits)
+            at, first, values = place, stack.block_of(place), donor[place]
+            if by == "cell" and stack.cellwise(place):  # one pass gives what every cell's patch makes of it
+                at, first, values = ENTERING, first + 1, stack.leaving(base, place, values)
+            passes = chunks(stack, base, first, wanted, {at: replacing(units[place], values)})
             yield place, Effects.of(pairs, base["logit"], donor["logit"], read, passes)
 
 

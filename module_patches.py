@@ -21,6 +21,7 @@ from claims.scores import ratio, resample, spread
 from module_sites import editing, recording
 from module_transformer_lea import LEA
 
+ENTERING = "entering"  # names an edit of what the first block of a pass reads
 CIRCUITS = 9  # the stream of a run's seed that circuits draw from
 AT_ONCE = 128  # boards in a forward pass
 
@@ -79,6 +80,24 @@ class Stack:
         """What the block `first` reads in recorded activations, (n, T, D)."""
         return acts[self.streams[first - 1]] if first else acts["start"]
 
+    def cellwise(self, place: str) -> bool:
+        """Whether from a place to the end of its block each cell is by itself: attention has been paid."""
+        block, _, stage = place.partition("_")
+        return block[:1] == "b" and stage != "z" and stage in self.trainer.stages
+
+    def leaving(self, acts: dict[str, torch.Tensor], place: str, act: torch.Tensor) -> torch.Tensor:
+        """What the block of a place writes, (n, T, D), if there it has `act` and before that what was
+        recorded."""
+        block = self.block_of(place)
+        x, act = self.entering(acts, block).split(AT_ONCE), act.split(AT_ONCE)
+        written = []
+        for part, instead in zip(x, act, strict=True):
+            made = {place: lambda _, instead=instead: instead}
+            with editing(self.network, made), recording(self.network, [self.streams[block]]) as after:
+                self.run(part, block)
+            written.append(after[self.streams[block]])
+        return torch.cat(written)
+
     def places(self, names: str | Sequence[str]) -> list[str]:
         """The places of names or patterns ('b0_*'), in the order of the forward pass; ValueError for one that
         matches none, or only those of LEA's speech."""
@@ -104,14 +123,16 @@ def chunks(stack: Stack, acts: dict[str, torch.Tensor], first: int, wanted: torc
     """Patched passes from the block `first` on, many at once: (patch (M,), board (M,), logits (M, T, V)).
 
     acts: recorded activations of the unpatched boards; wanted (U, n): which patch to make on which board;
-    edits: {place: function of (activation, patch (M,), board (M,)) that returns the patched activation}.
+    edits: {place: function of (activation, patch (M,), board (M,)) that returns the patched activation}, of
+    the place ENTERING for what the block `first` reads.
     """
     x = stack.entering(acts, first)
     for pairs in wanted.nonzero().split(AT_ONCE):
         u, b = pairs.T
         made = {place: partial(edit, u=u, b=b) for place, edit in edits.items()}
+        entering = made.pop(ENTERING, lambda x: x)
         with editing(stack.network, made):
-            yield u, b, stack.run(x[b], first)
+            yield u, b, stack.run(entering(x[b]), first)
 
 
 def replacing(units: torch.Tensor, values: torch.Tensor) -> Callable:

@@ -72,10 +72,15 @@ def test_a_patched_stream_is_the_donor(kind):
         assert row["recovered"] == row["recovered low"] == row["recovered high"] == 1
 
 
-@pytest.mark.parametrize(("place", "by"), [("b0_z", "cell"), ("b0_a", "cell"), ("b1_attn_v", "head"), ("b1_a", "head"), ("b0_mlp_update", "all")])
-def test_patch_is_one_pass_for_each_patch(place, by):
+PLACES = [("factor", place, by) for place, by in [("b0_z", "cell"), ("b0_a", "cell"), ("b1_attn_v", "head"), ("b1_a", "head"), ("b0_mlp_update", "all")]]
+PLACES += [("factor", f"b{i}_{stage}", "cell") for i in (0, 1) for stage in ("attn_update", "z_attn", "mlp_update", "z_attn_mlp")]
+PLACES += [("lea", f"b{i}_{stage}", "cell") for i in (0, 1) for stage in ("selfAttn", "crossAttn", "mlp", "out")]
+
+
+@pytest.mark.parametrize(("kind", "place", "by"), PLACES)
+def test_patch_is_one_pass_for_each_patch(kind, place, by):
     """Compared with edits made one at a time by the wrapper."""
-    trainer = shaken("factor")
+    trainer = shaken(kind)
     base, donor, masks = two(trainer)
     rows = patch(trainer, base, donor, masks, place, by)
     acts = [trainer._recorded(boards, masks, names=[place, "logit"]) for boards in (base, donor)]
