@@ -31,6 +31,7 @@ from module_rows import (
     WORKERS,
     DatasetParams,
     RowTable,
+    apart,
     checked_compositions,
     checked_roots,
     footprints,
@@ -236,10 +237,12 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return out
 
     def sample(
-        self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None
+        self, n: int, split: str | None = None, proba=None, rng: np.random.Generator | None = None,
+        overlap_weight: float = 1,
     ) -> Boards:
         """n random boards: types by proba (None: board_types_proba; else weights in the order of
-        board_types), rows uniform within the split (None: set_type; ignored where there are no splits).
+        board_types), rows uniform within the split (None: set_type; ignored where there are no splits), but
+        double boards whose objects overlap overlap_weight (at least 1) times as likely as others.
 
         ValueError where a type of positive probability has no boards in that split.
         """
@@ -255,9 +258,23 @@ class AbstractionDataset(torch.utils.data.Dataset):
         drawn = types[np.searchsorted(edges / edges[-1], rng.random(n), "right")]
         counts = np.bincount(drawn, minlength=3)
         rows = {
-            type_: table.take(rng.integers(len(table), size=counts[type_])) for type_, table in tables.items()
+            type_: self._random_rows(table, counts[type_], overlap_weight, rng)
+            for type_, table in tables.items()
         }
         return self._assemble(drawn, rows, rng)
+
+    def _random_rows(self, table: RowTable, count: int, overlap_weight: float, rng) -> np.ndarray:
+        """count rows of a table, those whose objects overlap overlap_weight times as likely as others."""
+        rows = table.take(rng.integers(len(table), size=count))
+        if overlap_weight == 1 or table.shape[1] != 7:
+            return rows
+        kept = rows[:0]
+        while True:  # of the rows whose objects are apart one in overlap_weight is kept
+            stay = ~apart(self.params, rows) | (rng.random(len(rows)) * overlap_weight < 1)
+            kept = np.concatenate([kept, rows[stay]])
+            if len(kept) >= count:
+                return kept[:count]
+            rows = table.take(rng.integers(len(table), size=2 * count))
 
     def all_boards(self, split: str = "test", count_max: int | None = None, rng=None) -> Boards:
         """Every board of a split in random order within its family, at most count_max of each: the families

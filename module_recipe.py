@@ -75,6 +75,9 @@ class TrainParams(Params):
         high=MOST,
         length=3,
     )
+    overlap_weight: float = param(
+        1, "how many times likelier training draws a double board whose objects overlap", low=1, high=1000
+    )
     recipe_epochs: int | None = param(
         None, "scale the epochs of every ramp, the learning rate's too, by epochs / recipe_epochs (the "
         "recipe's are 1500, LEA's 3000); none: as they are", low=1, high=MOST,

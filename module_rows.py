@@ -195,6 +195,13 @@ def split_name(name: str, value: str) -> str:
     return value
 
 
+def apart(params: DatasetParams, rows: np.ndarray) -> np.ndarray:
+    """(n,) whether the objects of rows do not overlap: those of double boards (n, 7) may, others never do."""
+    if rows.shape[1] != 7:
+        return np.ones(len(rows), bool)
+    return (abs(rows[:, 1:3] - rows[:, 4:6]) >= params.abs_dim).any(1)
+
+
 # Numbers of rows
 
 

@@ -37,7 +37,7 @@ CHANGEABLE = (
     "plot_dpi",
 )
 # not in the files of earlier versions, whose runs are as by default
-LATER = ("optimizer", "save_epochs", "threads", "vq_start_epoch")
+LATER = ("optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch")
 
 
 class TrainingStopped(RuntimeError):

@@ -153,6 +153,10 @@ class TrainTransformer(Probe):
                 f"{self.world} processes must be at most the boards of the smallest batch; batch_size = "
                 f"{self.batch_size}, dataset_len = {self.dataset_len}."
             )
+        if self.overlap_weight > 1 and not self.dataset.allow_overlap:
+            raise ValueError(
+                f"overlap_weight = {self.overlap_weight:g} must be 1 where allow_overlap is False."
+            )
         self.dataset._check_cells(min(self.batch_size, self.dataset_len), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             self.dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
@@ -332,7 +336,8 @@ class TrainTransformer(Probe):
         proba = self._board_proba(epoch)
         at_once = max(1, CELLS_AT_ONCE // (self.batch_size * self.block_size)) * self.batch_size
         for start in range(0, self.dataset_len, at_once):
-            drawn = self.dataset.sample(min(at_once, self.dataset_len - start), "train", proba, rng)
+            count = min(at_once, self.dataset_len - start)
+            drawn = self.dataset.sample(count, "train", proba, rng, self.overlap_weight)
             mask, _ = self.dataset.mask(drawn.boards, p, patch_p, drawn.types, drawn.corners, rng)
             boards = self._tokens(drawn.boards)
             masked = boards.masked_fill(self._tokens(mask), self.masking_token)

@@ -88,10 +88,3 @@ def footprints(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:
     inside = (np.arange(d)[:, None] * h + np.arange(d)).ravel()
     corners = objects[..., 1, None] * h + objects[..., 2, None]
     return np.where(objects[..., :1] >= 0, corners + inside, -1).reshape(len(objects), -1)
-
-
-def apart(dataset: AbstractionDataset, rows: np.ndarray) -> np.ndarray:
-    """(n,) whether the objects of rows do not overlap: those of double boards (n, 7) may, others never do."""
-    if rows.shape[1] != 7:
-        return np.ones(len(rows), bool)
-    return (abs(rows[:, 1:3] - rows[:, 4:6]) >= dataset.params.abs_dim).any(1)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from claims.networks import Speaker
-from claims.scenes import apart, rows_of, scenes_of
+from claims.scenes import rows_of, scenes_of
 from claims.scores import DRAWS, Table, judge, ratio, resample, spread
 from module_dataset import TYPES, AbstractionDataset
+from module_rows import apart
 
 TABLE = Table(
     "steering", "LEA's language lets one steer the network", "share of boards rebuilt as wanted",
@@ -69,7 +70,7 @@ def changed_rows(dataset: AbstractionDataset, type_: int, feature: str, count: i
     changed = (start[:, column] + rng.integers(1, max(values, 2), size=len(start))) % values
     rows.start_elsewhere[:, column] = start[:, column]
     rows.goal[:, column] = rows.goal_elsewhere[:, column] = changed
-    fine = np.all([apart(dataset, r) for r in vars(rows).values()], axis=0)
+    fine = np.all([apart(dataset.params, r) for r in vars(rows).values()], axis=0)
     if values < 2 or fine.sum() < 8:
         return None
     return rows.map(lambda r: r[fine][:count])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.scenes import MASKING, Scenes, apart, footprints, rows_of, scenes_of
+from claims.scenes import MASKING, Scenes, footprints, rows_of, scenes_of
 from module_dataset import AbstractionDataset
+from module_rows import apart
 
 HIDDEN_OF_OBJECT = 1 / 3  # share of a swapped object's cells that is hidden, to be read
 ROWS_FOR_ONE = 12  # rows drawn for each swap that is wanted: not all can be used
@@ -85,7 +86,7 @@ def _rows(dataset: AbstractionDataset, type_: int, count: int,
     elsewhere with the same. None where there are too few roots or rows."""
     kinds = dataset.params.comp_n if type_ == COMPOSITION else dataset.params.abs_n
     base = rows_of(dataset, type_, "test", ROWS_FOR_ONE * count, rng)
-    base = base[apart(dataset, base)]
+    base = base[apart(dataset.params, base)]
     n = len(base)
     if kinds < 3 or not n:
         return None

@@ -384,3 +384,15 @@ def test_after_an_exception_in_an_epoch_training_goes_on_as_if_there_had_been_no
     assert broken.step == whole.step
     for name, value in weights(whole).items():
         assert torch.equal(weights(broken)[name], value), name
+
+
+def test_training_can_draw_more_boards_that_overlap():
+    shares = []
+    for weight in (1, 50):
+        trainer = make(overlap_weight=weight, board_proba_start=[0, 1, 0], board_proba_end=[0, 1, 0], dataset=boards(dataset_len=500))
+        drawn = np.concatenate([batch[1].numpy() for batch in trainer._batches(0)])
+        objects = drawn >= trainer.dataset.vocab_bck
+        shares.append((objects.sum(-1) < 2 * trainer.dataset.abs_c).mean())  # a covered cell is missing
+    assert shares[1] > shares[0] + 0.3
+    with pytest.raises(ValueError, match="overlap_weight = 2 must be 1 where allow_overlap is False"):
+        make(overlap_weight=2, dataset=boards(allow_overlap=False, board_dim=6))
