@@ -14,6 +14,7 @@ import torch
 
 from module_dataset import TYPES, AbstractionDataset, Boards
 from module_figures import plot_reconstructions, save_figure, show_figure
+from module_sites import alone_with
 from module_transformer_factor import check_sizes
 from utils import shown, to_numpy
 
@@ -64,14 +65,15 @@ def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
 @contextlib.contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; every module's own mode restored after, also after an exception."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with alone_with(network):
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 class Evaluation:

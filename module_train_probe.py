@@ -26,6 +26,7 @@ from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
 from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
+from module_sites import alone_with
 from module_transformer_factor import GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
 from utils import (
@@ -271,7 +272,9 @@ class TrainTransformer(Probe):
         with self._signals.listening(self.run.saves or self.rank > 0), using_threads(self.threads):
             try:
                 for epoch in bar:
-                    row = {"epoch": epoch} | self._loss_row(self._train_epoch(epoch), epoch)
+                    with alone_with(self.transformer):
+                        totals = self._train_epoch(epoch)
+                    row = {"epoch": epoch} | self._loss_row(totals, epoch)
                     row |= self._test_row(epoch)
                     self.epoch = epoch + 1
                     state = self._state()

@@ -118,15 +118,24 @@ class WatchedFile:
         return self.file.__exit__(*error)
 
 
-def forked(kind: str, argv: list[str], output: Path, before=lambda: None, seconds: int = 120, figures: bool = False) -> int:
-    """Runs a script with argv in a process of its own, on one thread, after before(); returns its exit code, or minus the
-    signal that ended it. output: file of what it printed. seconds: of CPU time that it may take; ten times as long in all."""
+def forked(*args, **kwargs) -> int:
+    """Runs a script in a process of its own, see `fork`; returns its exit code, or minus the signal that ended it."""
+    return exit_code(os.waitpid(fork(*args, **kwargs), 0)[1])
+
+
+def exit_code(status: int) -> int:
+    """Of a process's status: its exit code, or minus the signal that ended it."""
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+
+
+def fork(kind: str, argv: list[str], output: Path, before=lambda: None, seconds: int = 120, figures: bool = False) -> int:
+    """The number of a new process that runs a script with argv, on one thread, after before(). output: file of what it
+    prints. seconds: of CPU time that it may take; ten times as long in all."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        code = os.waitpid(pid, 0)[1]
-        return os.WEXITSTATUS(code) if os.WIFEXITED(code) else -os.WTERMSIG(code)
+        return pid
     code = 70
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)

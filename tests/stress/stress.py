@@ -1,7 +1,7 @@
 """Kills runs at every kind of moment, feeds damaged files to every loader, trains for thousands of epochs.
 
     python tests/stress/stress.py                # all of it, about a quarter of an hour on one core
-    python tests/stress/stress.py kills          # or fuzz, or soak: that part alone
+    python tests/stress/stress.py kills          # or pairs, exceptions, fuzz, soak: that part alone
 
 What happened goes to tests/stress/results.json; the exit code is 1 where anything was not as it must be.
 """
@@ -32,6 +32,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+from pairs import exceptions, pairs  # noqa: E402
 
 import module_exports  # noqa: E402
 from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
@@ -438,7 +440,7 @@ def judged(rows: list[dict]) -> dict:
     return grown | {"wrong": [f"{grown}"] if a > 0.05 or b > 0 or c > 1.1 else []}
 
 
-PARTS = {"kills": kills, "fuzz": fuzz, "soak": soak}
+PARTS = {"kills": kills, "pairs": pairs, "exceptions": exceptions, "fuzz": fuzz, "soak": soak}
 
 
 def main(names: list[str]) -> int:
