@@ -21,7 +21,7 @@ from tests.faults import SCRIPTS, Steps, differences, exit_code, flags, fork, ma
 ROOT = Path(__file__).resolve().parents[2]
 AT_STEPS, SECOND, BOTH = 24, 14, 14  # kills of the first process at a step of its, of the second, of both at once
 REAL = 3  # kills of runs that torchrun itself has started, some seconds each; the others are started as it does
-PATIENCE = 20  # seconds that a process has to end once the other has failed
+PATIENCE = 3  # seconds that a process has to end once the other has failed; torchrun gives it more
 
 
 # Runs of two processes
