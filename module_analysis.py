@@ -85,7 +85,8 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
             "untrained network": fresh.run(sample.tokens, network.stages)[1]}
     sources = acts | input_features(sample.tokens, dataset.vocab_size)
     W_masked = W[:, sample.boards]  # of masked test boards
-    decodable, by_stage = decodability.measure(sources, sample, W_masked, rng, bar("read-outs"))
+    codes = {"network": network.position_code, "untrained network": fresh.position_code}
+    decodable, by_stage = decodability.measure(sources, codes, sample, W_masked, rng, bar("read-outs"))
     contexts = generalisation.contexts_of(sample, dataset)
     rows += decodable + generalisation.measure(sources, sample, contexts, W_masked, rng, bar=bar("contexts"))
     of_test = {}

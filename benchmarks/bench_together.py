@@ -2,9 +2,9 @@
 
     python benchmarks/bench_together.py [--runs 1 2 4] [--seconds 20] [--rounds 2] [--lea] [--csv FILE]
 
-Threads of GNU's OpenMP, which torch uses on Linux, wait for the next operation in a loop. Where there are more of
-them than cores, as with two runs at once, they wait on the core that another one needs. Each way is a process (or
-several at once) of its own; ways take turns.
+Threads of GNU's OpenMP, which torch uses on Linux, wait for the next operation in a loop. Where there are
+more of them than cores, as with two runs at once, they wait on the core that another one needs. Each way is
+a process (or several at once) of its own; ways take turns.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Over(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 4], help="how many at once")
-    parser.add_argument("--seconds", type=float, default=20, help="that each way is measured, besides the start")
+    parser.add_argument("--seconds", type=float, default=20, help="that each way is measured")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--lea", action="store_true", help="LEA instead of the factorised transformer")

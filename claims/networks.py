@@ -7,6 +7,7 @@ import numpy as np
 
 import module_train_probe
 import module_train_probe_lea
+import utils
 
 BOARDS_AT_ONCE = 512  # that a speaker is given
 
@@ -24,6 +25,11 @@ class Network:
         for block in range(trainer.n_layer):
             self.stages += [f"b{block}_z_attn", f"b{block}_z_attn_mlp"]
         self.editable = [f"b{block}_z_attn_mlp" for block in range(trainer.n_layer - 1)]
+
+    @property
+    def position_code(self) -> np.ndarray:
+        """(T, P), which every block reads beside the residual stream."""
+        return utils.to_numpy(self.trainer.transformer.pos_emb[0])
 
     def run(self, tokens: np.ndarray, stages: Sequence[str] = (),
             edit: tuple[str, np.ndarray, np.ndarray] | None = None,

@@ -22,23 +22,28 @@ class ReadOut:
     score: np.ndarray  # on the test boards
 
 
-def predict(X: np.ndarray, values: np.ndarray, train: np.ndarray) -> list[np.ndarray]:
+def predict(X: np.ndarray, values: np.ndarray, train: np.ndarray,
+            beside: np.ndarray | None = None) -> list[np.ndarray]:
     """Linear read-outs of values (n, T) fitted on the cells in train (n_fit, T), one for each strength of
     RIDGE.
 
-    X (n, T, D) of cells, or (n, F) of boards, from which each cell has a read-out of its own. Returns
-    predictions (n - n_fit, T) for the other boards.
+    X (n, T, D) of cells, beside which each may have features of its position (T, P), or (n, F) of boards,
+    from which each cell has a read-out of its own. Returns predictions (n - n_fit, T) for the other boards.
     """
     n_fit, T, C = len(train), values.shape[1], values.max() + 1
     b, t = np.nonzero(train & (values[:n_fit] >= 0))
     one_hot = np.eye(C, dtype=np.float32)[values[b, t]]
     if X.ndim == 3:
         examples, targets = X[b, t], one_hot
+        if beside is not None:
+            examples = np.concatenate([examples, beside[t]], -1)
     else:
         boards, row = np.unique(b, return_inverse=True)
         examples, targets = X[boards], np.zeros((len(boards), T, C), np.float32)
         targets[row, t] = one_hot
     rest = X[n_fit:].reshape(-1, X.shape[-1])
+    if beside is not None:
+        rest = np.concatenate([rest, np.tile(beside, (len(X) - n_fit, 1))], -1)
     predictions = []
     for weights in ridge(examples, targets.reshape(len(targets), -1), RIDGE):
         evidence = rest @ weights[:-1] + weights[-1]
@@ -59,12 +64,12 @@ def choose(made: list[np.ndarray], values: np.ndarray, judged: np.ndarray, n_val
 
 
 def readouts(stages: dict[str, np.ndarray], values: np.ndarray, train: np.ndarray, judged: np.ndarray,
-             sample: Sample, W: np.ndarray) -> dict[str, ReadOut]:
-    """{stage: read-out of values} from stages {name: features}; values, train, judged (n, T) as the sample's
-    boards."""
+             sample: Sample, W: np.ndarray, beside: np.ndarray | None = None) -> dict[str, ReadOut]:
+    """{stage: read-out of values} from stages {name: features}, beside them features of the position (T, P);
+    values, train, judged (n, T) as the sample's boards."""
     found, rest = {}, slice(sample.n_fit, None)
     for stage, X in stages.items():
-        made = predict(X, values, train[: sample.n_fit])
+        made = predict(X, values, train[: sample.n_fit], beside)
         found[stage] = choose(made, values[rest], judged[rest], sample.n_valid, W)
     return found
 

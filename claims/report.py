@@ -69,7 +69,9 @@ def write(folder: Path, findings: Findings, seconds: float) -> list[dict]:
     verdicts = []
     for name, rows in tables.items():
         if TABLES[name].is_claim:
-            verdicts.append({"claim": TABLES[name].title, "table": name} | verdict(rows))
+            now, before = verdict(rows), verdict(rows, "counted before")
+            before = {f"{what}, rules before": before[what] for what in ("verdict", "features", "holding")}
+            verdicts.append({"claim": TABLES[name].title, "table": name} | now | before)
     for name, rows in (tables | findings.curves | {"verdicts": verdicts}).items():
         module_files.save_table(folder / f"{name}.csv", rows)
     with module_files.atomic_write(folder / "report.md", "w") as file:

@@ -101,7 +101,7 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
                     "another pair's words": exact(np.where(differ[another], words[another], said.start))}
         row = judge(TABLE.name, f"{feature} of {TYPES[type_]} boards{how}", ratio(right, 1, W),
                     {control: ratio(success, 1, W) for control, success in controls.items()},
-                    ratio(rebuilt, 1, W), counts=bool(how), boards=n)
+                    ratio(rebuilt, 1, W), bool(how), counted_before=not how, boards=n)
         row |= {"words that differ": differ.sum(1).mean()}
         rows.append(row | spread("given both rebuilt", ratio(right & both, both, W)))
     return rows

@@ -8,7 +8,7 @@ from claims import decodability, generalisation
 from claims.generalisation import contexts_of
 from claims.readouts import predict
 from claims.sample import label_names
-from claims.scores import resample
+from claims.scores import resample, verdict
 from claims.statistics import ridge
 
 
@@ -24,9 +24,13 @@ def test_decodability_of_the_label_itself_and_of_noise(encoded):
     sources = {"network": {"early": noise_like(sample, 1), "late": late},
                "untrained network": {"early": noise_like(sample, 4), "late": noise_like(sample, 2)}}
     W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
-    rows, curves = decodability.measure(sources, sample, W[:, sample.boards], np.random.default_rng(0))
+    codes = {name: np.random.default_rng(seed).standard_normal((64, 4)) for seed, name in enumerate(sources)}
+    rows, curves = decodability.measure(sources, codes, sample, W[:, sample.boards], np.random.default_rng(0))
     assert verdict_of(rows) == ("holds" if encoded else "does not")
     assert {row["feature"].split(",")[0] for row in rows if row["counts"]} == set(label_names(dataset))
+    assert all(row["feature"].endswith("from [z, p]") == row["counts"] != row["counted before"] for row in rows
+               if "or visible" not in row["feature"])
+    assert verdict(rows, "counted before")["verdict"] == verdict_of(rows)
     if encoded:
         assert all(row["stage"] == "late" and row["effect"] > 0.95 for row in rows)
         early = [row for row in curves if row["stage"] == "early"]
@@ -55,6 +59,16 @@ def test_read_outs_fitted_in_one_context_fail_where_the_code_changes():
                                   [("root", "background")])
     assert rows[0]["effect"] < 0.1
     assert verdict_of(rows) == "does not"
+
+
+def test_read_outs_from_z_and_the_position_code_are_those_from_both_in_one():
+    sample = planted.sample()
+    X, code = noise_like(sample, 1), np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    row, fitted = sample.labels["row"], np.ones((sample.n_fit, 64), bool)
+    together = np.concatenate([X, np.broadcast_to(code, (len(X), 64, 4))], -1)
+    for one, other in zip(predict(X, row, fitted, code), predict(together, row, fitted), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (predict(X, row, fitted, code)[0] != predict(X, row, fitted)[0]).any()
 
 
 def test_whole_board_read_out_is_fitted_for_each_cell():
