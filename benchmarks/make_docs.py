@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import fnmatch
 import functools
 import json
 import sys
@@ -183,6 +184,26 @@ def verdict_cells(row: dict[str, str] | None) -> list[str]:
     if row is None:
         return ["", ""]
     return [f"**{row['verdict']}**", f"{row['holding']} of {row['features']}"]
+
+
+def audit_table() -> str:
+    """Every counted feature: what decides it, and the least effect beyond its control that would show, in
+    Markdown."""
+    lines = []
+    for line in read_results("claims/audit"):
+        rows = audited(line)
+        seen = sorted(float(row["gain"]) - float(row["gain low"]) for row in rows if row["gain"])
+        least = "-".join(dict.fromkeys(f"{value:.2f}" for value in (seen[0], seen[-1]))) if seen else ""
+        features = line["features"].replace("*", "…")
+        lines.append([line["table"], features, *list(line.values())[2:], least])
+    heads = ["table", "features", "question", "holds for", "fails for", "decided by construction", "least effect"]
+    return markdown(heads, lines)
+
+
+def audited(line: dict[str, str]) -> Rows:
+    """The rows of the newest tables that a line of the audit speaks of."""
+    rows = [row for name in AUDITED for row in read_results(f"claims/{name}{line['table']}")]
+    return [row for row in rows if row["counts"] == "True" and fnmatch.fnmatch(row["feature"], line["features"])]
 
 
 def measure_table() -> str:
@@ -392,6 +413,7 @@ PARTS = {
     "emergence": emergence_table,
     "verdicts": verdict_table,
     "measures": measure_table,
+    "audit": audit_table,
     "kills": kills_table,
     "damage": damage_table,
     "soak": soak_table,

@@ -3,8 +3,9 @@
 Measure: three things at object cells, hidden and visible apart. Nearness: the mean cosine of cells of one
 root with different tokens, minus that of cells of different roots with one token, at the stage where it is
 largest. Transience: nearness inside the stack minus the larger of that at its ends. Dimensions: the
-participation ratio of the roots' means. A stage is chosen on half of the boards and judged on the others.
-Controls: no difference; an untrained network; for dimensions, equally large random classes.
+participation ratio of the roots' means, of all that they could span. A stage is chosen on half of the boards
+and judged on the others. Controls: no difference; an untrained network; for dimensions also the first stage,
+and, for a row that counted before, equally large random classes.
 """
 from __future__ import annotations
 
@@ -61,8 +62,8 @@ TABLE = Table(
     "Nearness: mean cosine of cells of one root with different tokens minus that of different roots with "
     "one token; upper bound: a code of the root alone. Extremum: nearness inside the stack minus the "
     "larger at its ends; upper bound: a return to the first stage's. The stage is chosen on half of the "
-    "boards, judged on the others. Fewer dimensions: 1 - participation ratio of the roots' means / that "
-    "of equally large random classes.",
+    "boards, judged on the others. Manifold: 1 - participation ratio of the roots' means / (roots - 1). "
+    "Fewer dimensions: 1 - that ratio / that of equally large random classes.",
     figures={"convergence_stages": partial(plot_stages, label="nearness by root - by token"),
              "convergence_pca": Manifolds.plot})
 
@@ -91,7 +92,9 @@ def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, W: np.nda
                 saved = dimensions_saved(X, cells.root, board, W[:1], rng)[0]
                 curves.append(_curve(which, source, stage, near[source][stage].overall, saved))
         rows += _rows_of_nearness(which, near, len(np.unique(cells.root)))
-        rows.append(_row_of_dimensions(which, points, near, cells.root, board, W[: dimension_draws + 1], rng))
+        few = W[: dimension_draws + 1]
+        rows.append(_row_of_dimensions(which, points, near, cells.root, board, few, rng))
+        rows.append(_row_of_manifold(which, points, near, cells.root, board, few))
     return rows, curves
 
 
@@ -153,11 +156,22 @@ def dimensions_saved(X: np.ndarray, classes: np.ndarray, board: np.ndarray, W: n
         mixed = rng.permutation(classes)
         ratios.append([participation(X, which, weights[board]) for which in (classes, mixed)])
     true, chance = np.mean(ratios[:SHUFFLES], axis=0)
-    measured = 1 - true / chance
     drawn = np.array([1 - true / chance for true, chance in ratios[SHUFFLES:]])
-    if not len(drawn):
-        return np.array([measured])
-    return np.r_[measured, drawn - drawn.mean() + measured]
+    return _centred(1 - true / chance, drawn)
+
+
+def manifold(X: np.ndarray, classes: np.ndarray, board: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """Score of 1 - participation ratio of the class means / the directions that they could span: 0 for means
+    in all directions, 1 - 1 / (classes - 1) for means on a line. X (N, D), classes and board (N,); the draws
+    are moved as in `dimensions_saved`."""
+    most = len(np.unique(classes)) - 1
+    saved = np.array([1 - participation(X, classes, weights[board]) / most for weights in W])
+    return _centred(saved[0], saved[1:])
+
+
+def _centred(measured: float, drawn: np.ndarray) -> np.ndarray:
+    """Score of a measured value and draws, moved to have it as their mean."""
+    return np.r_[measured, drawn - drawn.mean() + measured] if len(drawn) else np.array([measured])
 
 
 def _curve(cells: str, source: str, stage: str, near: np.ndarray, saved: float) -> dict:
@@ -197,7 +211,21 @@ def _row_of_dimensions(cells: str, points: dict, near: dict, root: np.ndarray, b
     saved = dimensions_saved(points["network"][stage], root, board, W, rng)
     fresh = dimensions_saved(points["untrained network"][stage], root, board, W, rng)
     controls = {"random classes": np.zeros(len(saved)), "untrained network": fresh}
-    return judge(TABLE.name, f"class means in fewer dimensions, {cells}", saved, controls, stage=stage)
+    return judge(TABLE.name, f"class means in fewer dimensions, {cells}", saved, controls, counts=False,
+                 stage=stage, counted_before=True)
+
+
+def _row_of_manifold(cells: str, points: dict, near: dict, root: np.ndarray, board: np.ndarray,
+                     W: np.ndarray) -> dict:
+    stage, first = _nearest(near["network"]), next(iter(points["network"]))
+    saved, fresh, start = (manifold(points[who][at], root, board, W) for who, at in
+                           (("network", stage), ("untrained network", stage), ("network", first)))
+    controls = {"untrained network": fresh}
+    if stage != first:
+        controls["first stage"] = start
+    line = 1 - 1 / (len(np.unique(root)) - 1)
+    return judge(TABLE.name, f"roots' means on a manifold, {cells}", saved, controls, line, stage=stage,
+                 counted_before=False)
 
 
 def manifolds(sample: Sample, stages: dict[str, np.ndarray]) -> Manifolds:

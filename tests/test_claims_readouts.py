@@ -61,6 +61,20 @@ def test_read_outs_fitted_in_one_context_fail_where_the_code_changes():
     assert verdict_of(rows) == "does not"
 
 
+def test_read_outs_of_single_boards_carry_over_where_the_code_is_one():
+    dataset, sample = planted.dataset(), planted.sample()
+    root, types = sample.labels["root"], sample.scenes.types[:, None]
+    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)[:, sample.boards]
+    for shift, expected in ((0, "holds"), (5, "does not")):  # on other boards root k is said as k + shift
+        code = np.where((root >= 0) & (types > 0), (root + shift) % 10, root)
+        X = np.eye(11, dtype=np.float32)[code]
+        sources = {"network": {"x": X}, "untrained network": {"x": noise_like(sample, 2)}}
+        rows = generalisation.measure(sources, sample, contexts_of(sample, dataset), W, np.random.default_rng(0),
+                                      [("root", "double boards"), ("root", "composites")])
+        assert {row["table"] for row in rows} == {"composition"}
+        assert verdict_of(rows) == expected
+
+
 def test_read_outs_from_z_and_the_position_code_are_those_from_both_in_one():
     sample = planted.sample()
     X, code = noise_like(sample, 1), np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
