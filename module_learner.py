@@ -15,13 +15,16 @@ class Learner:
 
     network: what is trained. shown: what tests, checkpoints and probing see, the moving average of its
     weights where weight_average > 0, the share that an epoch leaves of it. optim: the optimiser, of the kind
-    'adamw' or 'muon'.
+    'adamw' or 'muon'. mixed: whether products of a training pass are computed in bfloat16; weights, losses,
+    words and the optimiser's states are in float32.
     """
 
     def __init__(
-        self, network: torch.nn.Module, optimizer: str, learning_rate: float, weight_average: float = 0
+        self, network: torch.nn.Module, optimizer: str, learning_rate: float, weight_average: float = 0,
+        mixed: bool = False,
     ):
         self.network = self.shown = network
+        self.mixed = mixed
         self.optim = make_optimizer(network, learning_rate, kind=optimizer)
         self.rank, self.world = rank_and_world()
         self._average: AveragedModel | None = None
@@ -34,11 +37,16 @@ class Learner:
 
     def forward(self, tokens: torch.Tensor):
         """The network on its share of a training batch; gradients are then averaged over processes."""
-        if self.world == 1:
-            return self.network(tokens)
-        if self._parallel is None:
+        if self.world > 1 and self._parallel is None:
             self._parallel = DistributedDataParallel(self.network)
-        return self._parallel(tokens)
+        network = self._parallel or self.network
+        if not self.mixed:
+            return network(tokens)
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            found = network(tokens)
+        if isinstance(found, torch.Tensor):
+            return found.float()
+        return tuple(out.float() if out.dtype == torch.bfloat16 else out for out in found)
 
     def start_epoch(self, learning_rate: float, *dropout: int) -> None:
         """Training mode; the learning rate, and the stream of dropout, named by whole numbers, of an

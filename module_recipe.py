@@ -120,7 +120,8 @@ class TrainParams(Params):
     threads: int | None = param(None, "threads of a run on a CPU; none: torch's own number", low=1, high=1024)
     plot_dpi: int = param(150, "dots per inch of figures", low=1, high=2400)
     dtype: str = param(
-        "float32", "arithmetic; float64 is the official program's", choices=("float32", "float64")
+        "float32", "arithmetic; float64 is the official program's, bfloat16 that of training's products only",
+        choices=("float32", "float64", "bfloat16"),
     )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED

@@ -123,8 +123,9 @@ class TrainTransformer(Probe):
         self.recipe = self._fitting_recipe(params)
         self.device = pick_device(self.recipe.device)
         self._check_boards()
-        network = self._network().to(self.device, getattr(torch, self.dtype))
-        self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average)
+        mixed = self.dtype == "bfloat16"
+        network = self._network().to(self.device, torch.float32 if mixed else getattr(torch, self.dtype))
+        self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average, mixed)
         self.transformer, self.optim = self.learner.shown, self.learner.optim
         self.step = 0
         self._at_epoch(0)

@@ -98,6 +98,9 @@ class VectorQuantizer(nn.Module):
         words = self._embedding.weight
         if x.ndim < 2 or x.shape[-1] != words.shape[1]:
             raise ValueError(f"x must have shape (B, S, {words.shape[1]}), not {tuple(x.shape)}.")
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # words in full
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(words.dtype))
         flat = x.detach().flatten(0, -2)
         indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
         encodings = F.one_hot(indices, len(words)).to(x.dtype)

@@ -35,18 +35,16 @@ WHOLE_BOARDS = ("whole boards, single", "whole boards, double", "whole boards, c
 HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
     "ceiling": ("hidden tokens, all", *WHOLE_BOARDS),
     "decodability": (
-        "root, hidden cells",
-        "place in the root, hidden cells",
-        "composite, hidden cells",
+        *(f"{label}, hidden cells, from [z, p]" for label in
+          ("root", "place in the root", "composite", "row", "background")),
         "row, hidden cells",
-        "background, hidden cells",
     ),
     "generalisation": ("root across background", "root across place on the board", "root across companion"),
     "convergence": (
         "an extremum inside the stack, hidden cells",
         "an extremum inside the stack, visible cells",
         "nearer by root than by token, hidden cells",
-        "class means in fewer dimensions, hidden cells",
+        "roots' means on a manifold, hidden cells",
     ),
     "manipulation": ("swap, single boards, b0_z_attn_mlp", "swap, single boards, b1_z_attn_mlp"),
     "composition": (
@@ -62,11 +60,13 @@ HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
         "root of double boards, words from elsewhere",
     ),
 }
-OTHER_NETWORKS = {  # tables of claims: whose they are
-    "falling_rate": "falling rate, 3 runs",
-    "full": "the full recipe, 2 runs",
-    "fast": "factor_fast, 3 runs",
+NETWORKS = {  # tables of claims: whose they are
+    "full": "the full recipe",
+    "best": "factor_best",
+    "fast": "factor_fast",
+    "short": "300 epochs",
 }
+AUDITED = ("full", "best", "fast")  # measured by the rules of now
 DECODED = {  # columns of the table of decoding: the rows of accuracy_decode.csv
     "hidden tokens": "hidden tokens, all",
     "single": "whole boards, single",
@@ -126,7 +126,7 @@ def headline_table() -> str:
     sentence = read_results("lea")[0]
     rebuilt = f"one object {sentence['single: whole boards']}, two objects {sentence['double: whole boards']}"
     times = {row["what"]: row["time"] for row in read_results("times")}
-    claims = read_results("claims/verdicts")
+    claims = read_results("claims/full/verdicts")
     verdicts = collections.Counter(row["verdict"] for row in claims)
     found = f"hold: {verdicts['holds']}, in part: {verdicts['in part']}, do not: {verdicts['does not']}"
     kills = [stress_results()["kills"][kind] for kind in SCRIPTS]
@@ -137,7 +137,7 @@ def headline_table() -> str:
          fast_hidden, "speed"),
         ("LEA, authors' recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
         ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
-        (f"the {len(claims)} claims of the abstract, in short runs", found, "claims"),
+        (f"the {len(claims)} claims of the abstract, the authors' recipe in full", found, "claims"),
         ("killed runs that, started again, end with the same weights, bit for bit", survived, "reliability"),
     ]
     linked = [(what, figure, f"[{doc}](docs/{doc}.md)") for what, figure, doc in rows]
@@ -167,23 +167,22 @@ def flags_of_parser(parser) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def verdict_table() -> str:
-    """The verdict on each claim, in Markdown, and beside it those on better networks."""
-    tables = [read_results(f"claims/{name}/verdicts") for name in OTHER_NETWORKS]
-    others = [{row["claim"]: row for row in table} for table in tables]
+    """The verdict on each claim, in Markdown, a column for each kind of network."""
+    tables = [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
     rows = []
-    for row in read_results("claims/verdicts"):
+    for name, row in tables[0].items():
         claim = row["claim"][0].upper() + row["claim"][1:]
-        cells = [claim, *verdict_cells(row), row["runs"]]
-        rows.append(cells + [" ".join(verdict_cells(other.get(row["claim"]))) for other in others])
-    heads = ["claim", "verdict", "features that hold in every run", "runs"]
-    return markdown([*heads, *OTHER_NETWORKS.values()], rows)
+        rows.append([claim, *(verdict_cell(table.get(name)) for table in tables)])
+    return markdown(["claim", *NETWORKS.values()], rows)
 
 
-def verdict_cells(row: dict[str, str] | None) -> list[str]:
-    """Verdict and count of features, empty for a claim that was not tested."""
+def verdict_cell(row: dict[str, str] | None) -> str:
+    """Verdict and features that hold in every run, of how many, in how many runs, and by the rules before."""
     if row is None:
-        return ["", ""]
-    return [f"**{row['verdict']}**", f"{row['holding']} of {row['features']}"]
+        return ""
+    text = f"**{row['verdict']}** {row['holding']} of {row['features']}, n = {row['runs']}"
+    before = row.get("holding, rules before")
+    return text if before is None else f"{text} ({before} of {row['features, rules before']})"
 
 
 def audit_table() -> str:
@@ -194,23 +193,23 @@ def audit_table() -> str:
         rows = audited(line)
         seen = sorted(float(row["gain"]) - float(row["gain low"]) for row in rows if row["gain"])
         least = "-".join(dict.fromkeys(f"{value:.2f}" for value in (seen[0], seen[-1]))) if seen else ""
-        features = line["features"].replace("*", "…")
-        lines.append([line["table"], features, *list(line.values())[2:], least])
-    heads = ["table", "features", "question", "holds for", "fails for", "decided by construction", "least effect"]
-    return markdown(heads, lines)
+        lines.append([line["table"], line["features"].replace("*", "…"), *list(line.values())[2:], least])
+    heads = ["table", "features", "question", "holds for", "fails for", "decided by construction"]
+    return markdown([*heads, "least gain"], lines)
 
 
 def audited(line: dict[str, str]) -> Rows:
-    """The rows of the newest tables that a line of the audit speaks of."""
-    rows = [row for name in AUDITED for row in read_results(f"claims/{name}{line['table']}")]
-    return [row for row in rows if row["counts"] == "True" and fnmatch.fnmatch(row["feature"], line["features"])]
+    """The counted rows that a line of the audit speaks of."""
+    rows = [row for name in AUDITED for row in read_results(f"claims/{name}/{line['table']}")]
+    rows = [row for row in rows if row["counts"] == "True"]
+    return [row for row in rows if fnmatch.fnmatch(row["feature"], line["features"])]
 
 
 def measure_table() -> str:
     """The rows of HEADLINES, in Markdown, a column a run: effect, its interval, and the strongest control."""
     found = {}
     for table, features in HEADLINES.items():
-        every = read_results(f"claims/{table}")
+        every = read_results(f"claims/full/{table}")
         for feature in features:
             found[table, feature] = [row for row in every if row["feature"] == feature]
     runs = max(len(rows) for rows in found.values())

@@ -3,6 +3,7 @@ import ast
 import csv
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,20 +152,44 @@ def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeyp
     assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
 
 
-def test_verdicts_follow_from_the_tables(monkeypatch):
-    """The verdicts in docs/claims.md follow from the rows that are kept."""
+@pytest.mark.parametrize("networks", ["full", "best", "fast", "short"])
+def test_verdicts_follow_from_the_tables(networks, monkeypatch):
+    """The verdicts in docs/claims.md follow from the rows that are kept, by the rules of now and before."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
 
     document = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
-    for v in make_docs.read_results("claims/verdicts"):
-        rows = make_docs.read_results(f"claims/{v['table']}")
+    for v in make_docs.read_results(f"claims/{networks}/verdicts"):
+        rows = make_docs.read_results(f"claims/{networks}/{v['table']}")
         for row in rows:
             low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
             assert row["holds"] == str(low > 0 and effect >= upper / 2)
-        made = verdict([row | {name: row[name] == "True" for name in ("counts", "holds")} for row in rows])
+            row |= {name: row[name] == "True" for name in ("counts", "counted before", "holds") if name in row}
+        made = verdict(rows)
         assert {name: str(value) for name, value in made.items()} == {name: v[name] for name in made}
-        assert f"| **{v['verdict']}** | {v['holding']} of {v['features']} |" in document
+        said = f"**{v['verdict']}** {v['holding']} of {v['features']}, n = {v['runs']}"
+        if "counted before" in rows[0]:
+            before = verdict(rows, "counted before")
+            assert v["verdict, rules before"] == before["verdict"]
+            said += f" ({before['holding']} of {before['features']})"
+        assert f"{said} |" in document
+
+
+def test_every_counted_feature_is_audited_once(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_docs
+
+    audit = make_docs.read_results("claims/audit")
+    for networks in make_docs.AUDITED:
+        for v in make_docs.read_results(f"claims/{networks}/verdicts"):
+            for row in make_docs.read_results(f"claims/{networks}/{v['table']}"):
+                lines = [line for line in audit if row in make_docs.audited(line)]
+                assert len(lines) == (row["counts"] == "True"), row["feature"]
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_claims_*.py"))
+    named = set(re.findall(r"`(test_\w+?)(?:_?\.\.\.)?`", " ".join(" ".join(line.values()) for line in audit)))
+    assert len(named) >= 8
+    for name in named:
+        assert f"def {name}" in tests, name
 
 
 def test_mistakes_are_one_line(runs, tmp_path):

@@ -137,6 +137,36 @@ def test_float64(kind):
     assert acts["z_out"].dtype == torch.float64
 
 
+@both
+def test_bfloat16_is_the_arithmetic_of_training_s_products_alone(kind):
+    trainer, single = make(kind, dtype="bfloat16", optimizer="muon"), make(kind, optimizer="muon")
+    losses, expected = trainer.train(), single.train()
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
+    assert (losses != expected).all()
+    state = trainer._state()
+    assert {value.dtype for value in state["transformer"].values() if value.is_floating_point()} == {torch.float32}
+    moments = [value for each in state["optim"]["state"].values() for value in each.values()]
+    assert {value.dtype for value in moments} == {torch.float32}
+    board = trainer.dataset.sample(1, "train").boards
+    single.learner.load(trainer.transformer.state_dict())  # tests and probing are as ever
+    for one, other in zip(trainer.forward_all_activations(board, board * 0), single.forward_all_activations(board, board * 0),
+                          strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_words_are_counted_and_compared_in_full_under_bfloat16():
+    trainer = make("lea", dtype="bfloat16")
+    quantiser = trainer.transformer.ss_vector_quantizer.train()
+    x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
+    full = quantiser(x)
+    again = make("lea", dtype="bfloat16").transformer.ss_vector_quantizer.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = again(x)
+    for one, other in zip(full, found, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(quantiser._embedding.weight, again._embedding.weight)
+
+
 # the loss
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch.distributed import TCPStore
 
 from tests.faults import SCRIPTS, Steps, differences, exit_code, flags, fork, make, same
 
@@ -89,13 +89,12 @@ def paired(kind: str, argv: list[str], folder: Path, before: Callable = lambda r
     """Runs two processes of a script as torchrun starts them, each after before(rank), those in `killed` killed after `at`
     seconds; when one has failed, the other gets SIGTERM and then SIGKILL, as from torchrun. Returns their exit codes, or
     minus the signal that ended each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # outlives both, as torchrun's
 
     def begin(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-                          MASTER_ADDR="localhost", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="stress")
+                          MASTER_ADDR="localhost", MASTER_PORT=str(store.port), TORCHELASTIC_RUN_ID="stress",
+                          TORCHELASTIC_USE_AGENT_STORE="True")
         before(rank)
 
     pids = [fork(kind, argv, folder / f"out{rank}", lambda rank=rank: begin(rank)) for rank in range(2)]
