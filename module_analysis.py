@@ -13,6 +13,10 @@ which runs. Whatever is random follows from a run's seed.
 """
 from __future__ import annotations
 
+import module_threads  # noqa: F401, before torch is loaded
+
+# isort: split
+
 import argparse
 import tempfile
 import time

@@ -13,6 +13,10 @@ Axis letters: n boards, T cells, H heads, D width, V tokens, U patches, M boards
 """
 from __future__ import annotations
 
+import module_threads  # noqa: F401, before torch is loaded
+
+# isort: split
+
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence

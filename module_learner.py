@@ -72,6 +72,11 @@ class Learner:
         (loss if self.world == 1 else loss * (share * self.world)).backward()
         self.optim.step()
 
+    def end_training(self) -> None:
+        """Lets go of what averages gradients, while the group of processes is still there: if it went with it,
+        it would wait, with Python's lock, for a thread that waits for that lock."""
+        self._parallel = None
+
     def end_epoch(self) -> None:
         """Moves the average of the weights; what is looked at between epochs is in eval mode."""
         self._look()

@@ -295,6 +295,7 @@ class TrainTransformer(Probe):
                     raise self.run.stopped(error, self.device, self.epoch, good) from error
                 raise
             finally:
+                self.learner.end_training()
                 self.run.close()
         return np.array(losses)
 

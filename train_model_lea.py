@@ -7,6 +7,10 @@ Every parameter of data set and training is a flag: see --help.
 """
 from __future__ import annotations
 
+import module_threads  # noqa: F401, before torch is loaded
+
+# isort: split
+
 import sys
 from collections.abc import Sequence
 

@@ -17,16 +17,17 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from module_threads import CHOSEN_BY, SPINS  # noqa: E402
 
 WAYS = {
     "torch's own": {},
-    "GOMP_SPINCOUNT=100": {"GOMP_SPINCOUNT": "100"},
+    "as the scripts set it": {"GOMP_SPINCOUNT": str(SPINS)},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
-OWN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+SET_HERE = (*CHOSEN_BY, "OMP_NUM_THREADS")
 STEPS = 16  # an epoch
 
 
@@ -66,7 +67,7 @@ def main() -> None:
 def at_once(environment: dict[str, str], count: int, length: float, lea: bool) -> float:
     """Mean seconds an epoch of `count` trainings at once."""
     start = time.time() + 6 + 3 * count  # until then they import and warm up
-    own = {name: value for name, value in os.environ.items() if name not in OWN} | environment
+    own = {name: value for name, value in os.environ.items() if name not in SET_HERE} | environment
     command = [sys.executable, __file__, "--from-to", str(start), str(start + length), *["--lea"] * lea]
     running = [subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     return statistics.mean(float(run.communicate()[0]) for run in running)

@@ -18,7 +18,7 @@ from module_dataset import AbstractionDataset, DatasetParams
 ROOT = Path(__file__).resolve().parents[1]
 # every module imports from those before it alone
 ORDER = (
-    "utils", "module_files", "module_params", "module_figures", "module_run", "module_wandb", "module_rows",
+    "module_threads", "utils", "module_files", "module_params", "module_figures", "module_run", "module_wandb", "module_rows",
     "module_splits", "module_objects", "module_masking", "module_exports", "module_ceiling", "module_dataset",
     "module_sites", "module_transformer_factor", "module_transformer_lea",
     "module_optimizers", "module_recipe", "module_learner", "module_evaluation", "module_probe", "module_train_probe",
