@@ -73,8 +73,8 @@ class Learner:
         self.optim.step()
 
     def end_training(self) -> None:
-        """Lets go of what averages gradients, while the group of processes is still there: if it went with it,
-        it would wait, with Python's lock, for a thread that waits for that lock."""
+        """Lets go of what averages gradients while the group of processes is still there: what holds a group
+        last waits, with Python's lock, for threads of the group, which may wait for that lock."""
         self._parallel = None
 
     def end_epoch(self) -> None:

@@ -369,6 +369,21 @@ def kills_table() -> str:
     return markdown(["kills (SIGKILL) of small runs", *SCRIPTS.values()], rows)
 
 
+def pairs_table() -> str:
+    """Kills of runs of two processes and exceptions in an epoch, in Markdown."""
+    found = stress_results()
+    pairs, raised = found["pairs"], found["exceptions"]
+    names = [name for name in pairs["factor"] if name.startswith("of ")]
+    names += ["kills", "survived", "runs with nothing saved yet, said so and started again"]
+    rows = [[f"kills {name}" if name.startswith("of ") else name, *(pairs[kind].get(name, 0) for kind in SCRIPTS)]
+            for name in names]
+    rows += [["exceptions: points of an epoch at which a user's hook raises",
+              *(raised[kind]["points of an epoch"] for kind in SCRIPTS)],
+             ["of these, training that then went on as if nothing had happened",
+              *(raised[kind]["survived"] for kind in SCRIPTS)]]
+    return markdown(["two processes; exceptions", *SCRIPTS.values()], rows)
+
+
 def damage_table() -> str:
     """Damaged files and what became of them, in Markdown."""
     rows = []
@@ -394,7 +409,7 @@ def soak_table() -> str:
 def stress_time() -> str:
     """What a run of the stress program takes, a sentence."""
     found = stress_results()
-    minutes = sum(found[part]["CPU minutes"] for part in ("kills", "fuzz", "soak"))
+    minutes = sum(found[part]["CPU minutes"] for part in ("kills", "pairs", "exceptions", "fuzz", "soak"))
     return f"One `make stress`, all of it, took {minutes:.0f} minutes of CPU time (AMD EPYC, no GPU).\n"
 
 
@@ -414,6 +429,7 @@ PARTS = {
     "measures": measure_table,
     "audit": audit_table,
     "kills": kills_table,
+    "pairs": pairs_table,
     "damage": damage_table,
     "soak": soak_table,
     "stress time": stress_time,

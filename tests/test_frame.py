@@ -140,6 +140,10 @@ def test_the_stress_program_found_nothing_wrong():
     assert "/tmp" not in json.dumps(found)
     for kind in ("factor", "lea"):
         assert found["kills"][kind]["survived"] == found["kills"][kind]["kills"] >= 50
+        pairs, raised = found["pairs"][kind], found["exceptions"][kind]
+        assert pairs["survived"] == pairs["kills"] >= 50
+        assert raised["survived"] == raised["points of an epoch"] >= 200
+        assert pairs["wrong"] == raised["wrong"] == []
     files = [tally for tally in found["fuzz"].values() if isinstance(tally, dict)]
     assert len(files) >= 12
     assert all(tally["refused by name"] + tally["loaded"] == tally["files"] >= 2000 for tally in files)
