@@ -375,7 +375,8 @@ def pairs_table() -> str:
     pairs, raised = found["pairs"], found["exceptions"]
     names = [name for name in pairs["factor"] if name.startswith("of ")]
     names += ["kills", "survived", "runs with nothing saved yet, said so and started again"]
-    rows = [[f"kills {name}" if name.startswith("of ") else name, *(pairs[kind].get(name, 0) for kind in SCRIPTS)]
+    rows = [[f"kills {name}" if name.startswith("of ") else name,
+             *(pairs[kind].get(name, 0) for kind in SCRIPTS)]
             for name in names]
     rows += [["exceptions: points of an epoch at which a user's hook raises",
               *(raised[kind]["points of an epoch"] for kind in SCRIPTS)],
