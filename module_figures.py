@@ -79,7 +79,9 @@ def token_colors(n_background: int, n_token: int) -> np.ndarray:
 def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
     """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched
     where `mask` is 1, a cross where `wrong` is true."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
     from matplotlib.patheffects import withStroke
 
     board = np.asarray(board)
@@ -99,13 +101,19 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
             fontsize=font,
             color="black" if light else "white",
         )
-    for i, j in np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask)):
-        ax.add_artist(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=True, facecolor=(0, 0, 0, 0.25), hatch="////",
-                                edgecolor=(1, 1, 1, 0.6), linewidth=0))
-    rim = [withStroke(linewidth=3, foreground="white")]  # to be seen on red tokens
-    for i, j in np.argwhere(np.zeros((h, w)) if wrong is None else np.asarray(wrong)):
-        ax.plot([j - 0.35, j + 0.35], [i - 0.35, i + 0.35], color="crimson", linewidth=1.5, path_effects=rim)
-        ax.plot([j - 0.35, j + 0.35], [i + 0.35, i - 0.35], color="crimson", linewidth=1.5, path_effects=rim)
+    hidden = np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask))
+    if len(hidden):
+        square = Outline.unit_rectangle()
+        shape = Outline.make_compound_path(*(Outline(square.vertices + (j - 0.5, i - 0.5), square.codes)
+                                             for i, j in hidden))
+        ax.add_patch(PathPatch(shape, facecolor=(0, 0, 0, 0.25), hatch="////", edgecolor=(1, 1, 1, 0.6),
+                               linewidth=0))
+    i, j = np.nonzero(np.zeros((h, w)) if wrong is None else np.asarray(wrong))
+    if len(i):
+        ends = [np.stack([[j - 0.35, i - 0.35 * way], [j + 0.35, i + 0.35 * way]]) for way in (1, -1)]
+        crosses = rearrange(ends, "way end xy n -> (n way) end xy")
+        rim = [withStroke(linewidth=3, foreground="white")]  # to be seen on red tokens
+        ax.add_collection(LineCollection(crosses, color="crimson", linewidth=1.5, path_effects=rim))
 
 
 def object_colors(labels) -> np.ndarray:
@@ -328,7 +336,7 @@ def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_backgro
     boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: how many tokens there are of
     each; the one after them is UNK.
     """
-    figure, axes = new_figure(len(boards), len(recons) + 2, (2.2 * (len(recons) + 2), 2.2 * len(boards)))
+    figure, axes = panel_figure(len(boards), len(recons) + 2, 2)
     colors, unk = token_colors(n_background, n_token), n_background + n_token
     for i, row in enumerate(axes):
         objects = boards[i] >= n_background

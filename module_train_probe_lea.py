@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import module_train_probe
 from module_dataset import TYPES
 from module_evaluation import evaluating
-from module_figures import draw_board, new_figure, token_colors
+from module_figures import draw_board, new_figure, panel_figure, token_colors
 from module_params import keywords_of, param
 from module_recipe import MOST, TrainParams
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
@@ -315,7 +315,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         crossed out."""
         boards = self._sample(epoch, 4)
         _, rebuilt, words = self.speaker_predict(boards, np.zeros_like(boards))
-        figure, axes = new_figure(len(boards), 3, (9, 2.1 * len(boards)), width_ratios=[1, 2.2, 1])
+        figure, axes = panel_figure(len(boards), 3, 2)
         colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
         for i, (left, middle, right) in enumerate(axes):
             draw_board(left, boards[i], colors, boards[i] >= self.dataset.vocab_bck, font=6)
@@ -333,7 +333,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             lines = [
                 " ".join(f"{word:3d}" for word in said[start : start + 8]) for start in range(0, len(said), 8)
             ]
-            middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=9)
+            middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=7)
         for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
             ax.set_title(title, fontsize=9)
         return figure

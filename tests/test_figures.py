@@ -27,6 +27,7 @@ def test_draw_board_marks_cells():
     module_figures.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
     ax = axes[0, 0]
     assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("4", (0, 1)), ("5", (1, 1))]
-    assert [patch.get_xy() for patch in ax.patches] == [(0.5, -0.5)]
-    assert len(ax.lines) == 2
+    assert [patch.get_path().get_extents().bounds for patch in ax.patches] == [(0.5, -0.5, 1, 1)]
+    strokes = [line for lines in ax.collections for line in lines.get_segments() if np.ptp(line, axis=0).all()]
+    np.testing.assert_allclose(strokes, [[[-0.35, 0.65], [0.35, 1.35]], [[-0.35, 1.35], [0.35, 0.65]]])
     assert (np.asarray(ax.images[0].get_array()) == colors[board]).all()
