@@ -24,7 +24,7 @@ from utils import numpy_rng  # noqa: E402
 
 SETTINGS = ("epochs", "optimizer", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start",
             "masking_patch_epoch", "board_proba_epoch_start", "board_proba_epoch_end", "board_proba_end",
-            "weight_average", "batch_size")
+            "overlap_weight", "weight_average", "batch_size")
 
 
 def settings_of(params: dict) -> dict:

@@ -292,6 +292,8 @@ def rate_cell(row: dict[str, str]) -> str:
         parts.append(f"rises over {row['lr_warmup']}")
     if row["lr_schedule"] != "constant":
         parts.append(f"{row['lr_schedule']} fall from {row['lr_decay_start']}")
+    if row["overlap_weight"] != "1":
+        parts.append(f"overlapping boards {row['overlap_weight']} times as likely")
     if row["batch_size"] != "64":
         parts.append(f"batches of {row['batch_size']}")
     if row["weight_average"] != "0":
