@@ -17,17 +17,15 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from module_threads import CHOSEN_BY, SPINS  # noqa: E402
-
 WAYS = {
     "torch's own": {},
-    "as the scripts set it": {"GOMP_SPINCOUNT": str(SPINS)},
+    "as the scripts set it": {"GOMP_SPINCOUNT": "5000"},  # module_threads.SPINS; importing that would set it
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
-SET_HERE = (*CHOSEN_BY, "OMP_NUM_THREADS")
+SET_HERE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 STEPS = 16  # an epoch
 
 
@@ -56,10 +54,12 @@ def main() -> None:
         for way, count in found:
             found[way, count].append(at_once(WAYS[way], count, args.seconds, args.lea))
     rows = []
-    for (way, count), times in found.items():
-        rows.append({"runs at once": count, "way": way, "network": "lea" if args.lea else "factor",
-                     "seconds an epoch": f"{statistics.median(times):.3g}"})
-        print(*rows[-1].values())
+    for way in args.ways:
+        rows.append({"threads wait": way})
+        for count in args.runs:
+            name = "1 run" if count == 1 else f"{count} runs at once"
+            rows[-1][name] = f"{statistics.median(found[way, count]):.3g} s"
+        print(*rows[-1].values(), sep="; ")
     if args.csv:
         save_table(args.csv, rows)
 

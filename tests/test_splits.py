@@ -45,6 +45,32 @@ def test_doubles_are_numbered_in_order(places, apart):
     assert [tuple(row) for row in twins.tolist()] == [twin(row) for row in expected]
 
 
+def test_twins_of_more_than_a_million_rows():
+    family = DatasetParams(vocab_bck=12).families[1]
+    numbers = np.arange(1_000_001)
+    twins = family.twin(numbers)
+    assert (twins != numbers).any()
+    assert (family.twin(twins) == numbers).all()
+
+
+@pytest.mark.parametrize(("vocab_bck", "fits"), [(3000, True), (6000, False)])
+def test_more_boards_than_can_be_numbered_are_refused(vocab_bck, fits):
+    """2.7e18 and 5.4e18 double boards; numbers end at 2**62, 4.6e18."""
+    values = dict(abs_n=10**6, vocab_bck=vocab_bck, board_types=["double"], comp_n=1)
+    if fits:
+        assert 2**61 < DatasetParams.from_dict(values).families[1].size < 2**62
+    else:
+        with pytest.raises(ValueError, match=r"allow more than 2\*\*62 boards"):
+            DatasetParams.from_dict(values)
+    with pytest.raises(ValueError, match="abs_n"):
+        DatasetParams.from_dict(values | {"abs_n": 10**6 + 1})
+
+
+def test_two_places_in_one_column_are_no_double_board():
+    with pytest.raises(ValueError, match="share a row or a column"):
+        DatasetParams().families[1].rank(np.array([[0, 1, 2, 1, 3, 2, 0]]))
+
+
 def test_index_spaces_of_the_default_and_of_larger_boards():
     assert [family.size for family in DatasetParams().families] == [3600, 900_000, 200]
     double = DatasetParams(board_dim=32).families[1]

@@ -1,4 +1,7 @@
 """One trainer in several threads: what they see and leave is what one thread alone would."""
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import module_threads
 from tests.trainers import both, make, weights
 
 
@@ -54,3 +58,23 @@ def test_hooks_that_overlap_in_threads_leave_compiled_networks_compiled():
     assert stance() == "force_eager"
     second.__exit__(None, None, None)
     assert stance() == before
+
+
+@pytest.mark.parametrize("script", ["train_model", "train_model_lea", "module_analysis", "module_circuits"])
+@pytest.mark.parametrize(("own", "expected"), [
+    ({}, (str(module_threads.SPINS), None)), ({"GOMP_SPINCOUNT": "7"}, ("7", None)), ({"OMP_WAIT_POLICY": "ACTIVE"}, (None, "ACTIVE")),
+])  # fmt: skip
+def test_scripts_let_threads_wait_less_before_torch_is_loaded_unless_the_user_says_how(script, own, expected):
+    """What torch's library of threads sees when it is loaded, by a torch of our own."""
+    code = ("import os, sys\nclass Torch:\n def find_spec(self, name, *rest):\n"
+            "  if name == 'torch': print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY')); os._exit(0)\n"
+            f"sys.meta_path.insert(0, Torch())\nimport {script}")
+    environment = {name: value for name, value in os.environ.items() if name not in module_threads.CHOSEN_BY}
+    run = subprocess.run([sys.executable, "-u", "-c", code], env=environment | own, capture_output=True, text=True)
+    assert run.stdout.split() == [str(value) for value in expected], run.stderr
+
+
+def test_the_benchmark_measures_what_the_scripts_set():
+    root = os.path.dirname(module_threads.__file__)
+    with open(os.path.join(root, "benchmarks", "bench_together.py"), encoding="utf-8") as file:
+        assert f'"as the scripts set it": {{"GOMP_SPINCOUNT": "{module_threads.SPINS}"}}' in file.read()
