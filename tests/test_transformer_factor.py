@@ -14,7 +14,7 @@ from plain_networks import small_factor as small
 
 import module_transformer_factor
 from module_optimizers import make_optimizer
-from module_transformer_factor import GPTFactor, Noise
+from module_transformer_factor import GPTFactor, Noise, check_sizes
 
 
 def cross_entropy(logits, targets):
@@ -440,3 +440,10 @@ def test_fast_paths_leave_logits_and_gradients(name, monkeypatch):
     assert any(not torch.equal(a, b) for a, b in zip(*made, strict=True))  # the paths do differ in rounding
     for a, b in zip(*made, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+def test_the_size_of_a_network_counts_token_and_position_codes():
+    sizes = dict(vocab_size=3, block_size=4, n_layer=1, n_head=1)
+    check_sizes(**sizes, n_embd=9000, n_embd_pos=1)
+    with pytest.raises(ValueError, match="must make a network of at most"):
+        check_sizes(**sizes, n_embd=9000, n_embd_pos=9000)

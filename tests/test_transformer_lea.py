@@ -363,3 +363,9 @@ def test_wrong_parameters_are_named(changes, error, name):
             cls(**dict(vocab_size=5, block_size=4) | changes)
     with pytest.raises(TypeError, match="n_embd_pos"):
         LEA(5, 4, n_embd_pos=3)
+
+
+def test_defaults_of_the_factorised_network():
+    network = CLASSES["factor"](5, 4)
+    assert network.ps_pos_emb.weight.shape == (4, 32)
+    assert network.ps_token_embedding.weight.shape[1] == 64
