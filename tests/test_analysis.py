@@ -175,6 +175,46 @@ def test_verdicts_follow_from_the_tables(networks, monkeypatch):
         assert f"{said} |" in document
 
 
+def test_the_words_of_the_claims_are_what_the_tables_say(monkeypatch):
+    """docs/claims.md, what was found: each range in its prose."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_docs
+
+    def between(table, feature, networks=("full", "best", "fast"), what="effect", end=""):
+        found = [round(float(row[what]), 2) for name in networks for row in make_docs.read_results(f"claims/{name}/{table}")
+                 if row["feature"].startswith(feature) and row["feature"].endswith(end)]
+        return min(found), max(found)
+
+    read, zp, board = "decodability", "cells, from [z, p]", "control: whole masked board"
+    assert between(read, "root, hidden", end=zp) == (0.94, 0.99)
+    assert between(read, "root, hidden", what=board) == (0.73, 0.77)
+    assert between(read, "place in the root", ["best"], end=zp) == (0.95, 0.98)
+    assert between(read, "place in the root", what=board) == (0.85, 0.93)
+    lines = [between(read, line, end=zp) for line in ("row", "column")]
+    assert (min(low for low, _ in lines), max(high for _, high in lines)) == (0.47, 0.68)
+    lines = [between(read, line, what=board) for line in ("row", "column")]
+    assert (min(low for low, _ in lines), max(high for _, high in lines)) == (0.89, 0.95)
+    assert between("generalisation", "root across") == (0.91, 0.99)
+    assert between("generalisation", "root across", what="control") == (0.33, 0.73)
+    near = between("convergence", "nearer by root than by token, hidden")
+    assert near[1] < 1.11 / 2
+    assert between("convergence", "nearer by root than by token, visible") == (-0.34, -0.02)
+    assert between("convergence", "roots' means on a manifold, hidden") == (0.14, 0.35)
+    assert between("convergence", "roots' means on a manifold, hidden", what="control: untrained network") == (0.49, 0.64)
+    long = ("full", "best")
+    assert between("manipulation", "swap", long, end="b0_z_attn_mlp") == (0.72, 0.96)
+    assert between("manipulation", "swap", long, end="b1_z_attn_mlp")[1] == 0.41
+    assert between("manipulation", "swap", ["fast"], end="b0_z_attn_mlp") == (0.42, 0.59)
+    assert between("manipulation", "swap", ["full"], "control: permuted places", "b0_z_attn_mlp") == (0.3, 0.65)
+    assert between("manipulation", "swap", ["best"], "control: permuted places", "b0_z_attn_mlp") == (0.1, 0.26)
+    assert between("composition", "hidden root") == (0.96, 1)
+    swaps = sorted(round(float(row["effect"]), 2) for name in make_docs.AUDITED
+                   for row in make_docs.read_results(f"claims/{name}/composition") if row["feature"].startswith("swap, 3 of 3"))
+    assert (swaps[0], swaps[-2], swaps[-1]) == (0, 0.3, 1)
+    elsewhere = "root of single boards, words from elsewhere"
+    assert [between("steering", elsewhere, [name])[0] for name in ("fast", "full", "best")] == [0.49, 0.28, 0.03]
+
+
 def test_every_counted_feature_is_audited_once(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
