@@ -1,9 +1,10 @@
-"""Draws visual_abstract.png and lea.png from real boards of this project.
+"""Draws visual_abstract.png and lea.png from real boards of this project, language.png from its results.
 
     python img/draw.py
 """
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -197,6 +198,26 @@ def lea() -> None:
     sheet.save("lea.png")
 
 
+def language() -> None:
+    """What LEA's languages rebuild against how often words from elsewhere exchange a root, a point a run."""
+    with open(HERE.parent / "benchmarks" / "results" / "language.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    rebuilt = [float(row["rebuilt: double"]) for row in rows]
+    for what, color, marker in (("double", ORANGE, "s"), ("single", BLUE, "o")):
+        exchanged = [float(row[f"elsewhere: root of {what}"]) for row in rows]
+        ax.plot(rebuilt, exchanged, marker, color=color, label=f"root of {what} boards")
+    for row, x, y in zip(rows, rebuilt, exchanged, strict=True):
+        name = f"{row['run']}, {row['epochs']} epochs"
+        ax.annotate(name, (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 142),
+           ylabel="exchanged by words from elsewhere, %", ylim=(-3, 60))
+    ax.legend(fontsize=8)
+    figure.savefig(HERE / "language.png", dpi=120)
+
+
 if __name__ == "__main__":
     visual_abstract()
     lea()
+    language()

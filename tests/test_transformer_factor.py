@@ -442,8 +442,15 @@ def test_fast_paths_leave_logits_and_gradients(name, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
 
+def test_given_embeddings_have_three_axes():
+    network = GPTFactor(5, 4, n_head=1, n_embd=8, n_embd_pos=2)
+    with pytest.raises(ValueError, match="embeddings"):
+        network(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 1, 8, 1))
+
+
 def test_the_size_of_a_network_counts_token_and_position_codes():
     sizes = dict(vocab_size=3, block_size=4, n_layer=1, n_head=1)
     check_sizes(**sizes, n_embd=9000, n_embd_pos=1)
+    check_sizes(**sizes | {"block_size": 2000}, n_embd=8, n_embd_pos=8)
     with pytest.raises(ValueError, match="must make a network of at most"):
         check_sizes(**sizes, n_embd=9000, n_embd_pos=9000)
