@@ -1,27 +1,26 @@
 """Statistics of embeddings and sentences: linear read-outs, spread of class means, topographic similarity."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 
-def ridge(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float]) -> list[np.ndarray]:
+def ridge(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float]) -> Iterator[np.ndarray]:
     """Linear read-outs of Y (N, C) from X (N, F): weights (F + 1, C), the last row an offset, for each of the
-    strengths, times the mean variance of a feature."""
+    strengths, times the mean variance of a feature; one after the other, as they may fill the memory."""
     mean, mean_y = X.mean(0, dtype=np.float64), Y.mean(0, dtype=np.float64)
     x, y = X - mean, Y - mean_y
     of_examples = X.shape[0] < X.shape[1]  # the smaller Gram matrix will do
     gram, target = (x @ x.T, y) if of_examples else (x.T @ x, x.T @ y)
     variance = max(gram.trace() / x.shape[1], 1e-30)
-    found = []
     for strength in strengths:
         weights = np.linalg.solve(gram + strength * variance * np.eye(len(gram)), target)
         if of_examples:
             weights = x.T @ weights
         offset = mean_y - mean @ weights
-        found.append(np.concatenate([weights, offset[None]]).astype(np.float32))
-    return found
+        weights = weights.astype(np.float32)
+        yield np.concatenate([weights, offset[None].astype(np.float32)])
 
 
 def unit(X: np.ndarray) -> np.ndarray:
