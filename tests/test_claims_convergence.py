@@ -81,6 +81,7 @@ def test_roots_on_a_plane_are_a_manifold_and_in_all_directions_are_none():
             assert row["counts"]
             assert not row["counted before"]
             assert row["upper"] == pytest.approx(8 / 9)
+            assert rows[f"nearer by root than by token, {cells}"]["upper"] == pytest.approx(1 + 1 / 9)
             old = rows[f"class means in fewer dimensions, {cells}"]
             assert not old["holds"]
             assert old["counted before"]

@@ -41,6 +41,7 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
         rows = words_readout(sources, features, 500, rng, 200)
         assert verdict_of(rows) == ("holds" if expected else "does not")
         counted = {row["feature"] for row in rows if row["counts"]}
+        assert {row["boards"] for row in rows} == {200}
         assert counted == {"background", "row", "column", "which roots are there"}
         for row in word_information(words, scenes, 10, rng, 20):
             assert (row["MI/H"] > max(0.2, row["95% of permutations"])) == expected

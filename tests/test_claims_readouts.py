@@ -6,7 +6,7 @@ from planted import noise_like, verdict_of
 
 from claims import decodability, generalisation
 from claims.generalisation import contexts_of
-from claims.readouts import predict
+from claims.readouts import predict, readouts
 from claims.sample import label_names
 from claims.scores import resample, verdict
 from claims.statistics import ridge
@@ -83,6 +83,20 @@ def test_read_outs_from_z_and_the_position_code_are_those_from_both_in_one():
     for one, other in zip(predict(X, row, fitted, code), predict(together, row, fitted), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (predict(X, row, fitted, code)[0] != predict(X, row, fitted)[0]).any()
+
+
+def test_the_whole_board_is_read_by_what_all_cells_teach():
+    """Of hidden and visible cells alike, as each cell has a read-out of its own there."""
+    sample = planted.sample()
+    board = np.eye(101, dtype=np.float32)[sample.tokens].reshape(len(sample.tokens), -1)
+    sources = {"network": {"x": noise_like(sample, 1)}, "whole masked board": {"": board}}
+    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 20)[:, sample.boards]
+    codes = {"network": np.zeros((64, 1), np.float32)}
+    rows, _ = decodability.measure(sources, codes, sample, W, np.random.default_rng(0))
+    row = next(row for row in rows if row["feature"] == "root, hidden cells")
+    values, judged = sample.labels["root"], sample.hidden & (sample.labels["root"] >= 0) & sample.known["root"]
+    found = readouts({"": board}, values, np.ones_like(judged), judged, sample, W)[""]
+    assert row["control: whole masked board"] == found.score[0]
 
 
 def test_whole_board_read_out_is_fitted_for_each_cell():

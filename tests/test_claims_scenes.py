@@ -3,7 +3,8 @@ import numpy as np
 import planted
 from planted import PROBA
 
-from claims.sample import label_posterior
+from claims.sample import _to_choose_by, label_posterior
+from claims.scenes import rows_of
 
 
 def test_labels_and_their_posterior():
@@ -29,3 +30,11 @@ def test_labels_and_their_posterior():
     assert len(parts[2]) == len(tokens[sample.test]) / 2
     assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
     assert set(scenes.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
+
+
+def test_a_sixth_of_the_rows_is_to_choose_by_and_a_row_s_copies_stay_together():
+    dataset = planted.dataset()
+    rows = rows_of(dataset, 1, "train", 6000, np.random.default_rng(0))
+    chosen = _to_choose_by(dataset, 1, rows)
+    assert 0.15 < chosen.mean() < 0.185
+    assert (_to_choose_by(dataset, 1, np.concatenate([rows[::-1], rows]))[6000:] == chosen).all()

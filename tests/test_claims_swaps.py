@@ -7,6 +7,7 @@ from claims.composition import part_whole
 from claims.manipulation import class_means, swap_rows
 from claims.sample import make_sample
 from claims.swaps import swaps_of
+from module_dataset import AbstractionDataset
 
 
 class Lookup:
@@ -77,6 +78,20 @@ def test_swaps_are_matched_and_read_only_where_nothing_was_edited():
         np.testing.assert_array_equal(objects, edited)
         for who, board in (("base", swaps.base), ("donor", swaps.donor)):
             np.testing.assert_array_equal(swaps.kinds[who][b, c] + 10, board[b, cells])
+
+
+def test_two_visible_cells_that_differ_are_enough_for_a_swap():
+    """Roots that differ in three cells: one to be read, two to be edited."""
+    made = AbstractionDataset(abs_n=3, vocab_token=10, board_types=["single"], board_types_proba=[1], seed=0)
+    roots = np.full((3, 3, 3, 1), 10)
+    roots[:, 0, :, 0] += np.arange(3)[:, None] + 1
+    made.roots = roots
+    swaps = swaps_of(made, 0, 200, np.random.default_rng(0))
+    edited = np.zeros(swaps.base.shape, bool)
+    b, c = np.nonzero(swaps.edit)
+    edited[b, swaps.cells[b, c]] = True
+    assert set(((swaps.base != swaps.donor) & edited).sum(1)) == {2}
+    assert set(swaps.read.sum(1)) == {1}
 
 
 def test_hidden_root_of_a_composite_is_judged_against_the_best():
