@@ -3,7 +3,7 @@ import numpy as np
 import planted
 from planted import PROBA, verdict_of
 
-from claims.composition import part_whole
+from claims.composition import measure, part_whole
 from claims.manipulation import class_means, swap_rows
 from claims.sample import make_sample
 from claims.swaps import swaps_of
@@ -110,3 +110,12 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
     slots = dataset.compositions.reshape(5, 4)
     most = max(np.bincount(column).max() for column in slots.T)
     assert 0 < row["control: the root most frequent there"] < (most + 1) / 5 + 0.2
+
+
+def test_all_and_fewer_of_a_composite_s_visible_constituents_are_swapped():
+    dataset = planted.dataset()
+    network = Lookup(dataset, True)
+    rows = measure(network, network, dataset, [2], PROBA, {}, np.random.default_rng(0), 12, 20)
+    found = {row["feature"].split(", b0")[0] for row in rows if row["feature"].startswith("swap")}
+    assert found == {f"swap, {k} of 3 visible constituents of a composite" for k in (1, 2, 3)}
+    assert [row["feature"] for row in rows if row["counts"]][1:] == ["swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"]
