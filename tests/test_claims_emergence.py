@@ -186,7 +186,7 @@ def test_mistakes_are_one_line(run, tmp_path):
 
 
 def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
-    """docs/results.md, 'What emerges when': each of its sentences, in both seeds."""
+    """docs/results.md, 'What emerges when': each of its sentences, in all three seeds."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
 
@@ -194,7 +194,7 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
     value = {(row["run"], row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan") for row in rows}
     ways = emergence.ways(rows)
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    assert len(runs) == 2
+    assert len(runs) == 3
     for run in runs:
         def at(epoch, measure, where, run=run):
             return value[run, measure, where, str(epoch)]
@@ -203,11 +203,11 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
             return ways[run, measure, where][epoch]
 
         for epoch in (2, 5, 20, 50, 100, 200):
-            assert at(epoch, HIDDEN, "single") == pytest.approx(0.84, abs=0.04)
+            assert at(epoch, HIDDEN, "single") == pytest.approx(0.8, abs=0.055)
             assert at(epoch, WHOLE, "double") < 0.02
             assert at(epoch, READ_OUT, "b2_z_attn") < at(UNTRAINED, READ_OUT, "b2_z_attn") + 0.15
         looks, own = (ATTENTION, "b1, visible cells"), (OWN, "b1")
-        assert at(50, *looks) > at(UNTRAINED, *looks) + 0.05
+        assert at(100, *looks) > at(UNTRAINED, *looks) + 0.05
         assert at(100, *own) == pytest.approx(at(UNTRAINED, *own), abs=0.01) == pytest.approx(0.46, abs=0.01)
         assert at(5, ATTENTION, "b1") > at(UNTRAINED, ATTENTION, "b1") + 0.02
         assert at(20, ATTENTION, "b1") > at(UNTRAINED, ATTENTION, "b1") + 0.08
@@ -220,11 +220,11 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
         for stage in ("b1_z_attn", "b2_z_attn"):
             assert at(250, NEARNESS, stage) == pytest.approx(at(UNTRAINED, NEARNESS, stage), abs=0.04)
             assert at(500, NEARNESS, stage) > 0.1
-        assert emergence.halfway(ways[run, WHOLE, "double"]) == 750
-    assert tuple(round(100 * ways[run, *looks][100]) for run in runs) == (25, 21)
-    for key, percents in {own: (30, 56), (SWAPS, "b0_z_attn_mlp, single"): (11, 25), (WHOLE, "single"): (18, 24)}.items():
+    assert tuple(round(100 * ways[run, *looks][100]) for run in runs) == (25, 21, 19)
+    for key, percents in {own: (30, 56, 47), (SWAPS, "b0_z_attn_mlp, single"): (11, 25, 22), (WHOLE, "single"): (18, 24, 32)}.items():
         assert tuple(round(100 * ways[run, *key][250]) for run in runs) == percents
-    assert [emergence.halfway(ways[run, WHOLE, "composition"]) for run in runs] == [750, 1000]
+    assert [emergence.halfway(ways[run, WHOLE, "composition"]) for run in runs] == [750, 1000, 1000]
+    assert [emergence.halfway(ways[run, WHOLE, "double"]) for run in runs] == [750, 750, 500]
 
 
 def test_the_words_of_the_results_on_the_best_recipe_are_what_its_table_says(monkeypatch):
