@@ -84,6 +84,21 @@ def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone
             assert row["effect"] == 1
 
 
+def test_controls_of_steering_are_counted_as_the_effect_is():
+    """A speaker that draws the wanted board whatever is said: effect, bound and controls are all of them."""
+    singles, heard = planted.singles(), []
+
+    def speak(boards):
+        heard.append(boards)
+        return np.random.default_rng(len(heard)).integers(8, size=(len(boards), 4))
+
+    wanted = SimpleNamespace(speak=speak, rebuild=lambda words: heard[-3])
+    rows = steering.measure(wanted, singles, [0], np.random.default_rng(0), 20, 50)
+    for row in rows:
+        assert {row[name] for name in row if name.startswith("control: ")} == {1} == {row["effect"]}
+        assert not row["holds"]
+
+
 def test_scene_distance_ignores_the_order_of_objects():
     dataset = planted.dataset()
     rows = np.array([[1, 0, 0, 2, 4, 4, 3], [2, 4, 4, 1, 0, 0, 3], [2, 4, 4, 1, 0, 1, 0]])

@@ -85,6 +85,16 @@ def test_read_outs_from_z_and_the_position_code_are_those_from_both_in_one():
     assert (predict(X, row, fitted, code)[0] != predict(X, row, fitted)[0]).any()
 
 
+def test_a_companion_is_the_other_object():
+    sample = planted.sample()
+    companion, root = contexts_of(sample, planted.dataset())["companion"], sample.labels["root"]
+    objects, doubles = sample.scenes.objects[:, :2, 0], (sample.scenes.types == 1)[:, None] & (root >= 0)
+    other = np.where(root == objects[:, :1], objects[:, 1:], objects[:, :1])
+    told = doubles & (objects[:, :1] != objects[:, 1:])
+    np.testing.assert_array_equal(companion[told], (other % 2)[told])
+    assert (companion[~doubles] == -1).all()
+
+
 def test_the_whole_board_is_read_by_what_all_cells_teach():
     """Of hidden and visible cells alike, as each cell has a read-out of its own there."""
     sample = planted.sample()

@@ -4,7 +4,7 @@ import planted
 from planted import PROBA, verdict_of
 
 from claims.composition import measure, part_whole
-from claims.manipulation import class_means, swap_rows
+from claims.manipulation import _noise, class_means, swap_rows
 from claims.sample import make_sample
 from claims.swaps import swaps_of
 from module_dataset import AbstractionDataset
@@ -78,6 +78,16 @@ def test_swaps_are_matched_and_read_only_where_nothing_was_edited():
         np.testing.assert_array_equal(objects, edited)
         for who, board in (("base", swaps.base), ("donor", swaps.donor)):
             np.testing.assert_array_equal(swaps.kinds[who][b, c] + 10, board[b, cells])
+
+
+def test_noise_has_the_mean_and_the_covariance_of_what_it_replaces():
+    rng = np.random.default_rng(0)
+    acts = rng.standard_normal((4000, 5, 3)) @ np.array([[2, 1, 0], [0, 1, 0], [0, 0, 0.1]]) + [3, -2, 5]
+    edit = rng.random((4000, 5)) < 0.5
+    acts[~edit] = 100  # what is not edited has no part in it
+    noise = _noise(acts, edit, rng)[edit]
+    np.testing.assert_allclose(noise.mean(0), acts[edit].mean(0), atol=0.1)
+    np.testing.assert_allclose(np.cov(noise.T), np.cov(acts[edit].T), atol=0.15)
 
 
 def test_two_visible_cells_that_differ_are_enough_for_a_swap():
