@@ -20,6 +20,7 @@ from claims.scores import Table, judge, spread
 from claims.statistics import participation, unit
 
 DIMENSION_DRAWS = 100  # bootstrap draws for dimensions, which take long
+AT_ONCE = 2**26  # numbers in one array of drawn sums
 SHUFFLES = 20  # random classes that the measured number of dimensions is a mean over
 
 
@@ -124,6 +125,9 @@ def nearness(X: np.ndarray, root: np.ndarray, token: np.ndarray, board: np.ndarr
 def _pairs(sums: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Products of cells' vectors summed over pairs of cells on different boards: of one root, and of one
     token, not of both. sums (boards, roots, tokens, D)."""
+    if len(W) > 1 and len(W) * sums[0].size > AT_ONCE:  # with many roots and tokens, draws in parts
+        halves = [_pairs(sums, half) for half in np.array_split(W, 2)]
+        return tuple(map(np.concatenate, zip(*halves, strict=True)))
     joined = np.tensordot(W, sums, 1)
     one_root = _square(joined.sum(2)) - W**2 @ _square(sums.sum(2))
     one_token = _square(joined.sum(1)) - W**2 @ _square(sums.sum(1))

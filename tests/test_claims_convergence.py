@@ -50,6 +50,16 @@ def test_convergence_of_a_planted_code_and_of_noise():
         assert {row["stage"] for row in curves} == set("abc")
 
 
+def test_nearness_in_parts_is_nearness(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, board = unit(rng.standard_normal((40, 5))), np.arange(40) // 8
+    root, token, W = rng.integers(3, size=40), rng.integers(4, size=40), rng.integers(3, size=(11, 5)).astype(float)
+    whole = nearness(X, root, token, board, W)
+    for numbers in (1, 200):
+        monkeypatch.setattr(convergence, "AT_ONCE", numbers)
+        np.testing.assert_allclose(nearness(X, root, token, board, W), whole, rtol=1e-9, equal_nan=True)
+
+
 def shared_tokens():
     """The planted sample, but with three tokens that all roots are made of."""
     sample = planted.sample()
