@@ -9,7 +9,6 @@ hand from single measurements: reached, lea, times and scale.
 """
 from __future__ import annotations
 
-import collections
 import csv
 import fnmatch
 import functools
@@ -118,7 +117,7 @@ def plain_table(name: str) -> str:
 
 
 def headline_table() -> str:
-    """README's five figures, in Markdown: accuracy, LEA, speed, claims, reliability."""
+    """README's figures, in Markdown: accuracy, LEA, speed, reliability."""
     paper, ceiling = read_results("reached")[:2]
     paper_hidden = f"{paper['hidden tokens']}; an exact observer {ceiling['hidden tokens']}"
     fast = [row for row in read_results("accuracy") if row["run"].startswith(FAST_RUNS)]
@@ -126,9 +125,6 @@ def headline_table() -> str:
     sentence = read_results("lea")[0]
     rebuilt = f"one object {sentence['single: whole boards']}, two objects {sentence['double: whole boards']}"
     times = {row["what"]: row["time"] for row in read_results("times")}
-    claims = read_results("claims/full/verdicts")
-    verdicts = collections.Counter(row["verdict"] for row in claims)
-    found = f"hold: {verdicts['holds']}, in part: {verdicts['in part']}, do not: {verdicts['does not']}"
     kills = [stress_results()["kills"][kind] for kind in SCRIPTS]
     survived = f"{sum(row['survived'] for row in kills)} of {sum(row['kills'] for row in kills)}"
     rows = [
@@ -137,7 +133,6 @@ def headline_table() -> str:
          fast_hidden, "speed"),
         ("LEA, authors' recipe: held-out boards rebuilt whole from their sentence", rebuilt, "results"),
         ("an epoch of 1,000 boards on two CPU cores (LEA)", f"{times[EPOCH]} ({times[EPOCH_LEA]})", "speed"),
-        (f"the {len(claims)} claims of the abstract, authors' recipe", found, "claims"),
         ("killed runs that, started again, end with the same weights, bit for bit", survived, "reliability"),
     ]
     linked = [(what, figure, f"[{doc}](docs/{doc}.md)") for what, figure, doc in rows]
@@ -183,6 +178,14 @@ def verdict_cell(row: dict[str, str] | None) -> str:
     text = f"**{row['verdict']}** {row['holding']} of {row['features']}, n = {row['runs']}"
     before = row.get("holding, rules before")
     return text if before is None else f"{text} ({before} of {row['features, rules before']})"
+
+
+def verdict_summary() -> str:
+    """How many features of each claim hold in every run of a kind of network, in Markdown."""
+    tables = [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
+    rows = [[f"{name}, {row['features']}", *(table[name]["holding"] for table in tables)]
+            for name, row in tables[0].items()]
+    return markdown(["features, of", *NETWORKS.values()], rows)
 
 
 def audit_table() -> str:
@@ -430,6 +433,7 @@ PARTS = {
     "decode": decode_table,
     "emergence": emergence_table,
     "verdicts": verdict_table,
+    "features": verdict_summary,
     "measures": measure_table,
     "audit": audit_table,
     "kills": kills_table,
