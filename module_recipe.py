@@ -123,6 +123,13 @@ class TrainParams(Params):
         "float32", "arithmetic; float64 is the official program's, bfloat16 that of training's products only",
         choices=("float32", "float64", "bfloat16"),
     )
+    product_way: str = param(
+        "auto", "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
+        choices=("auto", "linear", "convolution"),
+    )
+    attention_way: str = param(
+        "auto", "small attention likewise: fused, explicit, or auto", choices=("auto", "fused", "explicit")
+    )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED
     )

@@ -21,13 +21,14 @@ from module_dataset import AbstractionDataset
 from module_evaluation import Accuracy, accuracy_table, score_values
 from module_figures import own_style, plot_curves
 from module_files import load_tensors, numbered, read_json, save_tensors
+from module_kernels import compute_by, faster_ways
 from module_learner import Learner, plain_names
 from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
-from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
+from module_run import EARLIER, Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
 from module_sites import alone_with
-from module_transformer_factor import GPTFactor
+from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
 from utils import (
     caution,
@@ -78,6 +79,8 @@ FIXED = (
     "optimizer",
     "weight_average",
     "dtype",
+    "product_way",
+    "attention_way",
     "seed",
     "vocab_speech_size",
     "block_speech_size",
@@ -123,8 +126,10 @@ class TrainTransformer(Probe):
         self.recipe = self._fitting_recipe(params)
         self.device = pick_device(self.recipe.device)
         self._check_boards()
+        self._choose_ways()
         mixed = self.dtype == "bfloat16"
         network = self._network().to(self.device, torch.float32 if mixed else getattr(torch, self.dtype))
+        compute_by(network, self.product_way, self.attention_way)
         self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average, mixed)
         self.transformer, self.optim = self.learner.shown, self.learner.optim
         self.step = 0
@@ -162,6 +167,22 @@ class TrainTransformer(Probe):
         self.dataset._check_cells(min(self.batch_size, self.dataset_len), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             self.dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
+
+    def _choose_ways(self) -> None:
+        """Puts the faster ways of computing where the recipe says auto: the run keeps them."""
+        ways = {"product_way": PRODUCTS[0], "attention_way": ATTENTIONS[0]}
+        if "auto" not in (getattr(self, name) for name in ways):
+            return
+        if self.device.type == "cpu" and self.dtype == "float32":
+            with using_threads(self.threads):
+                ways = dict(zip(ways, faster_ways(*self._sizes(), torch.get_num_threads()), strict=True))
+        for name, way in from_leader(ways).items():
+            if getattr(self, name) == "auto":
+                setattr(self.recipe, name, way)
+
+    def _sizes(self) -> tuple[int, int, int, int, int]:
+        """Of the network, as faster_ways takes them."""
+        return self.n_embd, self.n_embd + self.n_embd_pos, self.n_head, self.block_size, 0
 
     def __getattr__(self, name: str):
         if name in type(self).params_class.__dataclass_fields__ and "recipe" in self.__dict__:
@@ -522,7 +543,7 @@ class TrainTransformer(Probe):
         any saved."""
         pick_device(changed.get("device", "cpu"))
         path = folder / "params_training.json"
-        params = read_json(path)
+        params = EARLIER | read_json(path)
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed

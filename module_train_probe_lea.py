@@ -181,6 +181,11 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
         )
 
+    def _sizes(self):
+        apart = self.transformer_type == "factor"
+        width = self.n_embd + apart * self.n_embd_pos
+        return self.n_embd, width, self.n_head, self.block_size, self.block_speech_size
+
     def _quantisers(self) -> list[torch.nn.Module]:
         """The quantiser that is trained and, where weights are averaged, the average's."""
         networks = {id(network): network for network in (self.learner.network, self.learner.shown)}

@@ -31,10 +31,11 @@ from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
 MAX_NUMBERS = 2**31  # in a network
-# multiply-adds from which, on a CPU, a product is faster as a convolution and attention is faster fused
-# (benchmarks/bench_step.py)
-CONVOLVE_FROM = 5_000_000
-FUSE_FROM = 64 * 64 * 32  # of a head's scores
+# ways of computing on a CPU, the first one everywhere else (module_kernels, benchmarks/bench_step.py)
+PRODUCTS = ("linear", "convolution")
+ATTENTIONS = ("fused", "explicit")
+CONVOLVE_FROM = 5_000_000  # multiply-adds of a product that may be taken for a convolution
+FUSE_FROM = 64 * 64 * 32  # multiply-adds of a head's scores from which attention is fused in any case
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -80,12 +81,14 @@ class Dropout(nn.Module):
         return x * self.noise.keep(x, self.p) if self.training and self.p > 0 else x
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """F.linear of x (B, T, n). A large one in float32 on a CPU is taken for the 1 x 1 convolution that it is:
-    torch computes that by oneDNN, on an AMD processor twice as fast as F.linear by MKL
-    (benchmarks/bench_step.py)."""
+def product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCTS[0]
+) -> torch.Tensor:
+    """F.linear of x (B, T, n). The way 'convolution' takes a large one in float32 on a CPU for the 1 x 1
+    convolution that it is: torch computes that by oneDNN, on an AMD processor twice as fast as F.linear by
+    MKL, on an Intel one no faster (benchmarks/bench_step.py)."""
     small = x.numel() * len(weight) < CONVOLVE_FROM or x.ndim != 3
-    if small or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
+    if way == "linear" or small or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
         return F.linear(x, weight, bias)
     x = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, n, 1, T), channels last
     y = F.conv2d(x, weight[:, :, None, None], bias)
@@ -93,13 +96,15 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `product`, its weights still to be drawn (`init_weights`)."""
+    """nn.Linear by `product`, in one of the PRODUCTS ways, its weights still to be drawn (`init_weights`)."""
+
+    way = PRODUCTS[0]
 
     def reset_parameters(self) -> None:
         pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return product(x, self.weight, self.bias)
+        return product(x, self.weight, self.bias, self.way)
 
 
 def embedding(n: int, dim: int) -> nn.Embedding:
@@ -169,19 +174,23 @@ def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None
     """
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     bias = torch.cat([layer.bias for layer in layers]) if len(layers) > 1 else layers[0].bias
+    way = layers[0].way
     if p is None:
-        return product(x, weight, bias)
+        return product(x, weight, bias, way)
     n = x.shape[-1]
-    return product(x, weight[:, :n]) + F.linear(p, weight[:, n:], bias)
+    return product(x, weight[:, :n], way=way) + F.linear(p, weight[:, n:], bias)
 
 
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from the queries' own stream or from another.
 
     width: what queries, keys and values are read from, n_embd with or without a position code. mask: None or
-    a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused unless it is small or dropout, a
-    changed weight or a gradient of the weights asks for them; a recorder that detaches does not.
+    a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused, in the way 'explicit' of the
+    ATTENTIONS unless it is small, and unless dropout, a changed weight or a gradient of the weights asks for
+    them; a recorder that detaches does not.
     """
+
+    way = ATTENTIONS[0]
 
     def __init__(
         self, width: int, n_embd: int, n_head: int, attn_pdrop: float, resid_pdrop: float, noise: Noise,
@@ -225,12 +234,13 @@ class Attention(nn.Module):
         site = self.sites["a"]
         drops = self.training and self.attn_drop.p > 0
         small = q.device.type == "cpu" and q.shape[-2:].numel() * k.shape[-2] < FUSE_FROM
-        if drops or small or site.watched:
+        stepwise = drops or (small and self.way == "explicit")
+        if stepwise or site.watched:
             scores = q * q.shape[-1] ** -0.5 @ k.mT
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))
             made = scores.softmax(dim=-1)
-            explicit = drops or small or made.is_meta or (made.requires_grad and not site.only_copied)
+            explicit = stepwise or made.is_meta or (made.requires_grad and not site.only_copied)
             before = made if explicit else made.detach().clone()
             weights = site(made)
             # weights that nobody changed and nobody wants a gradient of leave the fused result to the bit

@@ -1,5 +1,4 @@
-"""One training step taken apart: where its time goes, products by oneDNN against MKL, and torch's own
-encoder.
+"""One training step taken apart: where its time goes, the ways of computing it, and torch's own encoder.
 
     python benchmarks/bench_step.py [--lea]
 
@@ -21,8 +20,9 @@ from machine import alternate, describe  # noqa: E402
 
 import module_train_probe  # noqa: E402
 import module_train_probe_lea  # noqa: E402
-import module_transformer_factor as network  # noqa: E402
 from module_dataset import AbstractionDataset  # noqa: E402
+from module_kernels import compute_by  # noqa: E402
+from module_transformer_factor import ATTENTIONS, PRODUCTS  # noqa: E402
 
 HOST_READS = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 
@@ -49,13 +49,12 @@ def step(net: nn.Module, optim: torch.optim.Optimizer, masked: torch.Tensor, boa
     optim.step()
 
 
-def in_turns(f, convolve_from: float):
-    """f with products by oneDNN from that many multiply-adds."""
-    def way():
-        before, network.CONVOLVE_FROM = network.CONVOLVE_FROM, convolve_from
+def in_ways(f, network: nn.Module, products: str, attention: str):
+    """f with large products and small attention of the network computed in given ways."""
+    def run():
+        compute_by(network, products, attention)
         f()
-        network.CONVOLVE_FROM = before
-    return way
+    return run
 
 
 def main() -> None:
@@ -92,11 +91,11 @@ def main() -> None:
         print(f"  {event.key:52}{share:6.1f}%{event.count / 15:8.0f} calls a step")
     print(f"  host reads in the forward and backward passes: {host_reads}")
     epoch = lambda: trainer._train_epoch(1)  # noqa: E731
-    times = alternate(
-        {"oneDNN": in_turns(epoch, network.CONVOLVE_FROM), "MKL": in_turns(epoch, float("inf"))}, 7
-    )
-    print(f"\nan epoch with large products by oneDNN {times['oneDNN']:.3f} s, by MKL {times['MKL']:.3f} s: "
-          f"{times['MKL'] / times['oneDNN']:.2f} times faster")
+    ways = {f"{products}, {attention}": in_ways(epoch, trainer.learner.network, products, attention)
+            for products in PRODUCTS for attention in ATTENTIONS}
+    print(f"\nan epoch; measured to be the fastest: {trainer.product_way}, {trainer.attention_way}")
+    for name, time in alternate(ways, 7).items():
+        print(f"  {name:24}{time:8.3f} s")
     if args.lea:
         return
     masked, boards = next(trainer._batches(0))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "module_threads", "utils", "module_files", "module_params", "module_figures", "module_run", "module_wandb", "module_rows",
     "module_splits", "module_objects", "module_masking", "module_exports", "module_ceiling", "module_dataset",
-    "module_sites", "module_transformer_factor", "module_transformer_lea",
+    "module_sites", "module_transformer_factor", "module_transformer_lea", "module_kernels",
     "module_optimizers", "module_recipe", "module_learner", "module_evaluation", "module_probe", "module_train_probe",
     "module_train_probe_lea", "claims", "module_patches", "module_circuit_figures", "module_circuits", "module_analysis", "train_model", "train_model_lea",
 )

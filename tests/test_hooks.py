@@ -236,6 +236,7 @@ def explicit_gradient(network, idx, monkeypatch):
     """Gradient of the attention weights of block 0 where no attention is fused."""
     with monkeypatch.context() as patched:
         patched.setattr("module_transformer_factor.FUSE_FROM", float("inf"))
+        patched.setattr("module_transformer_factor.Attention.way", "explicit")
         with recording(network, "b0_a", detach=False) as acts:
             loss = network(idx).square().sum()
         return torch.autograd.grad(loss, acts["b0_a"])[0]
