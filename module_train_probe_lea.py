@@ -382,6 +382,15 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         picture, speech, words = (np.concatenate(parts) for parts in zip(*made, strict=True))
         return picture.reshape(boards.shape), speech.reshape(boards.shape), words
 
+    def speaker_sentence(self, boards, masks) -> np.ndarray:
+        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> the sentence about each, word indices (n, S);
+        in half of the time of `speaker_predict`, as nothing is rebuilt from it."""
+        boards, masks = self._given(boards, masks)
+        with evaluating(self.transformer):
+            said = [self.transformer.predict_sentence(tokens).cpu().numpy()
+                    for tokens in self._masked_batches(boards, masks)]
+        return np.concatenate(said)
+
     def speaker_predict_from_speech(self, sentences) -> np.ndarray:
         """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone."""
         indices = self._indices(sentences)

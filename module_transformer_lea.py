@@ -373,6 +373,10 @@ class LEA(nn.Module):
         """Boards (B, T) -> logits (B, T, V), IN reading the blank sentence."""
         return self._picture(idx, self._blank())[0]
 
+    def predict_sentence(self, idx: torch.Tensor) -> torch.Tensor:
+        """Boards (B, T) -> the words (B, S), as indices, that are said about them."""
+        return self.ss_vector_quantizer(self._speech(self._picture(idx, self._blank())[1]))[3]
+
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
         """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for
         a wrong shape or a word that is not in the codebook."""

@@ -59,7 +59,7 @@ class Speaker:
         """Sentences (n, S) about boards (n, h, w), whose cells are hidden where masks (n, h, w) says so."""
         masks = np.zeros_like(boards) if masks is None else masks
         pieces = zip(_pieces(boards), _pieces(masks), strict=True)
-        return np.concatenate([self.trainer.speaker_predict(*piece)[2].argmax(-1) for piece in pieces])
+        return np.concatenate([self.trainer.speaker_sentence(*piece) for piece in pieces])
 
     def rebuild(self, words: np.ndarray) -> np.ndarray:
         """Boards (n, h, w) rebuilt from sentences (n, S) alone."""

@@ -275,6 +275,7 @@ def test_speaker_predict(transformer_type, vq_type, blank):
     assert (speech == wanted[1]).all()
     assert words.shape == (12, 3, 8)
     assert (words == np.eye(8)[wanted[2]]).all()
+    assert (trainer.speaker_sentence(truth, masks) == wanted[2]).all()
     assert len(np.unique(wanted[2], axis=0)) > 1
     said = wanted[2]
     for sentences in (said, words, torch.tensor(said), torch.tensor(words), said.astype(np.int32), said.tolist(), words > 0):
