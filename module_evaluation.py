@@ -128,6 +128,8 @@ class Evaluation:
     def _tokens(self, boards: np.ndarray) -> torch.Tensor:
         """(n, h, w) -> (n, T) on the device."""
         tokens = torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1))
+        if self.device.type == "cuda":  # from pinned memory a copy does not wait
+            tokens = tokens.pin_memory()
         return tokens.to(self.device, non_blocking=True)
 
     def _masked_batches(self, boards: np.ndarray, masks: np.ndarray) -> Iterator[torch.Tensor]:

@@ -414,3 +414,21 @@ def test_a_wrong_decode_is_named():
     for call in calls:
         with pytest.raises(ValueError, match="decode must be one of one pass, easy first, not"):
             call()
+
+
+def test_boards_are_copied_to_a_gpu_from_pinned_memory_without_waiting(monkeypatch):
+    """Elsewhere nothing is pinned, which needs CUDA."""
+    trainer, done = make(), []
+    boards = np.arange(18).reshape(2, 3, 3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tokens: done.append("pinned") or tokens)
+    assert trainer._tokens(boards).tolist() == boards.reshape(2, 9).tolist()
+    assert not done
+
+    def copied(tokens, device, non_blocking=False):
+        done.append((device.type, non_blocking))
+        return tokens
+
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    trainer.device = torch.device("cuda")
+    trainer._tokens(boards)
+    assert done == ["pinned", ("cuda", True)]
