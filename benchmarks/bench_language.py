@@ -4,7 +4,8 @@
 
 Rebuilt: all held-out boards with one or two objects, nothing hidden, share of whole boards. Elsewhere: the
 words by which two other boards with the same change differ are put into a board's sentence; share of boards
-that come out exactly as wanted (claims/steering.py), of 200 pairs a feature. Percent.
+that come out exactly as wanted (claims/steering.py), of 200 pairs a feature; same place: the two other boards
+have their object where this one has it. Percent.
 """
 from __future__ import annotations
 
@@ -43,9 +44,13 @@ def rebuilt(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, fl
 
 def elsewhere(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, float]:
     """Shares of boards that words learnt elsewhere change as wanted, by feature."""
+    found = {}
     rows = steering.measure(speaker, dataset, {0, 1}, rng, draws=1)
-    short = {row["feature"]: float(np.mean(row["effect"])) for row in rows if row["counts"]}
-    return {f"elsewhere: {name.partition(' boards')[0]}": share for name, share in short.items()}
+    for way, heading in ((steering.ELSEWHERE, "elsewhere"), (steering.SAME_PLACE, "same place")):
+        of_way = [row for row in rows if row["feature"].endswith(f" boards{way}")]
+        for row in of_way:
+            found[f"{heading}: {row['feature'].partition(' boards')[0]}"] = float(np.mean(row["effect"]))
+    return found
 
 
 def rows_of(folder: Path) -> Iterator[dict]:

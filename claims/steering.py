@@ -5,13 +5,14 @@ sentences of *another* pair, which makes the same change, differ, and that pair'
 learnt elsewhere, so it can succeed only where words mean the same everywhere. It succeeds where the board
 rebuilt is exactly the second.
 Not counted: the same with the pair's own words, since all words in which two sentences differ make the second
-sentence, whatever the language.
+sentence, whatever the language; and with words of another pair whose object stands at the same place, which
+tell a language of objects at places from one of whole boards.
 Upper bound: the second board's own sentence.
 Controls: as many words at random places; another pair's words; no words.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ TABLE = Table(
     "that differ, which make the other board's own sentence.")
 CASES = (  # (board type, feature)
     (0, "background"), (0, "root"), (0, "row"), (0, "column"), (1, "background"), (1, "root"))
+OWN, ELSEWHERE, SAME_PLACE = "", ", words from elsewhere", ", words of the same place from elsewhere"
 
 
 @dataclass
@@ -51,23 +53,31 @@ def measure(speaker: Speaker, dataset: AbstractionDataset, types: Container[int]
     sentences (n, S), and `rebuild`, back. types: the board types in use. count: at most so many pairs a
     feature."""
     rows = []
+    [own] = rng.spawn(1)  # leaves the draws of rng as they are
     for type_, feature in bar([case for case in CASES if case[0] in types]):
         changed = changed_rows(dataset, type_, feature, count, rng)
         if changed is not None:
-            rows += _rows(speaker, dataset, type_, feature, changed, rng, draws)
+            rows += _rows(speaker, dataset, type_, feature, changed, (OWN, ELSEWHERE), rng, draws)
+        if feature == "root":
+            changed = changed_rows(dataset, type_, feature, count, own, same_place=True)
+            if changed is not None:
+                rows += _rows(speaker, dataset, type_, feature, changed, (SAME_PLACE,), own, draws)
     return rows
 
 
 def changed_rows(dataset: AbstractionDataset, type_: int, feature: str, count: int,
-                 rng: np.random.Generator) -> Pairs | None:
+                 rng: np.random.Generator, same_place: bool = False) -> Pairs | None:
     """Rows of held-out boards and the same with one feature of the first object, or the background, changed;
-    and other pairs with the same change. None where there are fewer than 8."""
+    and other pairs with the same change, same_place: whose first object stands where it does. None where
+    there are fewer than 8."""
     p = dataset.params
     column, values = {"root": (0, p.abs_n), "row": (1, p.places), "column": (2, p.places),
                       "background": (-1, p.vocab_bck)}[feature]
     start, elsewhere = (rows_of(dataset, type_, split, count * 8, rng) for split in ("test", "train"))
     rows = Pairs(start, start.copy(), elsewhere, elsewhere.copy())
     changed = (start[:, column] + rng.integers(1, max(values, 2), size=len(start))) % values
+    if same_place:
+        elsewhere[:, 1:3] = rows.goal_elsewhere[:, 1:3] = start[:, 1:3]
     rows.start_elsewhere[:, column] = start[:, column]
     rows.goal[:, column] = rows.goal_elsewhere[:, column] = changed
     fine = np.all([apart(dataset.params, r) for r in vars(rows).values()], axis=0)
@@ -77,7 +87,8 @@ def changed_rows(dataset: AbstractionDataset, type_: int, feature: str, count: i
 
 
 def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: str, changed: Pairs,
-          rng: np.random.Generator, draws: int) -> list[dict]:
+          ways: Sequence[str], rng: np.random.Generator, draws: int) -> list[dict]:
+    """A row for each of the ways OWN, ELSEWHERE and SAME_PLACE that are wanted."""
     boards = changed.map(lambda rows: scenes_of(dataset, type_, rows, rng).boards)
     said = boards.map(speaker.speak)
     n = len(boards.start)
@@ -90,8 +101,9 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
     both = exact(said.start, boards.start) & rebuilt
     another = np.roll(np.arange(n), 1)
     rows = []
-    for how, before, words in (("", said.start, said.goal),
-                               (", words from elsewhere", said.start_elsewhere, said.goal_elsewhere)):
+    for how in ways:
+        before, words = ((said.start, said.goal) if how == OWN
+                         else (said.start_elsewhere, said.goal_elsewhere))
         differ = before != words
         order = rng.random(differ.shape).argsort(1).argsort(1)
         random = order < differ.sum(1, keepdims=True)  # as many places of each sentence
@@ -101,7 +113,7 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
                     "another pair's words": exact(np.where(differ[another], words[another], said.start))}
         row = judge(TABLE.name, f"{feature} of {TYPES[type_]} boards{how}", ratio(right, 1, W),
                     {control: ratio(success, 1, W) for control, success in controls.items()},
-                    ratio(rebuilt, 1, W), bool(how), counted_before=not how, boards=n)
+                    ratio(rebuilt, 1, W), counts=how == ELSEWHERE, counted_before=how == OWN, boards=n)
         row |= {"words that differ": differ.sum(1).mean()}
         rows.append(row | spread("given both rebuilt", ratio(right & both, both, W)))
     return rows

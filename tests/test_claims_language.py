@@ -54,7 +54,7 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
     assert verdict_of(steered) == "holds"
     for row in steered:
         assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
-    assert [row["counts"] for row in steered] == [False, True] * 4
+    assert [row["counts"] for row in steered] == [False, True, False, True, False, False, True, False, True]
     speaker.rebuild = lambda words: scenes.boards[: len(words)]  # whatever is said
     assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "does not"
 
@@ -78,10 +78,34 @@ def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone
     assert verdict_of(rows) == "does not"
     for row in rows:
         assert row["upper"] == 1
-        if row["counts"]:
-            assert row["effect"] < 0.1
-        else:
-            assert row["effect"] == 1
+        own = row["counted before"]
+        assert row["effect"] == 1 if own else row["effect"] < 0.1
+
+
+def test_words_of_an_object_at_a_place_hold_where_it_stands_there_alone():
+    """One word is root, row and column together, the other the background."""
+    singles = planted.singles()
+    plain, rng = code(singles), np.random.default_rng(0)
+    number = rng.permutation(10 * 6 * 6)
+    thing, shape = np.argsort(number), (10, 6, 6)
+
+    def speak(boards):
+        said = plain.speak(boards)
+        return np.stack([said[:, 0], number[np.ravel_multi_index(said[:, 1:4].T, shape)]], 1)
+
+    def rebuild(words):
+        objects = np.stack(np.unravel_index(thing[words[:, 1]], shape), 1)
+        return plain.rebuild(np.column_stack([words[:, 0], objects]))
+
+    rows = steering.measure(SimpleNamespace(speak=speak, rebuild=rebuild), singles, [0], rng, 60, 200)
+    effects = {row["feature"]: row["effect"] for row in rows}
+    assert effects["root of single boards, words of the same place from elsewhere"] == 1
+    assert effects["root of single boards, words from elsewhere"] < 0.2
+    assert effects["background of single boards, words from elsewhere"] == 1
+    [same] = [row for row in rows if "same place" in row["feature"]]
+    assert not same["counts"]
+    assert not same["counted before"]
+    assert same["control: another pair's words"] < 0.2
 
 
 def test_controls_of_steering_are_counted_as_the_effect_is():
