@@ -399,6 +399,7 @@ def stops(trainer, match) -> str:
     with pytest.raises(TrainingStopped, match=match) as found:
         trainer.train()
     assert not list(trainer.folder.rglob("*.tmp"))
+    assert found.value.exit_code == 1
     return str(found.value)
 
 

@@ -52,6 +52,17 @@ def test_run_log_round_trip(tmp_path):
         np.testing.assert_allclose(rows[name], np.array(values)[[0, 1, 4]], rtol=1e-8)
 
 
+def test_a_log_of_many_rows_settles_until_another_goes_on_with_it(tmp_path):
+    log = RunLog(["epoch"], 300, tmp_path)
+    for epoch in range(300):
+        log.add({"epoch": epoch})
+    log.settle()
+    with open(tmp_path / "run_log.csv", "a", encoding="utf-8") as file:
+        file.write("300\n")
+    with pytest.raises(ValueError, match="holds 301 epochs, not the 300 of this trainer"):
+        log.settle()
+
+
 def test_run_log_in_memory_and_never_over_another(tmp_path):
     RunLog(["epoch"], 2).save_arrays()
     RunLog(["epoch"], 2, tmp_path)
