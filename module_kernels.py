@@ -15,7 +15,8 @@ from torch import nn
 from module_transformer_factor import ATTENTIONS, FUSE_FROM, MLP, PRODUCTS, Attention, Noise, init_weights
 
 MARGIN = 1.15  # how many times faster a second way must be to be taken
-BOARDS, ROUNDS = 16, 5  # of a timing
+BOARDS, ROUNDS = 16, 5  # of a timing; fewer boards of a large network
+MOST = 10**7  # tokens times weights of a square matrix, in a timing
 
 
 def compute_by(network: nn.Module, products: str, attention: str) -> None:
@@ -39,7 +40,8 @@ def faster_ways(
     besides, 0: none. threads: that torch computes with.
     """
     generator = torch.Generator().manual_seed(0)
-    x, sentence = (torch.randn(BOARDS, length, width, generator=generator) for length in (tokens, words))
+    boards = max(1, min(BOARDS, MOST // (tokens * width * n_embd)))
+    x, sentence = (torch.randn(boards, length, width, generator=generator) for length in (tokens, words))
     mlp = MLP(width, n_embd, 0.0, Noise(0))
     attention = Attention(width, n_embd, n_head, 0.0, 0.0, Noise(0))
     for module in (mlp, attention):

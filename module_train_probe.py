@@ -126,9 +126,9 @@ class TrainTransformer(Probe):
         self.recipe = self._fitting_recipe(params)
         self.device = pick_device(self.recipe.device)
         self._check_boards()
-        self._choose_ways()
         mixed = self.dtype == "bfloat16"
         network = self._network().to(self.device, torch.float32 if mixed else getattr(torch, self.dtype))
+        self._choose_ways()
         compute_by(network, self.product_way, self.attention_way)
         self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average, mixed)
         self.transformer, self.optim = self.learner.shown, self.learner.optim

@@ -215,6 +215,19 @@ def test_the_words_of_the_claims_are_what_the_tables_say(monkeypatch):
     assert [between("steering", elsewhere, [name])[0] for name in ("fast", "full", "best")] == [0.49, 0.28, 0.03]
 
 
+def test_as_much_holds_in_the_published_seeds_as_in_all(monkeypatch):
+    """As docs/claims.md says."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_docs
+
+    published, every = (make_docs.read_results(f"claims/{name}/verdicts") for name in ("published", "full"))
+    for ours, all_ in zip(published, every, strict=True):
+        for name in ("table", "verdict", "features", "holding", "holding, rules before"):
+            assert ours[name] == all_[name]
+        for row in make_docs.read_results(f"claims/published/{ours['table']}"):
+            assert row["holds"] == str(float(row["gain low"] or "nan") > 0 and float(row["effect"]) >= float(row["upper"] or "nan") / 2)
+
+
 def test_every_counted_feature_is_audited_once(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs

@@ -154,3 +154,21 @@ def test_ways_leave_outputs_and_gradients(kind, products, attention):
     assert any(not torch.equal(a, b) for a, b in zip(*made, strict=True))
     for a, b in zip(*made, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+def test_a_large_network_is_timed_on_few_boards(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(module_kernels, "faster", lambda ways: list(ways)[0])
+    drawn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: sizes.append(size) or drawn(*size, **how))
+    faster_ways.cache_clear()
+    for n_embd in (64, 256, 1024):
+        faster_ways(n_embd, n_embd, 2, 64, 0, 1)
+    faster_ways.cache_clear()
+    assert [size[0] for size in sizes[::2]] == [16, 2, 1]
+
+
+def test_sizes_that_are_no_network_are_refused_before_anything_is_timed(monkeypatch):
+    monkeypatch.setattr(module_train_probe, "faster_ways", never)
+    with pytest.raises(ValueError, match="n_embd = 1000000"):
+        make(**AUTO, n_embd=10**6)

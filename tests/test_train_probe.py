@@ -1,4 +1,5 @@
 """Training: the loop, the loss, schedules, parameters. What both wrappers share is tested on both."""
+import contextlib
 import copy
 import inspect
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import module_train_probe
 from module_train_probe import TrainingStopped, TrainTransformer
 from tests.faults import same
 from tests.trainers import KINDS, all_boards_of, boards, both, make, weights
@@ -426,3 +428,12 @@ def test_training_can_draw_more_boards_that_overlap():
     assert shares[1] > shares[0] + 0.3
     with pytest.raises(ValueError, match="overlap_weight = 2 must be 1 where allow_overlap is False"):
         make(overlap_weight=2, dataset=boards(allow_overlap=False, board_dim=6))
+
+
+def test_every_process_needs_a_board_of_the_smallest_batch(monkeypatch):
+    """10 boards in batches of 8 leave a batch of 2."""
+    for world, refused in ((2, False), (3, True)):
+        monkeypatch.setattr(module_train_probe, "rank_and_world", lambda world=world: (0, world))
+        expected = pytest.raises(ValueError, match="smallest batch") if refused else contextlib.nullcontext()
+        with expected:
+            make(dataset=boards(dataset_len=10), product_way="linear", attention_way="fused")
