@@ -66,6 +66,9 @@ NETWORKS = {  # tables of claims: whose they are
     "short": "300 epochs",
 }
 AUDITED = ("full", "best", "fast")  # measured by the rules of now
+WAYS = {  # of decoding: the columns of accuracy and of what can be reached
+    "one pass": ("one pass", "ceiling of one pass"), "easy first": ("accuracy", "ceiling"),
+}
 DECODED = {  # columns of the table of decoding: the rows of accuracy_decode.csv
     "hidden tokens": "hidden tokens, all",
     "single": "whole boards, single",
@@ -304,19 +307,42 @@ def rate_cell(row: dict[str, str]) -> str:
     return ", ".join(parts)
 
 
-def decode_table() -> str:
-    """Networks in one pass and easy first, each beside what it can reach at most, in Markdown; percent."""
+def decoded() -> dict[str, dict[str, dict]]:
+    """{run: {what: row}} of the networks that were measured in one pass and easy first."""
     of_run: dict[str, dict[str, dict]] = {}
     for row in read_results("accuracy_decode"):
         of_run.setdefault(row["run"], {})[row["what"]] = row
+    return of_run
+
+
+def decode_table() -> str:
+    """Networks in one pass and easy first, each beside what it can reach at most, in Markdown; percent."""
+    tried = {row["run"] for row in read_results("settings")}
     lines = []
-    ways = {"one pass": ("one pass", "ceiling of one pass"), "easy first": ("accuracy", "ceiling")}
-    for run, rows in of_run.items():
-        for way, columns in ways.items():
+    for run, rows in decoded().items():
+        for way, columns in WAYS.items():
             found = [rows[f"{what}, easy first"] for what in DECODED.values()]
             cells = [" of ".join(f"{100 * float(row[name]):.1f}" for name in columns) for row in found]
-            lines.append([f"`{run}`", way, *cells])
+            if run not in tried:
+                lines.append([f"`{run}`", way, *cells])
     return markdown(["network", "decoding", *DECODED], lines)
+
+
+def settings_table() -> str:
+    """Settings that were tried, one change each, and whole double boards, in Markdown; percent."""
+    of_run, lines, bounds = decoded(), [], []
+    for tried in read_results("settings"):
+        cells, bounds = [], []
+        for columns in WAYS.values():
+            for what in ("double", "double apart", "double overlapping"):
+                row = of_run[tried["run"]][f"whole boards, {what}, easy first"]
+                accuracy, ceiling = (f"{100 * float(row[name]):.1f}" for name in columns)
+                cells.append(accuracy)
+                bounds.append(ceiling)
+        lines.append([f"`{tried['run']}`", tried["setting"], tried["epochs"], tried["minutes"], *cells])
+    heads = [f"{way}{group}" for way in WAYS for group in ("", ": apart", ": overlapping")]
+    lines.append(["", "can be reached", "", "", *bounds])
+    return markdown(["run", "setting", "epochs", "minutes", *heads], lines)
 
 
 def emergence_table() -> str:
@@ -431,6 +457,7 @@ PARTS = {
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
     "decode": decode_table,
+    "settings": settings_table,
     "emergence": emergence_table,
     "verdicts": verdict_table,
     "features": verdict_summary,

@@ -111,3 +111,18 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
     one_pass, easy_first = zip(*lacking["overlapping,"], strict=True)
     assert (round(min(one_pass)), round(max(one_pass))) == (5, 8)
     assert (round(min(easy_first)), round(max(easy_first))) == (3, 6)
+
+
+def test_the_words_on_settings_are_what_the_table_says(monkeypatch):
+    """docs/results.md, 'Settings that were tried'."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import make_docs
+
+    double = {run: 100 * float(rows["whole boards, double, easy first"]["one pass"]) for run, rows in make_docs.decoded().items()}
+    base = double["m300_doubles"]
+    assert [round(base - double[f"s300_rate{rate}"]) for rate in ("006", "024")] == [2, 8]
+    assert [round(value, 1) for value in (base, double["s300_adamw"], double["best_s0"])] == [86.4, 79.0, 89.4]
+    others = [value for run, value in double.items() if run.startswith("s300") and "rate" not in run and run != "s300_adamw"]
+    assert (round(min(others), 1), round(max(others), 1)) == (85.2, 86.6)
+    best = [double[f"best_s{seed}"] for seed in range(3)]
+    assert round(max(best) - min(best), 1) == 1.8
