@@ -172,3 +172,12 @@ def test_sizes_that_are_no_network_are_refused_before_anything_is_timed(monkeypa
     monkeypatch.setattr(module_train_probe, "faster_ways", never)
     with pytest.raises(ValueError, match="n_embd = 1000000"):
         make(**AUTO, n_embd=10**6)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("factor", (8, 12, 2, 36, 0)), ("lea", (8, 12, 2, 36, 3)), ("lea vanilla", (8, 8, 2, 36, 3))])
+def test_what_is_timed_has_the_network_s_sizes(kind, sizes, monkeypatch):
+    """Width, what sub-layers read, heads, tokens and words of a sentence; threads."""
+    timed = []
+    monkeypatch.setattr(module_train_probe, "faster_ways", lambda *given: timed.append(given) or ("linear", "fused"))
+    make(kind, **AUTO, threads=1)
+    assert timed == [(*sizes, 1)]

@@ -437,3 +437,12 @@ def test_every_process_needs_a_board_of_the_smallest_batch(monkeypatch):
         expected = pytest.raises(ValueError, match="smallest batch") if refused else contextlib.nullcontext()
         with expected:
             make(dataset=boards(dataset_len=10), product_way="linear", attention_way="fused")
+
+
+def test_the_boards_of_an_epoch_are_drawn_at_once(monkeypatch):
+    """Batch by batch the same seed would give other boards."""
+    trainer, drawn = make(), []
+    sample = trainer.dataset.sample
+    monkeypatch.setattr(trainer.dataset, "sample", lambda count, *how: drawn.append(count) or sample(count, *how))
+    assert len(list(trainer._batches(0))) > 1
+    assert drawn == [trainer.dataset_len]

@@ -414,3 +414,12 @@ def test_load_transformer_reads_the_official_layout(golden, tmp_path, transforme
     acts = trainer.forward_activations_fromSpeech(z["sentences"])
     np.testing.assert_allclose(acts["logit"], z["logits_from_sentences"], rtol=1e-9, atol=1e-11)
     assert (trainer.speaker_predict(tokens, np.zeros_like(tokens))[2].argmax(-1) == z["eval_words"]).all()
+
+
+def test_what_is_printed_of_an_epoch():
+    trainer = make()
+    row = dict.fromkeys(trainer.loss_columns, 0.0) | {"epoch": 3, "loss_total": 1.5, "avg_error_rfb": 0.25, "avg_error_rfs": 0.125,
+                                                      "words_used": 7, "vq_perplexity": 3.0, "vq_usage_entropy": 0.5}
+    wanted = ("epoch 3: loss 1.5000, wrong tokens from board 25.00%, from sentence 12.50%", "7 words in use, perplexity 3.0")
+    for part in wanted:
+        assert part in trainer._report_line(row)
