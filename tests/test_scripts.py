@@ -403,7 +403,8 @@ WRONG_FACTOR = [("--type vanilla", "type"), ("--type gpt", "type"), ("--vq_type 
 WRONG_LEA = [
     ("--type gpt", "type"), ("--vq_type ema", "vq_type"), ("--vq_expire nan", "vq_expire"), ("--vq_expire -0.1", "vq_expire"),
     ("--vocab_speech_size 1", "vocab_speech_size"), ("--block_speech_size 0", "block_speech_size"),
-    ("--bool_blank_speech maybe", "bool_blank_speech"),
+    ("--bool_blank_speech maybe", "bool_blank_speech"), ("--vq_start_epoch -1", "vq_start_epoch"),
+    ("--masking_patch_epoch -1", "masking_patch_epoch"),
     ("--loss_rfs_epoch_start 5 --loss_rfs_epoch_end 4", "loss_rfs_epoch_end"),
     ("--loss_speech_epoch_start 5000", "loss_speech_epoch_end"), ("--loss_rfs_val_end -1", "loss_rfs_val_end"),
     ("--board_types single", "board_types_proba"), ("--n_embd 9", "n_embd = 9 must be divisible by n_head"),
