@@ -423,3 +423,18 @@ def test_what_is_printed_of_an_epoch():
     wanted = ("epoch 3: loss 1.5000, wrong tokens from board 25.00%, from sentence 12.50%", "7 words in use, perplexity 3.0")
     for part in wanted:
         assert part in trainer._report_line(row)
+
+
+def test_the_picture_of_sentences_has_every_word_and_every_token_of_an_object():
+    trainer = stirred(block_speech_size=11)
+    first = trainer.dataset.vocab_bck  # object tokens from here on
+    boards = np.array([[[first, 0], [1, first + 1]], [[0, 1], [first, first]]]).repeat(3, 1).repeat(3, 2)
+    words = np.eye(8, dtype=int)[np.arange(22).reshape(2, 11) % 8]
+    trainer._sample = lambda epoch, count: boards
+    trainer.speaker_predict = lambda boards, masks: (None, boards[::-1], words)
+    axes = np.array(trainer._plot_sentences(0).axes[:6]).reshape(2, 3)
+    for i, (left, middle, right) in enumerate(axes):
+        [text] = [found.get_text() for found in middle.texts]
+        assert [int(word) for word in text.split()] == words[i].argmax(-1).tolist()
+        for ax, board in ((left, boards[i]), (right, boards[1 - i])):
+            assert len(ax.texts) == (board >= first).sum()
