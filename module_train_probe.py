@@ -10,6 +10,7 @@ between.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -174,7 +175,7 @@ class TrainTransformer(Probe):
         if "auto" not in (getattr(self, name) for name in ways):
             return
         if self.device.type == "cpu" and self.dtype == "float32":
-            with using_threads(self.threads):
+            with using_threads(self.threads and min(self.threads, os.cpu_count() or 1)):
                 ways = dict(zip(ways, faster_ways(*self._sizes(), torch.get_num_threads()), strict=True))
         for name, way in from_leader(ways).items():
             if getattr(self, name) == "auto":

@@ -1,5 +1,6 @@
 """Which way of computing is taken, by measurement, and that a run keeps it."""
 import json
+import os
 import time
 
 import pytest
@@ -181,3 +182,10 @@ def test_what_is_timed_has_the_network_s_sizes(kind, sizes, monkeypatch):
     monkeypatch.setattr(module_train_probe, "faster_ways", lambda *given: timed.append(given) or ("linear", "fused"))
     make(kind, **AUTO, threads=1)
     assert timed == [(*sizes, 1)]
+
+
+def test_no_more_threads_than_cores_are_timed(monkeypatch):
+    timed = []
+    monkeypatch.setattr(module_train_probe, "faster_ways", lambda *given: timed.append(given[-1]) or ("linear", "fused"))
+    make(**AUTO, threads=1024)
+    assert timed[0] <= (os.cpu_count() or 1)

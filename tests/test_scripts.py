@@ -187,7 +187,7 @@ def test_defaults_of_the_script_are_those_of_the_classes(kind):
     script = SCRIPTS[kind]
     cls = {"factor": module_train_probe, "lea": module_train_probe_lea}[kind].TrainTransformer
     (trainer,) = train_model.prepare(script.make_parser().parse_args([]), cls, script.DATASET, script.TRAINING)
-    own = ("vocab_size", "block_size", "masking_token", "seed", "device")
+    own = ("vocab_size", "block_size", "masking_token", "seed", "device", "product_way", "attention_way")
     wanted = PARAMS[kind]().as_dict()
     assert {name: value for name, value in trainer.params.items() if name not in own} == {
         name: value for name, value in wanted.items() if name not in own}
