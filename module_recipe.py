@@ -124,11 +124,12 @@ class TrainParams(Params):
         choices=("float32", "float64", "bfloat16"),
     )
     product_way: str = param(
-        "auto", "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
+        "convolution",
+        "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
         choices=("auto", "linear", "convolution"),
     )
     attention_way: str = param(
-        "auto", "small attention likewise: fused, explicit, or auto", choices=("auto", "fused", "explicit")
+        "explicit", "small attention likewise: fused, explicit, or auto", choices=("auto", "fused", "explicit")
     )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED

@@ -62,11 +62,12 @@ def main() -> None:
     parser.add_argument("--lea", action="store_true", help="LEA instead of the factorised transformer")
     args = parser.parse_args()
     print(describe())
+    auto = dict(product_way="auto", attention_way="auto")
     if args.lea:
         trainer = module_train_probe_lea.TrainTransformer(
-            AbstractionDataset(seed=0, board_types_proba=[0.95, 0.05, 0]), seed=0, loss_rfs_val_start=1.0)
+            AbstractionDataset(seed=0, board_types_proba=[0.95, 0.05, 0]), seed=0, loss_rfs_val_start=1.0, **auto)
     else:
-        trainer = module_train_probe.TrainTransformer(AbstractionDataset(seed=0), seed=0)
+        trainer = module_train_probe.TrainTransformer(AbstractionDataset(seed=0), seed=0, **auto)
     trainer._train_epoch(0)
     batches = list(trainer._batches(1))[:15]
     with profile(activities=[ProfilerActivity.CPU]) as found:
