@@ -129,7 +129,9 @@ class TrainParams(Params):
         choices=("auto", "linear", "convolution"),
     )
     attention_way: str = param(
-        "explicit", "small attention likewise: fused, explicit, or auto", choices=("auto", "fused", "explicit")
+        "explicit",
+        "small attention likewise: fused, explicit, or auto",
+        choices=("auto", "fused", "explicit"),
     )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED

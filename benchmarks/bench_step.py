@@ -65,7 +65,8 @@ def main() -> None:
     auto = dict(product_way="auto", attention_way="auto")
     if args.lea:
         trainer = module_train_probe_lea.TrainTransformer(
-            AbstractionDataset(seed=0, board_types_proba=[0.95, 0.05, 0]), seed=0, loss_rfs_val_start=1.0, **auto)
+            AbstractionDataset(seed=0, board_types_proba=[0.95, 0.05, 0]), seed=0, loss_rfs_val_start=1.0,
+            **auto)
     else:
         trainer = module_train_probe.TrainTransformer(AbstractionDataset(seed=0), seed=0, **auto)
     trainer._train_epoch(0)
