@@ -36,10 +36,10 @@ CHANGEABLE = (
     "save_epochs",
     "plot_dpi",
 )
-# how runs of earlier versions computed, whose files do not say so
-EARLIER = {"product_way": "convolution", "attention_way": "explicit"}
-# not in their files; where not in EARLIER, their runs are as by default
-LATER = ("optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch", *EARLIER)
+# not in the files of earlier versions, whose runs are as by default
+LATER = (
+    "optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch", "product_way", "attention_way"
+)
 
 
 class TrainingStopped(RuntimeError):
@@ -168,7 +168,7 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
     before = read_json(folder / "params_training.json")
     for name, field in params_class.__dataclass_fields__.items():
         if name in LATER:
-            before.setdefault(name, EARLIER.get(name, field.default))
+            before.setdefault(name, field.default)
         if name not in before:
             raise ValueError(
                 f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version."

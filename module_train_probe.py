@@ -27,7 +27,7 @@ from module_learner import Learner, plain_names
 from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
-from module_run import EARLIER, Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
+from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
 from module_sites import alone_with
 from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
@@ -544,7 +544,7 @@ class TrainTransformer(Probe):
         any saved."""
         pick_device(changed.get("device", "cpu"))
         path = folder / "params_training.json"
-        params = EARLIER | read_json(path)
+        params = read_json(path)
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
