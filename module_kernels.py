@@ -50,7 +50,7 @@ def faster_ways(
         {way: lambda way=way: passed(mlp, way, ATTENTIONS[0], x) for way in PRODUCTS}
     )
     if tokens * max(tokens, words) * n_embd // n_head >= FUSE_FROM:
-        return products, "fused"
+        return products, ATTENTIONS[0]
     read = (x, sentence) if words else (x,)
     return products, faster(
         {way: lambda way=way: passed(attention, products, way, x, *read) for way in ATTENTIONS}

@@ -10,6 +10,7 @@ import numpy as np
 
 from module_params import Params, param, pick_device
 from module_rows import TYPES
+from module_transformer_factor import ATTENTION_WAY, ATTENTIONS, PRODUCT_WAY, PRODUCTS
 from utils import MAX_SEED, ramp, shown
 
 MOST = 10**6  # of a parameter; larger ones are mistakes
@@ -124,14 +125,14 @@ class TrainParams(Params):
         choices=("float32", "float64", "bfloat16"),
     )
     product_way: str = param(
-        "convolution",
+        PRODUCT_WAY,
         "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
-        choices=("auto", "linear", "convolution"),
+        choices=("auto", *PRODUCTS),
     )
     attention_way: str = param(
-        "explicit",
+        ATTENTION_WAY,
         "small attention likewise: fused, explicit, or auto",
-        choices=("auto", "fused", "explicit"),
+        choices=("auto", *ATTENTIONS),
     )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED

@@ -31,9 +31,11 @@ from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
 MAX_NUMBERS = 2**31  # in a network
-# ways of computing on a CPU, the first one everywhere else (module_kernels, benchmarks/bench_step.py)
+# ways of computing on a CPU, the first one everywhere else (module_kernels, benchmarks/bench_step.py), and
+# what a network has unless it is told otherwise
 PRODUCTS = ("linear", "convolution")
 ATTENTIONS = ("fused", "explicit")
+PRODUCT_WAY, ATTENTION_WAY = "convolution", "explicit"
 CONVOLVE_FROM = 5_000_000  # multiply-adds of a product that may be taken for a convolution
 FUSE_FROM = 64 * 64 * 32  # multiply-adds of a head's scores from which attention is fused in any case
 ONEDNN = torch.backends.mkldnn.is_available()
@@ -82,7 +84,7 @@ class Dropout(nn.Module):
 
 
 def product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCTS[0]
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCT_WAY
 ) -> torch.Tensor:
     """F.linear of x (B, T, n). The way 'convolution' takes a large one in float32 on a CPU for the 1 x 1
     convolution that it is: torch computes that by oneDNN, on an AMD processor twice as fast as F.linear by
@@ -98,7 +100,7 @@ def product(
 class Linear(nn.Linear):
     """nn.Linear by `product`, in one of the PRODUCTS ways, its weights still to be drawn (`init_weights`)."""
 
-    way = PRODUCTS[0]
+    way = PRODUCT_WAY
 
     def reset_parameters(self) -> None:
         pass
@@ -185,12 +187,12 @@ class Attention(nn.Module):
     """Multi-head attention; keys and values come from the queries' own stream or from another.
 
     width: what queries, keys and values are read from, n_embd with or without a position code. mask: None or
-    a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused, in the way 'explicit' of the
-    ATTENTIONS unless it is small, and unless dropout, a changed weight or a gradient of the weights asks for
+    a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused unless it is small and the
+    way of the ATTENTIONS is 'explicit', or dropout, a changed weight or a gradient of the weights asks for
     them; a recorder that detaches does not.
     """
 
-    way = ATTENTIONS[0]
+    way = ATTENTION_WAY
 
     def __init__(
         self, width: int, n_embd: int, n_head: int, attn_pdrop: float, resid_pdrop: float, noise: Noise,
