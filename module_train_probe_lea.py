@@ -303,7 +303,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         """How often each word is said at each place of the sentence, over unmasked boards; words ordered by
         use."""
         boards = self._sample(epoch, 100)
-        used = self.speaker_predict(boards, np.zeros_like(boards))[2].mean(0)  # (S, K)
+        said = self.speaker_sentence(boards, np.zeros_like(boards))
+        used = np.eye(self.vocab_speech_size)[said].mean(0)  # (S, K)
         figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
         order = np.argsort(-used.sum(0), kind="stable")
         axes[0, 0].bar(np.arange(len(order)), used.sum(0)[order], width=1)
