@@ -164,10 +164,14 @@ def flags_of_parser(parser) -> Iterator[tuple[str, tuple[str, str]]]:
             yield flag, (meaning, default.removesuffix(")") if found else "")
 
 
+def verdicts() -> list[dict[str, dict]]:
+    """{table: row} of the verdicts on each of NETWORKS."""
+    return [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
+
+
 def verdict_table() -> str:
     """The verdict on each claim, in Markdown, a column for each kind of network."""
-    tables = [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
-    rows = []
+    tables, rows = verdicts(), []
     for name, row in tables[0].items():
         claim = row["claim"][0].upper() + row["claim"][1:]
         rows.append([claim, *(verdict_cell(table.get(name)) for table in tables)])
@@ -185,7 +189,7 @@ def verdict_cell(row: dict[str, str] | None) -> str:
 
 def verdict_summary() -> str:
     """How many features of each claim hold in every run of a kind of network, in Markdown."""
-    tables = [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
+    tables = verdicts()
     rows = [[f"{name}, {row['features']}", *(table[name]["holding"] for table in tables)]
             for name, row in tables[0].items()]
     return markdown(["features, of", *NETWORKS.values()], rows)
@@ -315,33 +319,34 @@ def decoded() -> dict[str, dict[str, dict]]:
     return of_run
 
 
+def accuracy_and_bound(row: dict[str, str], way: str) -> list[str]:
+    """What was reached and what can be, of the WAYS, in percent."""
+    return [f"{100 * float(row[name]):.1f}" for name in WAYS[way]]
+
+
 def decode_table() -> str:
     """Networks in one pass and easy first, each beside what it can reach at most, in Markdown; percent."""
     tried = {row["run"] for row in read_results("settings")}
     lines = []
     for run, rows in decoded().items():
-        for way, columns in WAYS.items():
-            found = [rows[f"{what}, easy first"] for what in DECODED.values()]
-            cells = [" of ".join(f"{100 * float(row[name]):.1f}" for name in columns) for row in found]
-            if run not in tried:
-                lines.append([f"`{run}`", way, *cells])
+        if run in tried:
+            continue
+        found = [rows[f"{what}, easy first"] for what in DECODED.values()]
+        for way in WAYS:
+            lines.append([f"`{run}`", way, *(" of ".join(accuracy_and_bound(row, way)) for row in found)])
     return markdown(["network", "decoding", *DECODED], lines)
 
 
 def settings_table() -> str:
     """Settings that were tried, one change each, and whole double boards, in Markdown; percent."""
-    of_run, lines, bounds = decoded(), [], []
+    of_run, lines = decoded(), []
     for tried in read_results("settings"):
-        cells, bounds = [], []
-        for columns in WAYS.values():
-            for what in ("double", "double apart", "double overlapping"):
-                row = of_run[tried["run"]][f"whole boards, {what}, easy first"]
-                accuracy, ceiling = (f"{100 * float(row[name]):.1f}" for name in columns)
-                cells.append(accuracy)
-                bounds.append(ceiling)
+        rows = [of_run[tried["run"]][f"whole boards, double{group}, easy first"]
+                for group in ("", " apart", " overlapping")]
+        cells, bounds = zip(*(accuracy_and_bound(row, way) for way in WAYS for row in rows), strict=True)
         lines.append([f"`{tried['run']}`", tried["setting"], tried["epochs"], tried["minutes"], *cells])
+    lines.append(["", "can be reached", "", "", *bounds])  # alike for all, of one seed
     heads = [f"{way}{group}" for way in WAYS for group in ("", ": apart", ": overlapping")]
-    lines.append(["", "can be reached", "", "", *bounds])
     return markdown(["run", "setting", "epochs", "minutes", *heads], lines)
 
 
