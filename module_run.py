@@ -38,7 +38,8 @@ CHANGEABLE = (
 )
 # not in the files of earlier versions, whose runs are as by default
 LATER = (
-    "optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch", "product_way", "attention_way"
+    "optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch", "product_way",
+    "attention_way", "slot_heads",
 )
 
 

@@ -88,6 +88,7 @@ FIXED = (
     "bool_blank_speech",
     "vq_type",
     "vq_expire",
+    "slot_heads",
 )
 
 

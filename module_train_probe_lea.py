@@ -69,6 +69,9 @@ class LEAParams(TrainParams):
     vq_expire: float = param(
         VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0
     )
+    slot_heads: int = param(
+        0, "heads of ALN's cross-attention in which words compete for cells, as in slot attention", low=0
+    )
     vq_start_epoch: int = param(
         0,
         "epoch at which vectors start to become words, by k-means; before, they pass as they are",
@@ -173,6 +176,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             vq_type=self.vq_type,
             bool_blank_speech=self.bool_blank_speech,
             vq_expire=self.vq_expire,
+            slot_heads=self.slot_heads,
             seed=self.seed,
         )
         return (

@@ -190,9 +190,13 @@ class Attention(nn.Module):
     a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused unless it is small and the
     way of the ATTENTIONS is 'explicit', or dropout, a changed weight or a gradient of the weights asks for
     them; a recorder that detaches does not.
+
+    slot_heads: in how many heads, the first ones, queries compete for keys: the softmax is over queries, then
+    a query's weights are made to add up to one (slot attention, arXiv 2006.15055). Without a mask only.
     """
 
     way = ATTENTION_WAY
+    slot_heads = 0
 
     def __init__(
         self, width: int, n_embd: int, n_head: int, attn_pdrop: float, resid_pdrop: float, noise: Noise,
@@ -236,12 +240,12 @@ class Attention(nn.Module):
         site = self.sites["a"]
         drops = self.training and self.attn_drop.p > 0
         small = q.device.type == "cpu" and q.shape[-2:].numel() * k.shape[-2] < FUSE_FROM
-        stepwise = drops or (small and self.way == "explicit")
+        stepwise = drops or self.slot_heads > 0 or (small and self.way == "explicit")
         if stepwise or site.watched:
             scores = q * q.shape[-1] ** -0.5 @ k.mT
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))
-            made = scores.softmax(dim=-1)
+            made = self._competing(scores).softmax(dim=-1)
             explicit = stepwise or made.is_meta or (made.requires_grad and not site.only_copied)
             before = made if explicit else made.detach().clone()
             weights = site(made)
@@ -250,6 +254,13 @@ class Attention(nn.Module):
             if explicit or learnt or not torch.equal(weights, before):
                 return self.attn_drop(weights) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+    def _competing(self, scores):
+        """Scores (B, H, T, S), those of slot heads as logarithms of shares of a key."""
+        if self.slot_heads == 0:
+            return scores
+        slots, others = scores.tensor_split([self.slot_heads], dim=1)
+        return torch.cat((slots.log_softmax(dim=-2), others), dim=1)
 
 
 class MLP(nn.Sequential):

@@ -41,7 +41,7 @@ from module_transformer_factor import (
     init_weights,
     named_sites,
 )
-from utils import checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
+from utils import check_number, checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
 
 VQ_EXPIRE = 1 / 16
 COMMITMENT_COST = USAGE_COST = 0.25
@@ -259,7 +259,8 @@ class LEA(nn.Module):
 
     Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored.
     vq_type: 'EMA' or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the last word at all S
-    places. vq_expire: see VectorQuantizerEMA. seed: of weights, dropout and expiry; None draws one.
+    places. vq_expire: see VectorQuantizerEMA. slot_heads: of how many heads of ALN's cross-attention words
+    compete for what they read (see Attention). seed: of weights, dropout and expiry; None draws one.
     ValueError for what does not fit.
     """
 
@@ -267,19 +268,25 @@ class LEA(nn.Module):
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
         embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0, n_unmasked: int = 0,
         vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
-        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
+        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
+        seed: int | None = None,
     ):
         sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
                      n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd, apart=False)
+        quantiser = vq_type, bool_blank_speech, vq_expire
+        self._build(sizes, drops, *quantiser, slot_heads, seed, n_embd, apart=False)
 
-    def _build(self, sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, pos_width, apart):
+    def _build(
+        self, sizes, drops, vq_type, bool_blank_speech, vq_expire, slot_heads, seed, pos_width, apart
+    ):
         """Makes the modules. pos_width: of position embeddings; apart: sub-layers read them side by side."""
         super().__init__()
         check_sizes(**sizes, n_embd_pos=pos_width)
         check_numbers(**drops)
         check_numbers(None, vq_expire=vq_expire)
+        heads = sizes["n_head"]
+        check_number("slot_heads", slot_heads, f"a whole number from 0 to n_head = {heads}", 0, heads)
         if vq_type not in ("EMA", "vanilla"):
             raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
         if bool_blank_speech not in (True, False):
@@ -303,6 +310,8 @@ class LEA(nn.Module):
         self.ps_head = Linear(D, V, bias=False)
         self.ss_token_init, self.ss_pos_emb = embedding(S, D), embedding(S, pos_width)
         self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(D)
+        for block in self.ss_blocks:
+            block.crossAttn.slot_heads = slot_heads
         if vq_type == "EMA":
             keep_last = not bool_blank_speech
             self.ss_vector_quantizer = VectorQuantizerEMA(
@@ -396,12 +405,14 @@ class LEAFactor(LEA):
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
         n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
         n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
-        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, seed: int | None = None,
+        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
+        seed: int | None = None,
     ):
         sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
                      n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
         drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        self._build(sizes, drops, vq_type, bool_blank_speech, vq_expire, seed, n_embd_pos, apart=True)
+        quantiser = vq_type, bool_blank_speech, vq_expire
+        self._build(sizes, drops, *quantiser, slot_heads, seed, n_embd_pos, apart=True)
 
     def _place(self, x, positions):
         return x, positions
