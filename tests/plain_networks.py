@@ -26,10 +26,11 @@ def with_code(x, p):
 
 class Places:
     """Takes every named activation, edits it (edits: {name: function}), drops from it (drop: {name: what to multiply
-    with}) and keeps it in acts, several passes joined along the batch."""
+    with}) and keeps it in acts, several passes joined along the batch. slots: of ALN's cross-attention, heads whose
+    words compete."""
 
-    def __init__(self, edits=None, drop=None):
-        self.edits, self.drop, self.acts = edits or {}, drop or {}, {}
+    def __init__(self, edits=None, drop=None, slots=0):
+        self.edits, self.drop, self.slots, self.acts = edits or {}, drop or {}, slots, {}
 
     def __call__(self, name, value):
         if name in self.edits:
@@ -47,10 +48,14 @@ def attention(s, name, x, read, heads, at, place):
     v = at(f"{place}v", affine(read, s, f"{name}.value"))
     d = q.shape[-1] // heads
     parts = [slice(h * d, (h + 1) * d) for h in range(heads)]
+    slots = at.slots if place.startswith("ss_") and place.endswith("crossAttn_") else 0
     weights = []
-    for part in parts:
+    for h, part in enumerate(parts):
         scores = torch.einsum("bid,bjd->bij", q[..., part], k[..., part]) / math.sqrt(d)
-        scores = torch.exp(scores - scores.amax(-1, keepdim=True))
+        most = scores.amax(-2 if h < slots else -1, keepdim=True)
+        scores = torch.exp(scores - most)
+        if h < slots:
+            scores = scores / scores.sum(-2, keepdim=True)
         if f"{name}.mask" in s:
             scores = scores * (s[f"{name}.mask"][0, 0] > 0)
         weights.append(scores / scores.sum(-1, keepdim=True))

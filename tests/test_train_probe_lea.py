@@ -49,7 +49,7 @@ DEFAULTS = dict(
     board_proba_epoch_end=2000, board_proba_start=[0.95, 0.05, 0], board_proba_end=[0.6, 0.4, 0], learning_rate=1e-3,
     batch_size=64, epochs=1, epoch2print=25, epoch2test=250, epoch2save=500, save_model=False, run_name="", plot_dpi=150,
     dtype="float32", runs="./runs", vocab_speech_size=128, block_speech_size=16, bool_blank_speech=False, vq_type="EMA",
-    vq_expire=VQ_EXPIRE, loss_rfs_epoch_start=250, loss_rfs_epoch_end=1000, loss_rfs_val_start=0, loss_rfs_val_end=1,
+    vq_expire=VQ_EXPIRE, slot_heads=0, loss_rfs_epoch_start=250, loss_rfs_epoch_end=1000, loss_rfs_val_start=0, loss_rfs_val_end=1,
     loss_speech_epoch_start=1000, loss_speech_epoch_end=3000, loss_speech_val_start=0, loss_speech_val_end=0,
 )  # fmt: skip
 
@@ -73,8 +73,11 @@ def test_parameters_reach_the_network():
     assert trainer.transformer.bool_blank_speech is True
     assert trainer.transformer.ps_pos_emb.weight.shape == (36, 8)
     assert {module.p for module in trainer.transformer.modules() if hasattr(module, "p")} == {0, 0.3}
+    competing = make(slot_heads=1).transformer
     expiring = make(vq_expire=0.5, bool_blank_speech=True).transformer.ss_vector_quantizer
     assert (expiring.expire, expiring.keep_last) == (0.5, False)
+    said, painted = (blocks[0] for blocks in (competing.ss_blocks, competing.ps_blocks))
+    assert [at.slot_heads for at in (said.crossAttn, said.selfAttn, painted.crossAttn)] == [1, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -43,19 +43,21 @@ def cases(draw):
         n_embd=heads * draw(st.integers(2, 4)), vocab_speech_size=draw(st.integers(2, 6)), vq_type=vq_type,
         block_speech_size=draw(st.integers(1, 5)), bool_blank_speech=blank, seed=draw(st.integers(0, 99)),
         n_unmasked=draw(st.integers(0, 3)), vq_expire=draw(st.sampled_from([0, VQ_EXPIRE])),
+        slot_heads=draw(st.integers(0, heads)),
     )
     sizes |= dict(n_embd_pos=draw(st.integers(1, 4))) if kind == "factor" else {}
     network = perturbed(CLASSES[kind](**sizes), draw(st.integers(0, 99)))
-    return network, boards(network, draw(st.integers(1, 4))), (kind == "factor", vq_type == "EMA", blank), heads
+    how = (kind == "factor", vq_type == "EMA", blank)
+    return network, boards(network, draw(st.integers(1, 4))), how, heads, sizes["slot_heads"]
 
 
 @given(cases())
 @settings(max_examples=30)
 def test_the_three_passes_are_those_of_the_plain_network(case):
-    network, idx, how, heads = case
+    network, idx, how, heads, slots = case
     state = network.state_dict()
     with torch.no_grad():
-        wanted = plain(state, *how, idx, heads)
+        wanted = plain(state, *how, idx, heads, Places(slots=slots))
         outputs = network.eval()(idx)
         for value, right in zip(outputs[:3], wanted, strict=False):
             close(value, right)
@@ -76,13 +78,14 @@ def total(outputs, targets, alpha=0.7):
 @given(cases())
 @settings(max_examples=15)
 def test_gradients_are_those_of_the_plain_network(case):
-    network, idx, how, heads = case
+    network, idx, how, heads, slots = case
     learnt = dict(network.named_parameters())
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     for name in learnt:
         state[name].requires_grad_()
-    gradients = torch.autograd.grad(total(plain(state, *how, idx, heads), idx), [state[name] for name in learnt],
-                                    allow_unused=True, materialize_grads=True)
+    loss = total(plain(state, *how, idx, heads, Places(slots=slots)), idx)
+    wanted = [state[name] for name in learnt]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     total(network.train()(idx), idx).backward()
     for (name, p), wanted in zip(learnt.items(), gradients, strict=True):
         close(p.grad if p.grad is not None else torch.zeros_like(p), wanted, 1e-7, 1e-9, name)
@@ -349,6 +352,8 @@ def test_weights_depend_on_the_seed_alone():
     [
         (dict(n_embd=10, n_head=4), ValueError, "n_embd = 10"), (dict(vocab_speech_size=0), ValueError, "vocab_speech_size"),
         (dict(block_speech_size=0), ValueError, "block_speech_size"), (dict(vq_type="none"), ValueError, "vq_type"),
+        (dict(slot_heads=5), ValueError, "slot_heads must be a whole number from 0 to n_head = 4, not 5"),
+        (dict(slot_heads=-1), ValueError, "slot_heads"), (dict(slot_heads=0.5), TypeError, "slot_heads"),
         (dict(vq_expire=-1), ValueError, "vq_expire"), (dict(vq_expire=math.inf), ValueError, "vq_expire"),
         (dict(vq_expire=-1, vq_type="vanilla"), ValueError, "vq_expire"), (dict(vq_expire="a"), TypeError, "vq_expire"),
         (dict(bool_blank_speech="a"), TypeError, "bool_blank_speech"), (dict(seed=-1), ValueError, "seed"),
