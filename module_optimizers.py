@@ -13,8 +13,8 @@ def make_optimizer(
     """The optimiser of a network, of the kind 'adamw' or 'muon'.
 
     adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon:
-    torch.optim.Muon, its steps as long as AdamW's ("match_rms_adamw"), on the matrices of attention and MLPs,
-    with the same weight decay; AdamW on all else.
+    Muon, its steps as long as AdamW's ("match_rms_adamw"), on the matrices of attention and MLPs, with the
+    same weight decay; AdamW on all else.
     """
     parts = [module for module in network.modules() if isinstance(module, (Attention, MLP))]
     matrices = [weight for part in parts for weight in linear_weights(part)] if kind == "muon" else []
@@ -29,12 +29,56 @@ def make_optimizer(
     if kind == "adamw":
         return adamw
     how = dict(lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizers(adamw, torch.optim.Muon(matrices, **how))
+    return Optimizers(adamw, Muon(matrices, **how))
 
 
 def linear_weights(network: nn.Module) -> list[nn.Parameter]:
     """The weights of all Linear layers in a network or a part of one."""
     return [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon with Nesterov's momentum and steps as long as AdamW's, which it takes for all matrices
+    of one shape at once: of a small network's, one alone keeps a processor waiting for its next operation
+    (docs/speed.md)."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    by_shape.setdefault(matrix.shape, []).append(matrix)
+            for (rows, columns), matrices in by_shape.items():
+                moved = torch.stack([self._moved(matrix, group["momentum"]) for matrix in matrices])
+                steps = orthogonal(moved, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                length = group["lr"] * 0.2 * max(rows, columns) ** 0.5
+                for matrix, step in zip(matrices, steps, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=length)
+
+    def _moved(self, matrix: nn.Parameter, momentum: float) -> torch.Tensor:
+        """The gradient of a matrix with Nesterov's momentum."""
+        kept = self.state[matrix]
+        if not kept:
+            kept["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        kept["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        return matrix.grad.lerp(kept["momentum_buffer"], momentum)
+
+
+def orthogonal(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Matrices (N, rows, columns) -> those of the same singular vectors with singular values near 1, in
+    bfloat16, by steps of Newton-Schulz (https://kellerjordan.github.io/posts/muon). eps: least norm."""
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Optimizers:
