@@ -22,6 +22,7 @@ import module_train_probe  # noqa: E402
 import module_train_probe_lea  # noqa: E402
 from module_dataset import AbstractionDataset  # noqa: E402
 from module_kernels import compute_by  # noqa: E402
+from module_optimizers import make_optimizer  # noqa: E402
 from module_transformer_factor import ATTENTIONS, PRODUCTS  # noqa: E402
 
 HOST_READS = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
@@ -98,6 +99,13 @@ def main() -> None:
     print(f"\nan epoch; measured to be the fastest: {trainer.product_way}, {trainer.attention_way}")
     for name, time in alternate(ways, 7).items():
         print(f"  {name:24}{time:8.3f} s")
+    together = make_optimizer(trainer.learner.network, 1e-3, kind="muon").parts[1]
+    matrices = together.param_groups[0]["params"]
+    alone = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    print(f"\nMuon's step of {len(matrices)} matrices")
+    steps = {"those of a shape together": together.step, "torch.optim.Muon": alone.step}
+    for name, time in alternate(steps, 41).items():
+        print(f"  {name:26}{1e3 * time:6.1f} ms")
     if args.lea:
         return
     masked, boards = next(trainer._batches(0))
