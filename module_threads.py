@@ -1,7 +1,7 @@
 """How torch's threads wait; imported by the scripts before anything that imports torch.
 
 Threads of GNU's OpenMP wait for the next operation in a loop, by default for so long that two trainings at
-once on the cores of one are ten times slower than need be. Waiting less costs a training alone nothing
+once on the cores of one are ten times slower than need be. Waiting less costs a training alone little
 (benchmarks/bench_together.py).
 """
 import os

@@ -213,7 +213,7 @@ def language() -> None:
         name = f"{row['run']}, {row['epochs']} epochs"
         ax.annotate(name, (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
     ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 142),
-           ylabel="exchanged by words from elsewhere, %", ylim=(-3, 60))
+           ylabel="exchanged by words from elsewhere, %", ylim=(-3, 66))
     ax.legend(fontsize=8)
     figure.savefig(HERE / "language.png", dpi=120)
 
