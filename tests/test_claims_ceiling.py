@@ -126,5 +126,7 @@ def test_the_words_on_settings_are_what_the_table_says(monkeypatch):
     others = [value for run, value in double.items() if run.startswith("s300") and "rate" not in run and run not in apart]
     assert (round(min(others), 1), round(max(others), 1)) == (85.2, 87.0)
     assert (round(double["s300_layers4"], 1), round(base - double["s220_batch32"])) == (87.9, 3)
+    four = make_docs.decoded()["best4_s0"]["whole boards, double, easy first"]
+    assert [round(100 * float(four[way]), 1) for way in ("one pass", "accuracy")] == [90.2, 92.1]
     best = [double[f"best_s{seed}"] for seed in range(3)]
     assert round(max(best) - min(best), 1) == 1.8
