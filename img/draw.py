@@ -210,9 +210,8 @@ def language() -> None:
         exchanged = [float(row[f"elsewhere: root of {what}"]) for row in rows]
         ax.plot(rebuilt, exchanged, marker, color=color, label=f"root of {what} boards")
     for row, x, y in zip(rows, rebuilt, exchanged, strict=True):
-        name = f"{row['run']}, {row['epochs']} epochs"
-        ax.annotate(name, (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 142),
+        ax.annotate(row["run"], (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 116),
            ylabel="exchanged by words from elsewhere, %", ylim=(-3, 66))
     ax.legend(fontsize=8)
     figure.savefig(HERE / "language.png", dpi=120)
