@@ -6,7 +6,7 @@ once on the cores of one are ten times slower than need be. Waiting less costs a
 """
 import os
 
-SPINS = 5000  # rounds of that loop before a thread sleeps
+SPINS = 20_000  # rounds of that loop before a thread sleeps
 CHOSEN_BY = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # what a user may have set
 
 if not any(name in os.environ for name in CHOSEN_BY):

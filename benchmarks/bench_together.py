@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 WAYS = {
     "torch's own": {},
-    "as the scripts set it": {"GOMP_SPINCOUNT": "5000"},  # module_threads.SPINS; importing that would set it
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "as the scripts set it": {"GOMP_SPINCOUNT": "20000"},  # module_threads.SPINS; importing that would set it
+    "GOMP_SPINCOUNT=5000": {"GOMP_SPINCOUNT": "5000"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
