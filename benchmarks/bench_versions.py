@@ -2,7 +2,7 @@
 
     python benchmarks/bench_versions.py OTHER_CHECKOUT [--rounds 3] [--threads 2] [--csv FILE]
 
-Each command runs in both checkouts for 2 and for 8 epochs: an epoch is a sixth of the difference, and what a
+Each command runs in both checkouts for 2 and for 22 epochs: an epoch is 1/20 of the difference, and what a
 command of 2 epochs takes beside these is start-up, the tests at the first and the last epoch and their
 pictures. Medians over rounds; for changes of speed compare with the commit before.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from machine import describe, save_table, seconds
 
 HERE = Path(__file__).resolve().parent.parent
-EPOCHS = 2, 8
+EPOCHS = 2, 22
 COMMANDS = {
     "factor": ["train_model.py"],
     "factor, Muon": ["train_model.py", "--optimizer", "muon"],
