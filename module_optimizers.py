@@ -28,8 +28,7 @@ def make_optimizer(
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
     if kind == "adamw":
         return adamw
-    how = dict(lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizers(adamw, Muon(matrices, **how))
+    return Optimizers(adamw, Muon(matrices, learning_rate, weight_decay))
 
 
 def linear_weights(network: nn.Module) -> list[nn.Parameter]:
@@ -41,6 +40,9 @@ class Muon(torch.optim.Muon):
     """torch.optim.Muon with Nesterov's momentum and steps as long as AdamW's, which it takes for all matrices
     of one shape at once: of a small network's, one alone keeps a processor waiting for its next operation
     (docs/speed.md)."""
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self) -> None:

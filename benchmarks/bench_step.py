@@ -101,7 +101,7 @@ def main() -> None:
         print(f"  {name:24}{time:8.3f} s")
     together = make_optimizer(trainer.learner.network, 1e-3, kind="muon").parts[1]
     matrices = together.param_groups[0]["params"]
-    alone = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    alone = torch.optim.Muon(matrices, **together.defaults)
     print(f"\nMuon's step of {len(matrices)} matrices")
     steps = {"those of a shape together": together.step, "torch.optim.Muon": alone.step}
     for name, time in alternate(steps, 41).items():

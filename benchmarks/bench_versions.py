@@ -4,19 +4,19 @@
 
 Each command runs in both checkouts for 2 and for 22 epochs: an epoch is 1/20 of the difference, and what a
 command of 2 epochs takes beside these is start-up, the tests at the first and the last epoch and their
-pictures. Medians over rounds; for changes of speed compare with the commit before.
+pictures. Medians over rounds, after a warm-up; for changes of speed compare with the commit before.
 """
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from machine import describe, save_table, seconds
+from machine import alternate, describe, save_table
 
 HERE = Path(__file__).resolve().parent.parent
 EPOCHS = 2, 22
@@ -40,12 +40,10 @@ def main() -> None:
     checkouts = {"other": args.other.resolve(), "here": HERE}
     rows = []
     for name in args.commands:
-        times = {(checkout, epochs): [] for epochs in EPOCHS for checkout in checkouts}
-        for _ in range(args.rounds):
-            for checkout, epochs in times:
-                command = [*COMMANDS[name], "--epoch", str(epochs), "--threads", str(args.threads)]
-                times[checkout, epochs].append(seconds(lambda at=checkouts[checkout], c=command: run(at, c)))
-        found = {key: statistics.median(taken) for key, taken in times.items()}
+        flags = ["--threads", str(args.threads), "--epoch"]
+        ways = {(at, epochs): functools.partial(run, folder, [*COMMANDS[name], *flags, str(epochs)])
+                for epochs in EPOCHS for at, folder in checkouts.items()}
+        found = alternate(ways, args.rounds)
         few, many = EPOCHS
         epoch = {at: (found[at, many] - found[at, few]) / (many - few) for at in checkouts}
         around = {at: found[at, few] - few * epoch[at] for at in checkouts}

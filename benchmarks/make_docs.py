@@ -119,6 +119,12 @@ def plain_table(name: str) -> str:
     return markdown(list(rows[0]), [row.values() for row in rows])
 
 
+def spread(shares: list[str]) -> str:
+    """The least and the greatest of some percentages, one where they are alike."""
+    least, most = (pick(shares, key=lambda share: float(share.rstrip("%"))) for pick in (min, max))
+    return least if least == most else f"{least} to {most}"
+
+
 def headline_table() -> str:
     """README's figures, in Markdown: accuracy, LEA, speed, reliability."""
     paper, ceiling = read_results("reached")[:2]
@@ -129,9 +135,8 @@ def headline_table() -> str:
     one, two = (from_sentence[0][f"{type_}: whole boards"] for type_ in ("single", "double"))
     rebuilt = f"one object {one}, two objects {two}"
     of_slots = [row for row in from_sentence if "lea_slots" in row["run"]]
-    doubles = sorted((row["double: whole boards"] for row in of_slots), key=lambda share: float(share[:-1]))
-    singles = {row["single: whole boards"] for row in of_slots}
-    rebuilt_slots = f"one object {' or '.join(singles)}, two {doubles[0]} to {doubles[-1]}"
+    one, two = (spread([row[f"{type_}: whole boards"] for row in of_slots]) for type_ in ("single", "double"))
+    rebuilt_slots = f"one object {one}, two {two}"
     times = {row["what"]: row["time"] for row in read_results("times")}
     kills = [stress_results()["kills"][kind] for kind in SCRIPTS]
     survived = f"{sum(row['survived'] for row in kills)} of {sum(row['kills'] for row in kills)}"
