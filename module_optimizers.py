@@ -71,11 +71,13 @@ class Muon(torch.optim.Muon):
 def orthogonal(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Matrices (N, rows, columns) -> those of the same singular vectors with singular values near 1, in
-    bfloat16, by steps of Newton-Schulz (https://kellerjordan.github.io/posts/muon). eps: least norm."""
+    """Matrices (N, rows, columns) -> those of the same singular vectors with singular values near 1, by steps
+    of Newton-Schulz (https://kellerjordan.github.io/posts/muon): in bfloat16, but on a CPU in the precision
+    that they have, as many processors multiply bfloat16 ten times as slowly. eps: least norm."""
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
+    x = x if x.device.type == "cpu" else x.bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from plain_networks import boards, small_factor, small_lea, tokens
 
-from module_optimizers import Optimizers, make_optimizer
+from module_optimizers import Optimizers, make_optimizer, orthogonal
 from module_transformer_factor import GPTFactor
 from module_transformer_lea import LEAFactor
 from utils import torch_rng
 
 RATE, DECAY = 0.02, 0.01
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315), 5, 1e-7  # coefficients, steps, least norm
 MAKERS = {
     "GPTFactor": small_factor, "LEAFactor": small_lea, "LEA": lambda: small_lea("vanilla", vq_type="vanilla"),
 }  # fmt: skip
@@ -54,22 +55,15 @@ def is_head(name):
     return name in ("head.weight", "ps_head.weight")
 
 
-def rounded(x):
-    return x.bfloat16()
-
-
 def orthogonalised(update):
-    """Five steps of Newton-Schulz, with the coefficients of Muon's authors (https://kellerjordan.github.io/posts/muon), each
-    product and its sum computed in float32 and rounded to bfloat16."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = update.bfloat16()
-    tall = X.shape[0] > X.shape[1]
-    X = X.T if tall else X
-    X = X / X.norm().clamp(min=1e-7)
-    for _ in range(5):
-        A = rounded(X.float() @ X.float().T)
-        B = rounded(b * A.float() + c * (A.float() @ A.float()))
-        X = rounded(a * X.float() + B.float() @ X.float())
+    """Steps of Newton-Schulz, with the coefficients of Muon's authors (https://kellerjordan.github.io/posts/muon)."""
+    (a, b, c), steps, least = NEWTON_SCHULZ
+    tall = update.shape[0] > update.shape[1]
+    X = update.T if tall else update
+    X = X / X.norm().clamp(min=least)
+    for _ in range(steps):
+        A = X @ X.T
+        X = a * X + (b * A + c * A @ A) @ X
     return X.T if tall else X
 
 
@@ -98,9 +92,8 @@ class Plain:
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_two_steps_are_those_of_the_arithmetic(kind, dtype):
-    """The second at another learning rate, set through param_groups. Newton-Schulz runs in bfloat16, whose rounding of
-    the update may fall either way: 2^-8 of a step's length. Random gradients, as five steps make an error of a singular
-    value near 0 up to 3.4^5 times as large."""
+    """The second at another learning rate, set through param_groups. Gradients without singular values near 0, as five
+    steps of Newton-Schulz make an error of one up to 3.4^5 times as large."""
     network = MAKERS[kind]().to(dtype)
     optim = make_optimizer(network, RATE, DECAY, "muon")
     plain = {name: Plain(name, p) for name, p in network.named_parameters()}
@@ -113,7 +106,7 @@ def test_two_steps_are_those_of_the_arithmetic(kind, dtype):
         for name, p in network.named_parameters():
             one = plain[name]
             one.step(p.grad, rate)
-            atol = rate * 2**-7 if one.muon else 1e-6 * rate if dtype == torch.float32 else 1e-12
+            atol = (1e-5 if one.muon else 1e-6) * rate if dtype == torch.float32 else 1e-12
             rtol = 1e-5 if dtype == torch.float32 else 1e-9
             torch.testing.assert_close(p.detach(), one.value, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
             one.value.copy_(p.detach())
@@ -121,13 +114,15 @@ def test_two_steps_are_those_of_the_arithmetic(kind, dtype):
 
 @kinds
 def test_matrices_stepped_together_go_where_torch_takes_each(kind):
-    """Three steps; in the second some have no gradient. State dicts are torch's own."""
+    """Three steps; in the second some have no gradient. torch's are taken in bfloat16, ours here in float32. State dicts
+    are torch's own."""
     together, alone = (MAKERS[kind]() for _ in range(2))
     optims = [make_optimizer(network, RATE, DECAY, "muon").parts[1] for network in (together, alone)]
     settings = dict(lr=RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
     optims[1] = torch.optim.Muon(optims[1].param_groups[0]["params"], **settings)
     pairs = list(zip(*(optim.param_groups[0]["params"] for optim in optims), strict=True))
     assert len({p.shape for p, _ in pairs}) < len(pairs)
+    starts = {p: p.detach().clone() for p, _ in pairs}
     for turn in range(3):
         draw_gradients([p for p, _ in pairs], turn)
         for i, (p, q) in enumerate(pairs):
@@ -137,7 +132,7 @@ def test_matrices_stepped_together_go_where_torch_takes_each(kind):
         for optim in optims:
             optim.step()
         for p, q in pairs:
-            torch.testing.assert_close(p, q, rtol=0, atol=RATE * 2**-7 * (turn + 1))
+            assert (p - q).norm() < 0.03 * (q - starts[p]).norm()
     ours, theirs = (optim.state_dict() for optim in optims)
     assert ours["param_groups"] == theirs["param_groups"]
     for i, kept in theirs["state"].items():
@@ -167,7 +162,7 @@ def test_an_orthogonalised_matrix_has_singular_values_near_one():
     """The yardstick itself: Newton-Schulz brings every singular value to 0.7 to 1.2."""
     for shape in ((8, 8), (32, 11), (8, 32)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        values = torch.linalg.svdvals(orthogonalised(matrix).float())
+        values = torch.linalg.svdvals(orthogonalised(matrix))
         assert values.min() > 0.6
         assert values.max() < 1.3
 
@@ -246,3 +241,9 @@ def test_muon_steps_a_network_of_shapes_alone(cls):
     kept = [value for state in optim.parts[1].state.values() for value in state.values()]
     assert kept
     assert {value.device.type for value in kept} == {"meta"}
+
+
+def test_only_a_cpu_keeps_the_precision_of_matrices():
+    for dtype in (torch.float32, torch.float64):
+        assert orthogonal(torch.ones(2, 3, 4, dtype=dtype), *NEWTON_SCHULZ).dtype == dtype
+        assert orthogonal(torch.ones(2, 3, 4, dtype=dtype, device="meta"), *NEWTON_SCHULZ).dtype == torch.bfloat16
