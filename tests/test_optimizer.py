@@ -116,7 +116,10 @@ def test_two_steps_are_those_of_the_arithmetic(kind, dtype):
 @kinds
 def test_matrices_stepped_together_go_where_torch_takes_each(kind, monkeypatch):
     """Three steps, in bfloat16 as torch's; in the second some have no gradient. State dicts are torch's own."""
-    rounded = lambda matrices, *settings: orthogonal(matrices.bfloat16(), *settings)
+
+    def rounded(matrices, *settings):
+        return orthogonal(matrices.bfloat16(), *settings)
+
     monkeypatch.setattr(module_optimizers, "orthogonal", rounded)
     together, alone = (MAKERS[kind]() for _ in range(2))
     optims = [make_optimizer(network, RATE, DECAY, "muon").parts[1] for network in (together, alone)]
