@@ -2,21 +2,37 @@
 
 Large products are computed as products or as 1 x 1 convolutions, attention of few cells fused or step by
 step. The ways round otherwise, so a run keeps those that it has begun with.
+
+What is timed is the work of one thread, not the time that goes by: other runs on the same cores then change
+nothing, and a machine gives the same answer again.
 """
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from module_transformer_factor import ATTENTIONS, FUSE_FROM, MLP, PRODUCTS, Attention, Noise, init_weights
+from module_transformer_factor import (
+    ATTENTIONS,
+    CONVOLVE_FROM,
+    FUSE_FROM,
+    MLP,
+    PRODUCTS,
+    Attention,
+    Noise,
+    init_weights,
+)
+from utils import using_threads
 
 MARGIN = 1.15  # how many times faster a second way must be to be taken
-BOARDS, ROUNDS = 16, 5  # of a timing; fewer boards of a large network
+BOARDS, ROUNDS = 16, 3  # of a timing; fewer boards of a large network
 MOST = 10**7  # tokens times weights of a square matrix, in a timing
+# seconds that this thread has worked; Windows counts them in steps of 16 ms
+clock = time.perf_counter if sys.platform == "win32" else time.thread_time
 
 
 def compute_by(network: nn.Module, products: str, attention: str) -> None:
@@ -30,14 +46,12 @@ def compute_by(network: nn.Module, products: str, attention: str) -> None:
 
 
 @functools.cache
-def faster_ways(
-    n_embd: int, width: int, n_head: int, tokens: int, words: int, threads: int
-) -> tuple[str, str]:
+def faster_ways(n_embd: int, width: int, n_head: int, tokens: int, words: int) -> tuple[str, str]:
     """(products, attention): the faster ways for an MLP and for attention of a network in float32 on a CPU,
     measured once a process.
 
     width: what sub-layers read, n_embd with or without a position code. words: of a sentence that is read
-    besides, 0: none. threads: that torch computes with.
+    besides, 0: none. Ways that compute the same at these sizes are not timed.
     """
     generator = torch.Generator().manual_seed(0)
     boards = max(1, min(BOARDS, MOST // (tokens * width * n_embd)))
@@ -46,15 +60,16 @@ def faster_ways(
     attention = Attention(width, n_embd, n_head, 0.0, 0.0, Noise(0))
     for module in (mlp, attention):
         init_weights(module, 0)
-    products = faster(
-        {way: lambda way=way: passed(mlp, way, ATTENTIONS[0], x) for way in PRODUCTS}
-    )
-    if tokens * max(tokens, words) * n_embd // n_head >= FUSE_FROM:
-        return products, ATTENTIONS[0]
-    read = (x, sentence) if words else (x,)
-    return products, faster(
-        {way: lambda way=way: passed(attention, products, way, x, *read) for way in ATTENTIONS}
-    )
+    products, attentions = PRODUCTS[0], ATTENTIONS[0]
+    with using_threads(1):
+        if boards * tokens * width * 4 * n_embd >= CONVOLVE_FROM:
+            products = faster({way: functools.partial(passed, mlp, way, attentions, x) for way in PRODUCTS})
+        if tokens * max(tokens, words) * n_embd // n_head < FUSE_FROM:
+            read = (x, sentence) if words else (x,)
+            attentions = faster(
+                {way: functools.partial(passed, attention, products, way, x, *read) for way in ATTENTIONS}
+            )
+    return products, attentions
 
 
 def passed(module: nn.Module, products: str, attention: str, x: torch.Tensor, *read: torch.Tensor) -> None:
@@ -70,8 +85,8 @@ def faster(ways: dict[str, Callable[[], None]]) -> str:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     first, second = (min(found[1:]) for found in times.values())
     return list(ways)[second * MARGIN < first]

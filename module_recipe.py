@@ -10,7 +10,7 @@ import numpy as np
 
 from module_params import Params, param, pick_device
 from module_rows import TYPES
-from module_transformer_factor import ATTENTION_WAY, ATTENTIONS, PRODUCT_WAY, PRODUCTS
+from module_transformer_factor import ATTENTIONS, PRODUCTS
 from utils import MAX_SEED, ramp, shown
 
 MOST = 10**6  # of a parameter; larger ones are mistakes
@@ -125,12 +125,12 @@ class TrainParams(Params):
         choices=("float32", "float64", "bfloat16"),
     )
     product_way: str = param(
-        PRODUCT_WAY,
+        "auto",
         "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
         choices=("auto", *PRODUCTS),
     )
     attention_way: str = param(
-        ATTENTION_WAY,
+        "auto",
         "small attention likewise: fused, explicit, or auto",
         choices=("auto", *ATTENTIONS),
     )

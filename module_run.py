@@ -36,11 +36,11 @@ CHANGEABLE = (
     "save_epochs",
     "plot_dpi",
 )
-# not in the files of earlier versions, whose runs are as by default
-LATER = (
-    "optimizer", "overlap_weight", "save_epochs", "threads", "vq_start_epoch", "product_way",
-    "attention_way", "slot_heads",
-)
+# not in the files of earlier versions, whose runs are as these say
+LATER = {
+    "optimizer": "adamw", "overlap_weight": 1.0, "save_epochs": None, "threads": None, "vq_start_epoch": 0,
+    "product_way": "convolution", "attention_way": "explicit", "slot_heads": 0,
+}
 
 
 class TrainingStopped(RuntimeError):
@@ -155,6 +155,12 @@ class Run:
         return TrainingStopped(f"{message}; {how}.", exit_code)
 
 
+def params_of(folder: Path, params_class) -> dict:
+    """The parameters in a run folder, with those that its version did not have yet."""
+    later = {name: value for name, value in LATER.items() if name in params_class.__dataclass_fields__}
+    return later | read_json(folder / "params_training.json")
+
+
 def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
     """Checks that a run can be resumed with the parameters in `changed`, and returns those it has.
 
@@ -166,10 +172,8 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
             f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
             "or stopped in its first moments; start it again."
         )
-    before = read_json(folder / "params_training.json")
-    for name, field in params_class.__dataclass_fields__.items():
-        if name in LATER:
-            before.setdefault(name, field.default)
+    before = params_of(folder, params_class)
+    for name in params_class.__dataclass_fields__:
         if name not in before:
             raise ValueError(
                 f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version."

@@ -10,7 +10,6 @@ between.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,13 +20,22 @@ import torch.nn.functional as F
 from module_dataset import AbstractionDataset
 from module_evaluation import Accuracy, accuracy_table, score_values
 from module_figures import own_style, plot_curves
-from module_files import load_tensors, numbered, read_json, save_tensors
+from module_files import load_tensors, numbered, save_tensors
 from module_kernels import compute_by, faster_ways
 from module_learner import Learner, plain_names
 from module_params import keywords_of, pick_device
 from module_probe import Probe
 from module_recipe import IGNORED, TrainParams
-from module_run import Run, RunLog, Signals, TrainingStopped, lock, newest_state, params_to_resume
+from module_run import (
+    Run,
+    RunLog,
+    Signals,
+    TrainingStopped,
+    lock,
+    newest_state,
+    params_of,
+    params_to_resume,
+)
 from module_sites import alone_with
 from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
 from module_wandb import check_wandb_runs, log_to_wandb
@@ -176,8 +184,7 @@ class TrainTransformer(Probe):
         if "auto" not in (getattr(self, name) for name in ways):
             return
         if self.device.type == "cpu" and self.dtype == "float32":
-            with using_threads(self.threads and min(self.threads, os.cpu_count() or 1)):
-                ways = dict(zip(ways, faster_ways(*self._sizes(), torch.get_num_threads()), strict=True))
+            ways = dict(zip(ways, faster_ways(*self._sizes()), strict=True))
         for name, way in from_leader(ways).items():
             if getattr(self, name) == "auto":
                 setattr(self.recipe, name, way)
@@ -545,7 +552,7 @@ class TrainTransformer(Probe):
         any saved."""
         pick_device(changed.get("device", "cpu"))
         path = folder / "params_training.json"
-        params = read_json(path)
+        params = params_of(folder, cls.params_class)
         dataset = AbstractionDataset(dataset_len=1)
         dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
