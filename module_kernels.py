@@ -3,13 +3,12 @@
 Large products are computed as products or as 1 x 1 convolutions, attention of few cells fused or step by
 step. The ways round otherwise, so a run keeps those that it has begun with.
 
-What is timed is the work of one thread, not the time that goes by: other runs on the same cores then change
-nothing, and a machine gives the same answer again.
+What is timed is the work of one thread, not the time that goes by: what else runs on the same cores then
+hardly changes the answer.
 """
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from module_transformer_factor import (
     CONVOLVE_FROM,
     FUSE_FROM,
     MLP,
+    ONEDNN,
     PRODUCTS,
     Attention,
     Noise,
@@ -31,8 +31,8 @@ from utils import using_threads
 MARGIN = 1.15  # how many times faster a second way must be to be taken
 BOARDS, ROUNDS = 16, 3  # of a timing; fewer boards of a large network
 MOST = 10**7  # tokens times weights of a square matrix, in a timing
-# seconds that this thread has worked; Windows counts them in steps of 16 ms
-clock = time.perf_counter if sys.platform == "win32" else time.thread_time
+LEAST = 10**6  # the same: attention of a smaller network is over too soon to be timed
+clock = time.thread_time  # seconds that this thread has worked
 
 
 def compute_by(network: nn.Module, products: str, attention: str) -> None:
@@ -46,26 +46,30 @@ def compute_by(network: nn.Module, products: str, attention: str) -> None:
 
 
 @functools.cache
-def faster_ways(n_embd: int, width: int, n_head: int, tokens: int, words: int) -> tuple[str, str]:
+def faster_ways(
+    n_embd: int, width: int, n_head: int, tokens: int, words: int, batch: int
+) -> tuple[str, str]:
     """(products, attention): the faster ways for an MLP and for attention of a network in float32 on a CPU,
     measured once a process.
 
     width: what sub-layers read, n_embd with or without a position code. words: of a sentence that is read
-    besides, 0: none. Ways that compute the same at these sizes are not timed.
+    besides, 0: none. batch: boards in a step. Ways that compute the same at these sizes are not timed.
     """
-    generator = torch.Generator().manual_seed(0)
-    boards = max(1, min(BOARDS, MOST // (tokens * width * n_embd)))
-    x, sentence = (torch.randn(boards, length, width, generator=generator) for length in (tokens, words))
-    mlp = MLP(width, n_embd, 0.0, Noise(0))
-    attention = Attention(width, n_embd, n_head, 0.0, 0.0, Noise(0))
-    for module in (mlp, attention):
-        init_weights(module, 0)
+    convolved = -(-CONVOLVE_FROM // (tokens * width * 4 * n_embd))  # boards of such a product
+    boards = min(batch, max(convolved, min(BOARDS, MOST // (tokens * width * n_embd))))
     products, attentions = PRODUCTS[0], ATTENTIONS[0]
-    with using_threads(1):
-        if boards * tokens * width * 4 * n_embd >= CONVOLVE_FROM:
+    with torch.inference_mode(False), torch.enable_grad(), using_threads(1):
+        generator = torch.Generator().manual_seed(0)
+        x, z = (torch.randn(boards, length, width, generator=generator) for length in (tokens, words))
+        mlp = MLP(width, n_embd, 0.0, Noise(0))
+        attention = Attention(width, n_embd, n_head, 0.0, 0.0, Noise(0))
+        for module in (mlp, attention):
+            init_weights(module, 0)
+        if ONEDNN and boards >= convolved:
             products = faster({way: functools.partial(passed, mlp, way, attentions, x) for way in PRODUCTS})
-        if tokens * max(tokens, words) * n_embd // n_head < FUSE_FROM:
-            read = (x, sentence) if words else (x,)
+        small = tokens * max(tokens, words) * n_embd // n_head < FUSE_FROM
+        if small and boards * tokens * width * n_embd >= LEAST:
+            read = (x, z) if words else (x,)
             attentions = faster(
                 {way: functools.partial(passed, attention, products, way, x, *read) for way in ATTENTIONS}
             )

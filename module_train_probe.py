@@ -10,6 +10,7 @@ between.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -183,8 +184,9 @@ class TrainTransformer(Probe):
         ways = {"product_way": PRODUCTS[0], "attention_way": ATTENTIONS[0]}
         if "auto" not in (getattr(self, name) for name in ways):
             return
-        if self.device.type == "cpu" and self.dtype == "float32":
-            ways = dict(zip(ways, faster_ways(*self._sizes()), strict=True))
+        # Windows counts the work of a thread in steps of 16 ms
+        if self.device.type == "cpu" and self.dtype == "float32" and sys.platform != "win32":
+            ways = dict(zip(ways, faster_ways(*self._sizes(), self.batch_size), strict=True))
         for name, way in from_leader(ways).items():
             if getattr(self, name) == "auto":
                 setattr(self.recipe, name, way)

@@ -31,11 +31,9 @@ from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
 MAX_NUMBERS = 2**31  # in a network
-# ways of computing on a CPU, the first one everywhere else (module_kernels, benchmarks/bench_step.py), and
-# what a network has unless it is told otherwise
+# ways of computing on a CPU (module_kernels); the first is the way everywhere else, and of a network alone
 PRODUCTS = ("linear", "convolution")
 ATTENTIONS = ("fused", "explicit")
-PRODUCT_WAY, ATTENTION_WAY = "convolution", "explicit"
 CONVOLVE_FROM = 5_000_000  # multiply-adds of a product that may be taken for a convolution
 FUSE_FROM = 64 * 64 * 32  # multiply-adds of a head's scores from which attention is fused in any case
 ONEDNN = torch.backends.mkldnn.is_available()
@@ -84,11 +82,11 @@ class Dropout(nn.Module):
 
 
 def product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCT_WAY
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCTS[0]
 ) -> torch.Tensor:
     """F.linear of x (B, T, n). The way 'convolution' takes a large one in float32 on a CPU for the 1 x 1
-    convolution that it is: torch computes that by oneDNN, on an AMD processor twice as fast as F.linear by
-    MKL, on an Intel one no faster (benchmarks/bench_step.py)."""
+    convolution that it is: torch computes that by oneDNN, F.linear by MKL, and which is faster is a matter of
+    the processor (docs/speed.md)."""
     small = x.numel() * len(weight) < CONVOLVE_FROM or x.ndim != 3
     if way == "linear" or small or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
         return F.linear(x, weight, bias)
@@ -100,7 +98,7 @@ def product(
 class Linear(nn.Linear):
     """nn.Linear by `product`, in one of the PRODUCTS ways, its weights still to be drawn (`init_weights`)."""
 
-    way = PRODUCT_WAY
+    way = PRODUCTS[0]
 
     def reset_parameters(self) -> None:
         pass
@@ -195,7 +193,7 @@ class Attention(nn.Module):
     a query's weights are made to add up to one (slot attention, arXiv 2006.15055). Without a mask only.
     """
 
-    way = ATTENTION_WAY
+    way = ATTENTIONS[0]
     slot_heads = 0
 
     def __init__(

@@ -96,9 +96,10 @@ def main() -> None:
     epoch = lambda: trainer._train_epoch(1)  # noqa: E731
     ways = {f"{products}, {attention}": in_ways(epoch, trainer.learner.network, products, attention)
             for products in PRODUCTS for attention in ATTENTIONS}
-    print(f"\nan epoch; measured to be the fastest: {trainer.product_way}, {trainer.attention_way}")
+    print(f"\nan epoch; found by auto: {trainer.product_way}, {trainer.attention_way}")
     for name, time in alternate(ways, 7).items():
         print(f"  {name:24}{time:8.3f} s")
+    compute_by(trainer.learner.network, trainer.product_way, trainer.attention_way)
     together = make_optimizer(trainer.learner.network, 1e-3, kind="muon").parts[1]
     matrices = together.param_groups[0]["params"]
     alone = torch.optim.Muon(matrices, **together.defaults)

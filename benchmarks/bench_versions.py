@@ -75,12 +75,13 @@ def training(checkout: Path, script: str, parameters: dict, threads: int) -> Ite
     """Inside, a process of a checkout waits to train: a function that has it train an epoch."""
     module = {"train_model.py": "module_train_probe", "train_model_lea.py": "module_train_probe_lea"}[script]
     code = EPOCHS_ON_DEMAND.format(module=module, parameters=parameters, threads=threads)
-    waiting = os.environ | {"GOMP_SPINCOUNT": "20000"}  # for the other's epoch not on its cores
-    with subprocess.Popen([sys.executable, "-c", code], cwd=checkout, env=waiting, text=True,
+    sleepy = os.environ | {"GOMP_SPINCOUNT": "20000"}  # idle threads leave their cores to the other
+    with subprocess.Popen([sys.executable, "-c", code], cwd=checkout, env=sleepy, text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
 
         def epoch() -> None:
-            print(file=process.stdin, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(file=process.stdin, flush=True)
             if not process.stdout.readline():
                 raise SystemExit(f"{checkout}: training an epoch failed.")
 

@@ -75,12 +75,41 @@ def test_what_other_programs_take_meanwhile_is_not_counted():
 def test_ways_that_compute_the_same_are_not_timed(monkeypatch):
     monkeypatch.setattr(module_kernels, "faster", never)
     faster_ways.cache_clear()
-    assert faster_ways(8, 12, 2, 400, 0) == ("linear", "fused")
+    for sizes in ((8, 12, 2, 100, 0, 64), (8, 12, 2, 36, 3, 64), (32, 48, 2, 64, 16, 4)):
+        assert faster_ways(*sizes) == ("linear", "fused")
+    monkeypatch.setattr(module_kernels, "ONEDNN", False)
+    assert faster_ways(64, 96, 1, 64, 0, 64) == ("linear", "fused")
+
+
+def test_products_that_are_large_only_in_a_whole_batch_are_timed_in_one(monkeypatch):
+    timed = []
+    monkeypatch.setattr(module_kernels, "faster", lambda ways: timed.append(ways) or list(ways)[1])
+    faster_ways.cache_clear()
+    assert faster_ways(32, 32, 1, 64, 0, 64)[0] == "convolution"
+    convolved = []
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda x, *rest: convolved.append(x.numel()) or torch.conv2d(x, *rest))
+    timed[0]["convolution"]()
+    faster_ways.cache_clear()
+    assert len(convolved) == 2
+
+
+def test_timing_needs_no_gradients_around_it_and_leaves_the_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for mode in (torch.no_grad, torch.inference_mode):
+            faster_ways.cache_clear()
+            with mode():
+                faster_ways(32, 48, 2, 64, 16, 64)
+                assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("words", [0, 4])
 def test_measured_ways_are_known_ones_and_measured_once(words, monkeypatch):
-    sizes = (32, 48, 2, 64, words)
+    sizes = (32, 48, 2, 64, words, 64)
     faster_ways.cache_clear()
     found = faster_ways(*sizes)
     assert found[0] in ("linear", "convolution")
@@ -93,8 +122,8 @@ def test_attention_too_large_to_be_explicit_is_not_measured(monkeypatch):
     measured = []
     monkeypatch.setattr(module_kernels, "faster", lambda ways: measured.append(list(ways)) or list(ways)[1])
     faster_ways.cache_clear()
-    assert faster_ways(64, 96, 2, 64, 0) == ("convolution", "fused")
-    assert faster_ways(32, 48, 2, 64, 16) == ("convolution", "explicit")
+    assert faster_ways(64, 96, 2, 64, 0, 64) == ("convolution", "fused")
+    assert faster_ways(32, 48, 2, 64, 16, 64) == ("convolution", "explicit")
     assert measured == [["linear", "convolution"]] * 2 + [["fused", "explicit"]]
     faster_ways.cache_clear()
 
@@ -185,7 +214,7 @@ def test_a_large_network_is_timed_on_few_boards(monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *size, **how: sizes.append(size) or drawn(*size, **how))
     faster_ways.cache_clear()
     for n_embd in (64, 256, 1024):
-        faster_ways(n_embd, n_embd, 2, 64, 0)
+        faster_ways(n_embd, n_embd, 2, 64, 0, 64)
     faster_ways.cache_clear()
     assert [size[0] for size in sizes[::2]] == [16, 2, 1]
 
@@ -196,12 +225,10 @@ def test_sizes_that_are_no_network_are_refused_before_anything_is_timed(monkeypa
         make(**AUTO, n_embd=10**6)
 
 
-@pytest.mark.parametrize(("kind", "sizes"), [("factor", (8, 12, 2, 36, 0)), ("lea", (8, 12, 2, 36, 3)), ("lea vanilla", (8, 8, 2, 36, 3))])
+@pytest.mark.parametrize(("kind", "sizes"), [("factor", (8, 12, 2, 36, 0, 8)), ("lea", (8, 12, 2, 36, 3, 8)), ("lea vanilla", (8, 8, 2, 36, 3, 8))])
 def test_what_is_timed_has_the_network_s_sizes(kind, sizes, monkeypatch):
-    """Width, what sub-layers read, heads, tokens and words of a sentence."""
+    """Width, what sub-layers read, heads, tokens, words of a sentence and boards of a batch."""
     timed = []
     monkeypatch.setattr(module_train_probe, "faster_ways", lambda *given: timed.append(given) or ("linear", "fused"))
     make(kind, **AUTO)
     assert timed == [sizes]
-
-
