@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from module_dataset import AbstractionDataset  # noqa: E402
-from module_figures import draw_board, token_colors  # noqa: E402
+from module_figures import OBJECT_COLORS, draw_board, token_colors  # noqa: E402
 
 INK, BLUE, ORANGE, GREEN = "#222222", "#3b6fb6", "#d9822b", "#3a8f5c"
 
@@ -198,22 +198,30 @@ def lea() -> None:
     sheet.save("lea.png")
 
 
+SETTINGS = {  # of runs trained to their end
+    "authors' recipe, whole and half": ("lea_paper", "lea_half"),
+    "lea_doubles and 700 epochs": ("lea_doubles", "lea_e0", "lea_d0"),
+    "lea_all, 3 seeds": ("lea_all", "all_s1", "all_s2"),
+    "lea_slots, 3 seeds": ("lea", "slots_s1", "slots_s2"),
+}
+
+
 def language() -> None:
-    """What LEA's languages rebuild against how often words from elsewhere exchange a root, a point a run."""
+    """What LEA's languages rebuild against how often words from elsewhere exchange a root, a panel for single
+    and one for double boards, a point a run."""
     with open(HERE.parent / "benchmarks" / "results" / "language.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    ax = figure.subplots()
-    rows = [row for row in rows if not row["run"].startswith("c300")]  # not trained to their end
-    rebuilt = [float(row["rebuilt: double"]) for row in rows]
-    for what, color, marker in (("double", ORANGE, "s"), ("single", BLUE, "o")):
-        exchanged = [float(row[f"elsewhere: root of {what}"]) for row in rows]
-        ax.plot(rebuilt, exchanged, marker, color=color, label=f"root of {what} boards")
-    for row, x, y in zip(rows, rebuilt, exchanged, strict=True):
-        ax.annotate(row["run"], (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 116),
-           ylabel="exchanged by words from elsewhere, %", ylim=(-3, 66))
-    ax.legend(fontsize=8)
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, what in zip(panels, ("single", "double"), strict=True):
+        for (setting, runs), color, marker in zip(SETTINGS.items(), OBJECT_COLORS, "ovsD", strict=False):
+            at = np.array([[rows[run]["rebuilt: double"], rows[run][f"elsewhere: root of {what}"]]
+                           for run in runs], float)
+            ax.plot(*at.T, marker, color=color, markersize=7, alpha=0.8, label=setting)
+        ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 104), ylim=(-3, 66))
+        ax.set_title(f"root of {what} boards", fontsize=10)
+    panels[0].set_ylabel("exchanged by words from elsewhere, %")
+    panels[1].legend(fontsize=8)
     figure.savefig(HERE / "language.png", dpi=120)
 
 
