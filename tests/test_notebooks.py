@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SECONDS = 40  # of processor time, which other work on the machine does not stretch
+SECONDS = 60  # of processor time, which other work on the machine does not stretch
 
 
 def executed(notebook, folder):
