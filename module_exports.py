@@ -44,8 +44,7 @@ def write_export(filename: str | Path, dataset) -> None:
         if family.size and not any(len(dataset.sets[f"{name}_{split}"]) for split in SPLITS):
             continue  # an official file's family that is not in use
         for table in (f"{name}_val", f"{name}_test"):
-            rows = dataset.sets[table][:]
-            arrays[table] = rows.astype(np.min_scalar_type(rows.max(initial=0)))
+            arrays[table] = _as_array(dataset.sets[table], sorted_=dataset.split_method in ("places", "pairs"))
     for name, array in arrays.items():
         save_array(_beside(path, name), array)
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
@@ -53,6 +52,17 @@ def write_export(filename: str | Path, dataset) -> None:
         "format": 1, **dataset.params.as_dict(), "set_type": dataset.set_type, "checksums": checksums,
         "checksum": checksum_of(dataset.params, checksums), "rng": dataset.rng.bit_generator.state,
     })
+
+
+def _as_array(table: RowTable, sorted_: bool) -> np.ndarray:
+    """A table of held-out rows as an export keeps it: rows (k, width) or, if they are sorted and so many that
+    it is smaller, a bit for each row of the family, packed in bytes (b,)."""
+    if sorted_ and table.size > table.family.size // 8:
+        held = np.zeros(table.family.size, bool)
+        held[table.numbers(np.arange(len(table)))] = True
+        return np.packbits(held)
+    rows = table[:]
+    return rows.astype(np.min_scalar_type(rows.max(initial=0)))
 
 
 def read_export(filename: str | Path, seed: int) -> Stored:
@@ -148,10 +158,12 @@ def _held_in(
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
-    """The numbers (k,) of rows (k, width) read from a file; ValueError where they are no rows of the
-    family."""
+    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError where they are
+    no rows of the family."""
     if not rows.size:
         return NO_NUMBERS
+    if rows.ndim == 1 and rows.dtype == np.uint8 and len(rows) == -(-family.size // 8):
+        return np.flatnonzero(np.unpackbits(rows, count=family.size))
     if rows.ndim != 2 or rows.shape[1] != family.width or rows.dtype.kind not in "iu":
         raise ValueError(f"a table's rows must be {family.width} whole numbers each.")
     try:

@@ -53,9 +53,15 @@ class DatasetParams(Params):
     run_name: str = param("", "label stored with the export")
     bool_split: bool = param(True, "hold boards out for validation and test")
     split_method: str = param(
-        "balanced", "how boards are held out", choices=("balanced", "fraction", "stringent"))
-    card_val: float = param(0, "boards per object (or pair) for validation; or fraction; or > 0", low=0)
-    card_test: float = param(4, "boards per object (or pair) held out for test; or fraction", low=0)
+        "balanced", "which boards are held out: balanced, some of each object or pair; fraction, a share of "
+        "each family; stringent, one position of each root; places, a share of each root's positions; pairs, "
+        "double boards of some pairs of roots", choices=("balanced", "fraction", "stringent", "places", "pairs"))
+    card_val: float = param(
+        0, "validation boards: with balanced, boards per object or pair; with fraction, a share from 0 to 1; "
+        "otherwise above 0 for half of the boards held out", low=0)
+    card_test: float = param(
+        4, "test boards: with balanced, boards per object or pair; with fraction, a share from 0 to 1; with "
+        "places, the share of each root's positions; with pairs, the number of pairs of roots", low=0)
     keep_twins: bool = param(
         True, "put the two rows that name a double board's objects in either order in one split")
     allow_overlap: bool = param(True, "let the objects of a double board overlap; 0 keeps them apart")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from module_rows import FAMILIES, HELD_OUT, NO_NUMBERS, TYPES, DatasetParams, Family, RowTable
+from module_rows import FAMILIES, HELD_OUT, NO_NUMBERS, TYPES, DatasetParams, Family, RowTable, objects_of
 from utils import numpy_rng
 
 MAX_HELD_OUT = 5 * 10**7  # rows
@@ -61,12 +61,18 @@ def check_splits(params: DatasetParams) -> None:
     if not params.bool_split:
         return
     cards = f"card_val = {params.card_val} and card_test = {params.card_test}"
-    if params.split_method == "stringent":
+    if params.split_method in ("stringent", "places"):
         if params.places < 2:
-            raise ValueError(
-                "split_method 'stringent' needs board_dim above abs_dim, to leave boards to train on."
-            )
-        held = 2 * params.families[1].size // params.places**2
+            raise ValueError(f"split_method {params.split_method!r} needs board_dim above abs_dim, to leave "
+                             "boards to train on.")
+        if params.split_method == "places" and not 0 < params.card_test < 1:
+            raise ValueError("card_test, with split_method 'places' the share of each root's positions, must "
+                             f"be above 0 and below 1, not {params.card_test}.")
+        share = 1 / params.places**2 if params.split_method == "stringent" else params.card_test
+        held = int(params.families[1].size * (1 - (1 - share) ** 2))
+    elif params.split_method == "pairs":
+        _check_pairs(params)
+        held = 2 * int(params.card_test) * params.families[1].size // params.families[1].groups
     else:
         _check_cards(params, cards)
         held = _check_rest(params, cards)
@@ -75,6 +81,21 @@ def check_splits(params: DatasetParams) -> None:
             f"split_method {params.split_method!r} with abs_n = {params.abs_n}, {cards} would hold out "
             f"{held} boards of a family, more than {MAX_HELD_OUT}."
         )
+
+
+def _check_pairs(params: DatasetParams, compositions: np.ndarray | None = None) -> None:
+    """Raises ValueError where card_test is not a number of pairs of roots that can be held out."""
+    if "double" not in params.board_types:
+        raise ValueError("split_method 'pairs' needs 'double' in board_types: it holds out double boards.")
+    if params.card_test != int(params.card_test) or params.card_test < 1:
+        raise ValueError("card_test, with split_method 'pairs' the number of pairs of roots, must be a whole "
+                         f"number of at least 1, not {params.card_test}.")
+    free = params.abs_n * (params.abs_n - 1) // 2
+    if compositions is not None:
+        free = len(pairs_apart(params, compositions))
+    if params.card_test > free:
+        raise ValueError(f"card_test = {params.card_test} must be at most {free}, the pairs of different roots "
+                         "that no composition contains.")
 
 
 def _check_cards(params: DatasetParams, cards: str) -> None:
@@ -149,42 +170,93 @@ def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Gener
     return [np.concatenate(part) for part in held]
 
 
-def _hold_out_stringent(
+def _hold_out_shown(
     params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """Numbers for val and for test in each family: the boards that show any root at that root's held-out
-    place."""
-    place = rng.integers(params.places**2, size=params.abs_n)  # held out, of each root
-    single, _, composite = params.families
-    shown = (
-        _showing(params, single, np.arange(params.abs_n)[:, None, None], place),
-        _showing_either(params, place),
-        _showing(params, composite, compositions, place),
+    """Numbers for val and for test in each family by 'stringent' or 'places': the boards that show any root
+    at a position held out for that root."""
+    held = _held_positions(params, rng)
+    single, double, composite = params.families
+    showing = (
+        _on_every_background(np.flatnonzero(held), params),
+        _showing_either(params, held),
+        _on_every_background(_composite_scenes(params, compositions, held), params),
     )
-    held = []
-    for family, numbers in zip(params.families, map(rng.permutation, shown), strict=True):
-        n_val = len(numbers) // 2 if params.card_val > 0 else 0
-        held.append([family.with_twins(numbers[:n_val]), family.with_twins(numbers[n_val:])])
+    return [_val_and_test(family, numbers, params, rng)
+            for family, numbers in zip((single, double, composite), showing, strict=True)]
+
+
+def _hold_out_pairs(
+    params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
+    """Numbers for val and for test in each family by 'pairs': the double boards that show both roots of a
+    held-out pair."""
+    free = pairs_apart(params, compositions)
+    double = params.families[1]
+    held = [NO_NUMBERS]
+    for i, j in free[rng.permutation(len(free))[: int(params.card_test)]]:
+        for group in (i * params.abs_n + j, j * params.abs_n + i):
+            size = double.size // double.groups
+            held.append(np.arange(group * size, (group + 1) * size))
+    numbers = np.concatenate(held)
+    if double.twins:
+        numbers = np.unique(np.minimum(numbers, double.twin(numbers)))
+    nothing = [NO_NUMBERS, NO_NUMBERS]
+    return [nothing, _val_and_test(double, numbers, params, rng), nothing]
+
+
+def pairs_apart(params: DatasetParams, compositions: np.ndarray) -> np.ndarray:
+    """(k, 2) the unordered pairs of different roots that no composition contains, the lower root first."""
+    together = np.zeros((params.abs_n, params.abs_n), bool)
+    for roots in compositions.reshape(len(compositions), -1):
+        there = roots[roots >= 0]
+        together[np.ix_(there, there)] = True
+    return np.argwhere(np.triu(~together, 1))
+
+
+def _val_and_test(
+    family: Family, numbers: np.ndarray, params: DatasetParams, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Held-out numbers (k,), of twins that stay together the lower ones, shuffled and divided: half of them
+    val if card_val > 0. With 'places' and 'pairs' each part is sorted, so that its file can be a bit mask."""
+    numbers = rng.permutation(numbers)
+    n_val = len(numbers) // 2 if params.card_val > 0 else 0
+    parts = [family.with_twins(numbers[:n_val]), family.with_twins(numbers[n_val:])]
+    return parts if params.split_method == "stringent" else [np.unique(part) for part in parts]
+
+
+def _held_positions(params: DatasetParams, rng: np.random.Generator) -> np.ndarray:
+    """(abs_n, R * R) whether a position, counted in reading order, is held out for a root: one of each root
+    with 'stringent', the share card_test with 'places'."""
+    held = np.zeros((params.abs_n, params.places**2), bool)
+    if params.split_method == "stringent":
+        chosen = rng.integers(params.places**2, size=params.abs_n)[:, None]
+    else:
+        count = min(max(round(params.card_test * params.places**2), 1), params.places**2 - 1)
+        chosen = rng.random(held.shape).argsort(1)[:, :count]
+    np.put_along_axis(held, chosen, True, axis=1)
     return held
 
 
-def _showing(params: DatasetParams, family: Family, shapes: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Numbers of the rows of a family that show a root at its place (n,); shapes (objects, side, side) of
-    roots, -1 where none is."""
-    step = params.abs_dim + params.comp_margin
-    what, a, b = np.nonzero(shapes >= 0)
-    row, col = np.divmod(place[shapes[what, a, b]], params.places) - np.stack([a, b]) * step
-    inside = (np.minimum(row, col) >= 0) & (np.maximum(row, col) < family.shape[1])
-    rows = np.stack([what, row, col, np.zeros_like(what)], axis=1)[inside]
-    return np.unique(family.rank(rows)[:, None] + np.arange(params.vocab_bck))
+def _on_every_background(scenes: np.ndarray, params: DatasetParams) -> np.ndarray:
+    """Numbers of the rows of scenes (k,), which are numbers // vocab_bck."""
+    return (scenes[:, None] * params.vocab_bck + np.arange(params.vocab_bck)).ravel()
 
 
-def _showing_either(params: DatasetParams, place: np.ndarray) -> np.ndarray:
-    """Numbers of the double boards of which either root is at its place (n,); of twins that stay together the
-    lower."""
+def _composite_scenes(params: DatasetParams, compositions: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """The scenes (k,) of composite boards that show a root at a position held out for it."""
+    family = params.families[2]
+    rows = family.unrank(np.arange(0, family.size, params.vocab_bck))
+    root, row, col, _ = objects_of(params, compositions, 2, rows)
+    return np.flatnonzero(((root >= 0) & held[root, row * params.places + col]).any(1))
+
+
+def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
+    """Numbers of the double boards of which either root is at a position held out for it; of twins that stay
+    together the lower."""
     double = params.families[1]
-    first = [NO_NUMBERS]  # root1 at its place, any root2 anywhere
-    for root, at in enumerate(place) if double.size else ():
+    first = [NO_NUMBERS]  # root1 at such a position, any root2 anywhere
+    for root, at in np.argwhere(held) if double.size else ():
         pairs = np.arange(double.before[at], double.before[at + 1])
         digits = np.ix_([root], np.arange(params.abs_n), pairs, np.arange(params.vocab_bck))
         first.append(np.ravel_multi_index(digits, double.shape).ravel())
@@ -196,8 +268,11 @@ def _showing_either(params: DatasetParams, place: np.ndarray) -> np.ndarray:
 def hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.ndarray]]:
     """Numbers held out for val and for test in each family."""
     rng = numpy_rng(params.seed, HELD_OUT)
-    if params.split_method == "stringent":
-        return _hold_out_stringent(params, compositions, rng)
+    if params.split_method in ("stringent", "places"):
+        return _hold_out_shown(params, compositions, rng)
+    if params.split_method == "pairs":
+        _check_pairs(params, compositions)
+        return _hold_out_pairs(params, compositions, rng)
     return [_hold_out_evenly(family, params, rng) for family in params.families]
 
 

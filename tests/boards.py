@@ -57,15 +57,19 @@ def parameters(draw):
     abs_c = integer(1, abs_dim**2)
     tokens = integer(2, 4)
     types = draw(st.lists(st.sampled_from(TYPES), min_size=1, unique=True))
-    method = draw(st.sampled_from(["balanced", "fraction", "stringent"]))
-    cards = {"balanced": st.integers(0, 3), "fraction": st.floats(0, 0.45), "stringent": st.integers(0, 1)}[method]
+    method = draw(st.sampled_from(["balanced", "fraction", "stringent", "places", "pairs"]))
+    half = st.integers(0, 1)  # whether half of what is held out is val
+    card_val, card_test = {
+        "balanced": (st.integers(0, 3),) * 2, "fraction": (st.floats(0, 0.45),) * 2, "stringent": (half, half),
+        "places": (half, st.floats(0.05, 0.6)), "pairs": (half, st.integers(1, 2)),
+    }[method]
     return dict(
         board_dim=board_dim, vocab_bck=integer(1, 2), vocab_token=tokens,
         abs_n=integer(1, 3), abs_dim=abs_dim, abs_c=abs_c,
         abs_w_c=draw(st.none() | st.integers(0, abs_c)), abs_w_m=integer(1, tokens),
         comp_n=integer(1, 2), comp_dim=comp_dim, comp_margin=margin, comp_c=integer(1, comp_dim**2),
         board_types=types, board_types_proba=[1 + integer(0, 2) for _ in types],
-        split_method=method, card_val=draw(cards), card_test=draw(cards),
+        split_method=method, card_val=draw(card_val), card_test=draw(card_test),
         keep_twins=draw(st.booleans()), allow_overlap=draw(st.booleans()), seed=integer(0, 2**63 - 1))
 
 
@@ -74,7 +78,7 @@ def made(values):
     try:
         return AbstractionDataset(**values)
     except ValueError as error:
-        if any(name in str(error) for name in ("abs_n", "comp_n", "card_val", "split_method")):
+        if any(name in str(error) for name in ("abs_n", "comp_n", "card_val", "card_test", "split_method")):
             return None
         raise
 

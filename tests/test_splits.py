@@ -116,20 +116,86 @@ def test_splits_hold_every_row_once_and_follow_their_rule(values):
             for rows, card in ((val, ds.card_val), (test, ds.card_test)):
                 wanted = math.floor(len(every) * card)
                 assert len(rows) == wanted + (wanted % 2 if family == "doubleRoot" and ds.keep_twins else 0)
-    if ds.split_method == "stringent":
-        check_stringent(ds)
+    if ds.split_method in ("stringent", "places"):
+        check_positions(ds)
+    elif ds.split_method == "pairs":
+        check_pairs(ds)
 
 
-def check_stringent(ds):
-    """Each root has one held-out place; a board is held out exactly when it shows a root there."""
+def check_positions(ds):
+    """Each root has one held-out position, or the share card_test of all; a board is held out exactly when it
+    shows a root there."""
     held = {row[:3] for row in rows_of(ds, "singleRoot", ["val", "test"])}
-    assert sorted(root for root, _, _ in held) == list(range(ds.abs_n))
+    R2 = (ds.board_dim - ds.abs_dim + 1) ** 2
+    count = 1 if ds.split_method == "stringent" else min(max(round(ds.card_test * R2), 1), R2 - 1)
+    assert Counter(root for root, _, _ in held) == {root: count for root in range(ds.abs_n)}
+    check_held(ds, lambda type_, row: shown(ds, type_, row) & held)
+
+
+def check_pairs(ds):
+    """Held out are the double boards of card_test pairs of different roots, of which no composition has both."""
+    held = {frozenset((row[0], row[3])) for row in rows_of(ds, "doubleRoot", ["val", "test"])}
+    assert len(held) == ds.card_test
+    for pair in held:
+        assert len(pair) == 2
+        assert not any(pair <= set(composition.ravel().tolist()) for composition in ds.compositions)
+    check_held(ds, lambda type_, row: type_ == 1 and {row[0], row[3]} in held)
+
+
+def check_held(ds, is_held):
+    """Train has no row that is_held(type, row), val and test no other; val has half of them or none."""
     for type_, family in enumerate(FAMILIES):
-        assert not any(shown(ds, type_, row) & held for row in rows_of(ds, family, ["train"]))
+        assert not any(is_held(type_, row) for row in rows_of(ds, family, ["train"]))
         out, val = rows_of(ds, family, ["val", "test"]), rows_of(ds, family, ["val"])
-        assert all(shown(ds, type_, row) & held for row in out)
+        assert all(is_held(type_, row) for row in out)
         together = 2 if type_ == 1 and ds.keep_twins else 1
         assert len(val) == (len(out) // (2 * together) * together if ds.card_val > 0 else 0)
+
+
+def test_the_share_of_positions_held_out_of_the_default_data_set():
+    """Half of 36 positions of each root: 1,800 of 3,600 single boards, 3 of 4 double ones but for the row rule."""
+    sets = AbstractionDataset(split_method="places", card_test=0.5, seed=0).sets
+    assert len(sets["singleRoot_train"]) == len(sets["singleRoot_test"]) == 1800
+    assert 0.70 < len(sets["doubleRoot_test"]) / 900_000 < 0.80
+    positions = {tuple(row) for row in sets["singleRoot_test"][:, :3].tolist()}
+    assert Counter(root for root, *_ in positions) == dict.fromkeys(range(10), 18)
+
+
+def test_pairs_leave_single_and_composite_boards_to_train():
+    sets = AbstractionDataset(split_method="pairs", card_test=6, card_val=1, seed=0).sets
+    assert len(sets["singleRoot_train"]) == 3600
+    assert len(sets["singleComposite_train"]) == 200
+    assert len(sets["doubleRoot_val"]) == len(sets["doubleRoot_test"]) == 6 * 2 * 9000 / 2
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    (dict(split_method="places", card_test=4), "card_test, .*'places'.* below 1, not 4"),
+    (dict(split_method="places", card_test=0), "card_test, .*above 0"),
+    (dict(split_method="places", card_test=0.5, board_dim=3, board_types=["single"]), "'places' needs board_dim"),
+    (dict(split_method="places", card_test=0.9), "'places' with seed = 0 leaves no 'composition' boards"),
+    (dict(split_method="pairs", card_test=0), "card_test, .*'pairs'.* at least 1, not 0"),
+    (dict(split_method="pairs", card_test=1.5), "card_test, .*whole number of at least 1, not 1.5"),
+    (dict(split_method="pairs", card_test=45), "card_test = 45 must be at most"),
+    (dict(split_method="pairs", card_test=1, board_types=["single"]), "'pairs' needs 'double'"),
+    (dict(split_method="pairs", card_test=1, abs_n=1, comp_n=1), "card_test = 1 must be at most 0"),
+])
+def test_splits_that_cannot_be_are_refused_by_name(values, says):
+    with pytest.raises(ValueError, match=says):
+        AbstractionDataset(**{"seed": 0} | values)
+
+
+@pytest.mark.parametrize("values", [
+    dict(split_method="places", card_test=0.5), dict(split_method="places", card_test=0.05, card_val=1),
+    dict(split_method="pairs", card_test=6, card_val=1)])
+def test_exports_of_large_held_out_sets_are_small_and_load_back(values, tmp_path):
+    ds = AbstractionDataset(seed=1, **values)
+    ds.export(tmp_path / "boards")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 700_000
+    loaded = AbstractionDataset(seed=2)
+    loaded.load(tmp_path / "boards")
+    for name, table in ds.sets.items():
+        np.testing.assert_array_equal(loaded.sets[name][:], table[:])
+    assert (loaded.sample(20, "test", [0, 1, 0]).boards == ds.sample(20, "test", [0, 1, 0]).boards).all()
 
 
 def test_stringent_splits_mix_roots_and_backgrounds():
