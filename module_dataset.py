@@ -1,27 +1,23 @@
 """Boards of abstract objects (arXiv 2312.05361): what a board is, drawing, sampling, masking.
 
 The parameters and numbers of boards are module_rows', what is held out module_splits', files module_exports',
-and what can be known of a masked board module_ceiling's.
+and what can be known of a masked board ideal_observer's.
 
 Axis letters: n boards, h = w = board_dim, m objects on a board, d = abs_dim, k rows of a table.
 """
 from __future__ import annotations
 
-import dataclasses
 import operator
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import module_ceiling
-from module_exports import OBJECTS, json_path, read_export, write_export
-from module_figures import draw_board, new_figure, token_colors
-from module_masking import find_corners, object_tokens, patches
-from module_objects import alike, draw_compositions, draw_roots
-from module_params import keywords_of
-from module_rows import (
+from parts.boards import ideal_observer
+from parts.boards.files import OBJECTS, json_path, read_export, write_export
+from parts.boards.masking import find_corners, object_tokens, patches
+from parts.boards.objects import alike, draw_compositions, draw_roots
+from parts.boards.params import (
     COMPOSITIONS,
     DRAWS,
     FAMILIES,
@@ -29,6 +25,7 @@ from module_rows import (
     SPLITS,
     TYPES,
     WORKERS,
+    Boards,
     DatasetParams,
     RowTable,
     apart,
@@ -36,35 +33,18 @@ from module_rows import (
     checked_roots,
     footprints,
     objects_of,
-    padded,
     split_name,
     weights_of,
 )
-from module_splits import check_splits, distinct, hold_out, row_tables
-from utils import caution, fresh_seed, integer_array, naming, numpy_rng, print_dict, shown
+from parts.boards.splits import check_splits, distinct, hold_out, row_tables
+from parts.checks import integer_array, naming
+from parts.params import keywords_of
+from parts.probing.panels import draw_board, new_figure, token_colors
+from utils import caution, fresh_seed, numpy_rng, print_dict, shown
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]
 
 MAX_CELLS = 2**31  # of one array of boards
-
-
-@dataclasses.dataclass
-class Boards:
-    """n boards and what stands on them."""
-
-    boards: np.ndarray  # (n, h, w) int64
-    types: np.ndarray  # (n,) 0 single, 1 double, 2 composition
-    slots: np.ndarray  # (n, h, w) index of the root whose footprint covers the cell (holes included), else -1
-    corners: np.ndarray  # (n, m, 2) top left cell of each root's footprint, -1 where there is none
-
-    def __len__(self) -> int:
-        return len(self.boards)
-
-    @classmethod
-    def join(cls, parts: Sequence[Boards]) -> Boards:
-        """The boards of all parts, in order."""
-        *same, corners = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*map(np.concatenate, same), padded(corners))
 
 
 @keywords_of(DatasetParams)
@@ -439,22 +419,22 @@ class AbstractionDataset(torch.utils.data.Dataset):
     # What an exact observer can know
 
     @property
-    def observer(self) -> module_ceiling.Observer:
+    def observer(self) -> ideal_observer.Observer:
         """Somebody who knows the objects and how boards are made."""
-        return module_ceiling.Observer(self.params, self.roots, self.compositions)
+        return ideal_observer.Observer(self.params, self.roots, self.compositions)
 
-    def hypotheses(self, masked_board, proba=None) -> module_ceiling.Hypotheses:
-        """What the visible cells of a masked board (h, w) allow; see `module_ceiling.Observer.hypotheses`."""
+    def hypotheses(self, masked_board, proba=None) -> ideal_observer.Hypotheses:
+        """What the visible cells of a masked board (h, w) allow; see `ideal_observer.Observer.hypotheses`."""
         return self.observer.hypotheses(masked_board, proba)
 
-    def best_reconstruction(self, masked_boards, proba=None) -> module_ceiling.Reconstruction:
+    def best_reconstruction(self, masked_boards, proba=None) -> ideal_observer.Reconstruction:
         """The best that can be done with masked boards (n, h, w); see
-        `module_ceiling.Observer.best_reconstruction`."""
+        `ideal_observer.Observer.best_reconstruction`."""
         return self.observer.best_reconstruction(masked_boards, proba)
 
     def covering(self, objects: np.ndarray) -> np.ndarray:
-        """Which object, and which of its cells, covers each cell; see `module_ceiling.covering`."""
-        return module_ceiling.covering(self.params, objects)
+        """Which object, and which of its cells, covers each cell; see `ideal_observer.covering`."""
+        return ideal_observer.covering(self.params, objects)
 
     # Showing
 

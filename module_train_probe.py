@@ -19,15 +19,17 @@ import torch
 import torch.nn.functional as F
 
 from module_dataset import AbstractionDataset
-from module_evaluation import Accuracy, accuracy_table, score_values
-from module_figures import own_style, plot_curves
-from module_files import load_tensors, numbered, save_tensors
-from module_kernels import compute_by, faster_ways
-from module_learner import Learner, plain_names
-from module_params import keywords_of, pick_device
-from module_probe import Probe
-from module_recipe import IGNORED, TrainParams
-from module_run import (
+from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
+from parts.files import load_tensors, numbered, save_tensors
+from parts.params import keywords_of, pick_device
+from parts.probing.analyses import Probe
+from parts.probing.evaluation import Accuracy, accuracy_table, score_values
+from parts.probing.panels import own_style, plot_curves
+from parts.probing.sites import alone_with
+from parts.training.kernels import compute_by, faster_ways
+from parts.training.learner import Learner, plain_names
+from parts.training.recipe import IGNORED, TrainParams
+from parts.training.run import (
     Run,
     RunLog,
     Signals,
@@ -37,9 +39,7 @@ from module_run import (
     params_of,
     params_to_resume,
 )
-from module_sites import alone_with
-from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
-from module_wandb import check_wandb_runs, log_to_wandb
+from parts.training.wandb import check_wandb_runs, log_to_wandb
 from utils import (
     caution,
     dist,

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 import module_train_probe
 from module_dataset import TYPES
-from module_evaluation import evaluating
-from module_figures import draw_board, new_figure, panel_figure, token_colors
-from module_params import keywords_of, param
-from module_recipe import MOST, TrainParams
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
+from parts.params import keywords_of, param
+from parts.probing.evaluation import evaluating
+from parts.probing.panels import draw_board, new_figure, panel_figure, token_colors
+from parts.training.recipe import MOST, TrainParams
 from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, to_numpy, torch_entropy, torch_rng
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]

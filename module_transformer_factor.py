@@ -17,8 +17,6 @@ names:
 """
 from __future__ import annotations
 
-import numbers
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -26,11 +24,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from module_sites import Edit, Site, cut_edits, editing, named_sites, recording  # noqa: F401, offered
+from parts.checks import check_numbers, check_sizes, check_tokens
+from parts.probing.sites import Edit, Site, cut_edits, editing, named_sites, recording  # noqa: F401, offered
 from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
-MAX_NUMBERS = 2**31  # in a network
 # ways of computing on a CPU (module_kernels); the first is the way everywhere else, and of a network alone
 PRODUCTS = ("linear", "convolution")
 ATTENTIONS = ("fused", "explicit")
@@ -120,41 +118,6 @@ def init_weights(network: nn.Module, seed: int) -> None:
             nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def check_sizes(**sizes: int) -> None:
-    """TypeError unless every size is a whole number, ValueError unless it is at least 1. Sizes of a network
-    must also have an n_embd that n_head divides and make at most MAX_NUMBERS weights and mask entries."""
-    for name, size in sizes.items():
-        check_number(name, size, f"a whole number of at least 1 and at most {MAX_NUMBERS}", 1, MAX_NUMBERS)
-    if "n_head" not in sizes:
-        return
-    if sizes["n_embd"] % sizes["n_head"]:
-        raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
-    width, T = sizes["n_embd"] + sizes["n_embd_pos"], sizes["block_size"]
-    count = sizes["n_layer"] * (12 * width * sizes["n_embd"] + T**2) + width * sum(sizes.values())
-    if count > MAX_NUMBERS:
-        given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-        raise ValueError(f"{given} must make a network of at most {MAX_NUMBERS} numbers, not {count}; "
-                         "block_size is board_dim squared.")
-
-
-def check_numbers(most: float | None = 1, **values: float) -> None:
-    """TypeError unless every value is a number, ValueError unless it is from 0 to most, None: finite."""
-    wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
-    for name, value in values.items():
-        check_number(name, value, wanted, 0, sys.float_info.max if most is None else most, numbers.Real)
-
-
-def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
-    """ValueError unless the shape of tokens is (B, length), None: any length; TypeError unless they are a
-    tensor of int64 or int32."""
-    if not isinstance(tokens, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor of int64 or int32, not {type(tokens).__name__}.")
-    if tokens.ndim != 2 or length not in (None, tokens.shape[1]):
-        raise ValueError(f"{name} must have shape (B, {length or 'tokens'}), not {tuple(tokens.shape)}.")
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be a tensor of int64 or int32, not {tokens.dtype}.")
 
 
 def embedded(table: nn.Embedding, idx: torch.Tensor) -> torch.Tensor:

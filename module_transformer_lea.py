@@ -33,14 +33,12 @@ from module_transformer_factor import (
     Linear,
     Noise,
     Site,
-    check_numbers,
-    check_sizes,
-    check_tokens,
     embedded,
     embedding,
     init_weights,
     named_sites,
 )
+from parts.checks import check_numbers, check_sizes, check_tokens
 from utils import check_number, checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
 
 VQ_EXPIRE = 1 / 16

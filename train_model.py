@@ -8,7 +8,7 @@ Every parameter of data set and training is a flag: see --help.
 """
 from __future__ import annotations
 
-import module_threads  # noqa: F401, before torch is loaded
+import parts.training.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from module_dataset import AbstractionDataset, DatasetParams
-from module_files import read_json
-from module_params import FlagParser, is_none, params_from_flags
-from module_run import unused_run_name
 from module_train_probe import TrainingStopped, TrainTransformer
-from module_wandb import wandb_run, wanted_mode
+from parts.files import read_json
+from parts.params import FlagParser, is_none, params_from_flags
+from parts.training.run import unused_run_name
+from parts.training.wandb import wandb_run, wanted_mode
 from utils import MAX_SEED, fresh_seed, out_of_memory, process_group, rank_and_world, say, shown
 
 # what this script sets otherwise than DatasetParams and TrainParams do

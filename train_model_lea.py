@@ -7,7 +7,7 @@ Every parameter of data set and training is a flag: see --help.
 """
 from __future__ import annotations
 
-import module_threads  # noqa: F401, before torch is loaded
+import parts.training.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 
@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 import train_model
-from module_params import FlagParser
 from module_train_probe_lea import TrainTransformer
+from parts.params import FlagParser
 
 # what this script sets otherwise than DatasetParams and LEAParams do
 DATASET = {"board_types_proba": [0.95, 0.05, 0]}

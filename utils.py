@@ -22,6 +22,26 @@ from tqdm import tqdm
 MAX_SEED = 2**63 - 1
 
 
+def shown(value) -> str:
+    """repr(value), cut to what fits into a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of over 4300 digits
+        text = f"a huge {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) < 200 else text[:200] + "..."
+
+
+def check_number(
+    name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
+) -> None:
+    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from
+    low to high. wanted: what it must be, in words."""
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:
+        raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
+
+
 def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) ->
     (...)."""
@@ -199,26 +219,6 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def shown(value) -> str:
-    """repr(value), cut to what fits into a sentence."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no number of over 4300 digits
-        text = f"a huge {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) < 200 else text[:200] + "..."
-
-
-def check_number(
-    name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
-) -> None:
-    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from
-    low to high. wanted: what it must be, in words."""
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:
-        raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
-
-
 def clear_folder_extension(folder: str | Path, extension: str) -> None:
     """Deletes the files in folder whose names end in extension."""
     for path in Path(folder).iterdir():
@@ -233,34 +233,6 @@ def clear_folder(folder: str | Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def integer_array(name: str, values, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
-    """values as an int64 array of that shape, each from low to high; TypeError or ValueError, which call them
-    `name`."""
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        array = np.asarray(None)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be whole numbers, not {shown(values)}.")
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
-    if array.size and (array.min() < low or array.max() > high):
-        found = array.max() if array.max() > high else array.min()
-        raise ValueError(f"{name} must be from {low} to {high}, not {found}.")
-    return array.astype(np.int64)
-
-
-@contextlib.contextmanager
-def naming(what: object) -> Iterator[None]:
-    """Turns what goes wrong inside into a ValueError that names the file, or whatever `what` is."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{what}: {error.args[0]} is missing.") from None
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{what}: {error}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

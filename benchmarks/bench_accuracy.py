@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import measure_runs  # noqa: E402
 
-from claims import ceiling  # noqa: E402
-from claims.scenes import Scenes, held_out  # noqa: E402
 from module_train_probe import TrainTransformer  # noqa: E402
+from studies.claims import ceiling  # noqa: E402
+from studies.claims.scenes import Scenes, held_out  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
 SETTINGS = ("epochs", "optimizer", "learning_rate", "lr_schedule", "lr_warmup", "lr_decay_start",

@@ -19,8 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from module_dataset import AbstractionDataset  # noqa: E402
-from module_figures import new_figure, save_figure  # noqa: E402
 from module_train_probe_lea import TrainTransformer  # noqa: E402
+from parts.probing.panels import new_figure, save_figure  # noqa: E402
 from utils import torch_rng  # noqa: E402
 
 SCALE = dict(epochs=400, loss_rfs_epoch_start=50, loss_rfs_epoch_end=200, epoch2print=50, epoch2test=400)

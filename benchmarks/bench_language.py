@@ -19,10 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import measure_runs  # noqa: E402
 
-from claims import ceiling, steering  # noqa: E402
-from claims.networks import Speaker  # noqa: E402
-from claims.scenes import Scenes, held_out  # noqa: E402
 from module_train_probe_lea import TrainTransformer  # noqa: E402
+from studies.claims import ceiling, steering  # noqa: E402
+from studies.claims.networks import Speaker  # noqa: E402
+from studies.claims.scenes import Scenes, held_out  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
 ALL = 10**6  # boards

@@ -21,9 +21,9 @@ from machine import alternate, describe  # noqa: E402
 import module_train_probe  # noqa: E402
 import module_train_probe_lea  # noqa: E402
 from module_dataset import AbstractionDataset  # noqa: E402
-from module_kernels import compute_by  # noqa: E402
-from module_optimizers import make_optimizer  # noqa: E402
 from module_transformer_factor import ATTENTIONS, PRODUCTS  # noqa: E402
+from parts.training.kernels import compute_by  # noqa: E402
+from parts.training.optimizers import make_optimizer  # noqa: E402
 
 HOST_READS = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
 

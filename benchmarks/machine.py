@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from module_files import save_table  # noqa: E402
+from parts.files import save_table  # noqa: E402
 
 
 def describe() -> str:

@@ -23,9 +23,9 @@ from bench_accuracy import SETTINGS, settings_of  # noqa: E402
 
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
-from claims import emergence  # noqa: E402
-from module_files import as_text, markdown  # noqa: E402
-from module_recipe import TrainParams  # noqa: E402
+from parts.files import as_text, markdown  # noqa: E402
+from parts.training.recipe import TrainParams  # noqa: E402
+from studies.emergence import measures as emergence  # noqa: E402
 
 SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as the stress program calls the two
 FAST_RUNS = "fast150"  # the runs of recipes/factor_fast.args in accuracy.csv

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from module_dataset import AbstractionDataset  # noqa: E402
-from module_figures import OBJECT_COLORS, draw_board, token_colors  # noqa: E402
+from parts.probing.panels import OBJECT_COLORS, draw_board, token_colors  # noqa: E402
 
 INK, BLUE, ORANGE, GREEN = "#222222", "#3b6fb6", "#d9822b", "#3a8f5c"
 

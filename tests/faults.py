@@ -19,9 +19,9 @@ import module_train_probe
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset
-from module_files import load_tensors
-from module_run import read_run_log
 from module_train_probe_lea import TrainTransformer as TrainLEA
+from parts.files import load_tensors
+from parts.training.run import read_run_log
 from tests.trainers import draw_nothing
 
 DATASET = dict(dataset_len=12, board_dim=7, vocab_bck=2, vocab_token=4, abs_n=3, abs_dim=2, abs_c=3, comp_n=2, comp_c=2,

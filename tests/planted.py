@@ -3,10 +3,10 @@ import functools
 
 import numpy as np
 
-from claims.sample import make_sample
-from claims.scenes import rows_of, scenes_of
-from claims.scores import verdict
 from module_dataset import AbstractionDataset
+from studies.claims.sample import make_sample
+from studies.claims.scenes import rows_of, scenes_of
+from studies.claims.scores import verdict
 
 PROBA = [1 / 3] * 3
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import module_analysis
 import module_train_probe
 import module_train_probe_lea
-from claims.networks import Network, Speaker
-from claims.report import CLAIMS, TABLES, Findings
-from claims.scores import verdict
+import studies.claims.__main__ as module_analysis
 from module_dataset import AbstractionDataset
+from studies.claims.networks import Network, Speaker
+from studies.claims.report import CLAIMS, TABLES, Findings
+from studies.claims.scores import verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
@@ -130,7 +130,7 @@ def test_many_boards_are_spoken_of_as_a_few_are(runs, monkeypatch):
     speaker, boards = Speaker(trainer), np.random.default_rng(0).integers(10, size=(9, 8, 8))
     words = speaker.speak(boards)
     rebuilt = speaker.rebuild(words)
-    monkeypatch.setattr("claims.networks.BOARDS_AT_ONCE", 2)
+    monkeypatch.setattr("studies.claims.networks.BOARDS_AT_ONCE", 2)
     np.testing.assert_array_equal(speaker.speak(boards), words)
     np.testing.assert_array_equal(speaker.rebuild(words), rebuilt)
     hidden = speaker.speak(boards, np.ones_like(boards))
@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, runs, monk
     (tmp_path / "factor").mkdir()
     (tmp_path / "factor" / "params_training.json").write_bytes((runs / "factor" / "params_training.json").read_bytes())
     (tmp_path / "factor" / "analysis").write_text("")
-    monkeypatch.setattr(sys, "argv", ["module_analysis.py", str(tmp_path / "factor")])
+    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", str(tmp_path / "factor")])
     with pytest.raises(SystemExit) as end:
         module_analysis.main()
     assert end.value.code == 2
@@ -276,6 +276,6 @@ def test_an_analysis_computes_where_it_is_told(runs, monkeypatch):
     for step in ("analyse", "analyse_lea"):
         monkeypatch.setattr(module_analysis, step, lambda *_: module_analysis.Findings())
     monkeypatch.setattr(module_analysis.report, "write", lambda *_: [])
-    monkeypatch.setattr(sys, "argv", ["module_analysis.py", str(runs / "factor"), "--lea", str(runs / "lea"), "--device", "mps"])
+    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", str(runs / "factor"), "--lea", str(runs / "lea"), "--device", "mps"])
     module_analysis.main()
     assert asked == ["mps", "mps"]

@@ -18,13 +18,13 @@ import torch
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset, DatasetParams
-from module_params import _kinds
 from module_train_probe import TrainParams, TrainTransformer
 from module_train_probe_lea import LEAParams
 from module_train_probe_lea import TrainTransformer as TrainLEA
 from module_transformer_factor import GPTFactor
 from module_transformer_lea import LEA as LEAVanilla
 from module_transformer_lea import LEAFactor
+from parts.params import _kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS, BYTES = 20, 2**30  # of CPU time and memory; more than that for an argument is a hang or a leak

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-import module_circuits
-from module_circuits import Pairs, Stack, ablate, attribution, components, kept, lens, patch, paths
 from module_dataset import AbstractionDataset
-from module_evaluation import evaluating
-from module_sites import editing
 from module_train_probe import TrainTransformer
+from parts.probing.evaluation import evaluating
+from parts.probing.sites import editing
+from studies.circuits import measures
+from studies.circuits.measures import Pairs, Stack, ablate, attribution, components, kept, lens, patch, paths
 from tests.trainers import both, make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,9 +64,9 @@ def test_patching_everything_gives_the_donor_and_the_base_nothing_to_the_bit(kin
         for who in acts:
             edits = {}
             for place in places:
-                units = module_circuits.units_of(stack, place, "all", acts["base"][place])
-                edits[place] = module_circuits.replacing(units, acts[who][place])
-            [(u, b, logits)] = module_circuits.chunks(stack, acts["base"], 0, wanted, edits)
+                units = measures.units_of(stack, place, "all", acts["base"][place])
+                edits[place] = measures.replacing(units, acts[who][place])
+            [(u, b, logits)] = measures.chunks(stack, acts["base"], 0, wanted, edits)
             assert torch.equal(logits, acts[who]["logit"])
     assert not torch.equal(acts["base"]["logit"], acts["donor"]["logit"])
 
@@ -123,7 +123,7 @@ def test_all_senders_are_the_donors_input():
     with evaluating(trainer.transformer):
         base, donor = (stack.record(pairs.seen[who], ["b*"]) for who in ("base", "donor"))
         for stream in ("b0_z_attn", "b1_z_attn", "b1_z_attn_mlp"):
-            *parts, whole = module_circuits.contributions(stack, base, donor, stream).values()
+            *parts, whole = measures.contributions(stack, base, donor, stream).values()
             torch.testing.assert_close(sum(parts), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -212,7 +212,7 @@ def test_ablations_are_edits(kind):
         for row in ablate(trainer, boards, masks, place, how):
             value, d = before[place].copy(), before[place].shape[-1] // 2
             part = slice(row["head"] * d, (row["head"] + 1) * d)
-            put = module_circuits.instead(trainer, torch.from_numpy(before[place]), how).numpy()
+            put = measures.instead(trainer, torch.from_numpy(before[place]), how).numpy()
             value[..., part] = put[..., part]
             left = trainer._recorded(boards, masks, {place: value}, ["logit"])["logit"].argmax(-1).reshape(boards.shape)
             assert row["hidden"] == pytest.approx((left == boards)[masks].mean())
@@ -303,8 +303,8 @@ def test_the_command_writes_tables_and_pictures(kind, tmp_path, monkeypatch, cap
     trainer = make(kind, boards(), runs=str(tmp_path), run_name="run", save_model=True)
     trainer.start_run()
     trainer.save_checkpoint(trainer.folder / "checkpoints" / "model_0.pth")
-    monkeypatch.setattr(sys, "argv", ["module_circuits.py", str(trainer.folder), "--quick"])
-    module_circuits.main()
+    monkeypatch.setattr(sys, "argv", ["studies.circuits.measures.py", str(trainer.folder), "--quick"])
+    measures.main()
     out = trainer.folder / "analysis" / "circuits"
     assert capsys.readouterr().out.strip() == str(out)
     names = {"lens", "ablate", "patch", "patch_head", "patch_all", "attribution"} | ({"paths"} if kind == "factor" else set())
@@ -316,6 +316,6 @@ def test_the_command_writes_tables_and_pictures(kind, tmp_path, monkeypatch, cap
 
 
 def test_a_folder_that_is_no_run_ends_in_one_line(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "module_circuits.py"), str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "studies.circuits.measures.py"), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -5,10 +5,10 @@ import numpy as np
 import planted
 from planted import PROBA
 
-from claims import ceiling
-from claims.scenes import Scenes, footprints, hide
-from claims.scores import resample
 from module_dataset import AbstractionDataset
+from studies.claims import ceiling
+from studies.claims.scenes import Scenes, footprints, hide
+from studies.claims.scores import resample
 
 
 class Stub:

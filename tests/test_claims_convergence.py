@@ -6,10 +6,10 @@ import planted
 import pytest
 from planted import noise_like, verdict_of
 
-from claims import convergence
-from claims.convergence import dimensions_saved, manifold, nearness
-from claims.scores import resample
-from claims.statistics import participation, unit
+from studies.claims import convergence
+from studies.claims.convergence import dimensions_saved, manifold, nearness
+from studies.claims.scores import resample
+from studies.claims.statistics import participation, unit
 
 
 def test_nearness_equals_a_loop_over_pairs():

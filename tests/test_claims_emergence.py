@@ -8,9 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import module_analysis
-from claims import emergence
-from claims.emergence import (
+import studies.claims.__main__ as module_analysis
+from module_dataset import AbstractionDataset
+from module_train_probe import TrainTransformer
+from studies.claims.networks import Network, untrained
+from studies.claims.scenes import footprints
+from studies.emergence import measures as emergence
+from studies.emergence.measures import (
     ATTENTION,
     BOUND,
     EVEN,
@@ -23,10 +27,6 @@ from claims.emergence import (
     UNTRAINED,
     WHOLE,
 )
-from claims.networks import Network, untrained
-from claims.scenes import footprints
-from module_dataset import AbstractionDataset
-from module_train_probe import TrainTransformer
 from utils import numpy_rng
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,7 +145,7 @@ def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network
 
 def test_the_command_writes_a_table_and_a_picture(run, monkeypatch, capsys):
     monkeypatch.setattr(emergence.make_material, "__defaults__", tuple(FEW.values()))
-    monkeypatch.setattr(sys, "argv", ["module_analysis.py", "--emergence", str(run), "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", "--emergence", str(run), "--device", "cpu"])
     module_analysis.main()
     assert Path(capsys.readouterr().out.strip()) == run / "analysis" / "emergence.png"
     assert (run / "analysis" / "emergence.png").stat().st_size > 20_000

@@ -6,11 +6,17 @@ import planted
 import pytest
 from planted import verdict_of
 
-from claims import steering
-from claims.scenes import Scenes, scenes_of
-from claims.statistics import mantel
-from claims.words import disentanglement, scene_distances, scene_features, word_information, words_readout
 from module_train_probe_lea import information
+from studies.claims import steering
+from studies.claims.scenes import Scenes, scenes_of
+from studies.claims.statistics import mantel
+from studies.claims.words import (
+    disentanglement,
+    scene_distances,
+    scene_features,
+    word_information,
+    words_readout,
+)
 
 
 def code(singles):

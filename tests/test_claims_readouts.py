@@ -4,12 +4,12 @@ import planted
 import pytest
 from planted import noise_like, verdict_of
 
-from claims import decodability, generalisation
-from claims.generalisation import contexts_of
-from claims.readouts import predict, readouts
-from claims.sample import label_names
-from claims.scores import resample, verdict
-from claims.statistics import ridge
+from studies.claims import decodability, generalisation
+from studies.claims.generalisation import contexts_of
+from studies.claims.readouts import predict, readouts
+from studies.claims.sample import label_names
+from studies.claims.scores import resample, verdict
+from studies.claims.statistics import ridge
 
 
 def one_hot_labels(sample):

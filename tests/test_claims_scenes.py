@@ -3,8 +3,8 @@ import numpy as np
 import planted
 from planted import PROBA
 
-from claims.sample import _to_choose_by, label_posterior
-from claims.scenes import rows_of
+from studies.claims.sample import _to_choose_by, label_posterior
+from studies.claims.scenes import rows_of
 
 
 def test_labels_and_their_posterior():

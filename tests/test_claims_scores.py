@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from planted import verdict_of
 
-from claims.scores import judge, resample, skill, verdict
+from studies.claims.scores import judge, resample, skill, verdict
 
 
 def test_skill_is_balanced_accuracy_above_chance():

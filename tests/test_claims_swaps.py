@@ -3,11 +3,11 @@ import numpy as np
 import planted
 from planted import PROBA, verdict_of
 
-from claims.composition import measure, part_whole
-from claims.manipulation import _noise, class_means, swap_rows
-from claims.sample import make_sample
-from claims.swaps import swaps_of
 from module_dataset import AbstractionDataset
+from studies.claims.composition import measure, part_whole
+from studies.claims.manipulation import _noise, class_means, swap_rows
+from studies.claims.sample import make_sample
+from studies.claims.swaps import swaps_of
 
 
 class Lookup:

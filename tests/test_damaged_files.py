@@ -7,8 +7,8 @@ import pytest
 
 import module_train_probe
 import train_model
-from module_files import load_tensors, read_json
-from module_run import read_run_log
+from parts.files import load_tensors, read_json
+from parts.training.run import read_run_log
 from tests.faults import LOADERS, damaged, damaged_json, flags, forked, only, resume, same
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 
 from module_dataset import FAMILIES, SPLITS, AbstractionDataset, DatasetParams
-from module_exports import checksum_of
+from parts.boards.files import checksum_of
 from tests.boards import SMALL, draw_slowly, made, parameters
 from tests.faults import Trap
 

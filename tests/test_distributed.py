@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from module_files import load_tensors
-from module_run import newest_states
+from parts.files import load_tensors
+from parts.training.run import newest_states
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dtype", "float64", "--n_embd", "16", "--n_embd_pos", "8", "--n_layer", "2", "--dataset_len", "150", "--save", "1",

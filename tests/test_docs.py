@@ -11,7 +11,7 @@ import module_train_probe_lea
 import train_model
 import train_model_lea
 from module_dataset import DatasetParams
-from module_params import params_from_flags
+from parts.params import params_from_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -235,7 +235,7 @@ def flags_of(script):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_flags_that_are_named_exist(path):
-    programs = [ROOT / "module_analysis.py", *(ROOT / "benchmarks").glob("*.py")]
+    programs = [ROOT / "studies.claims.__main__.py", *(ROOT / "benchmarks").glob("*.py")]
     sources = "".join(text_of(program) for program in programs)
     flags = set.union({"--nproc_per_node"}, *map(flags_of, PARSERS), re.findall(r'"(--\w+)"', sources))
     assert set(re.findall(r"(?<![\w<!/-])--\w+", text_of(path))) <= flags

@@ -18,7 +18,7 @@ from edit_cases import (
 )
 from plain_networks import tokens
 
-from module_sites import Edit, cut_edits, editing, recording
+from parts.probing.sites import Edit, cut_edits, editing, recording
 
 
 def push(x):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import module_evaluation
 from module_train_probe import Accuracy
+from parts.probing import evaluation
 from tests.faults import same
 from tests.trainers import boards, both, make, weights
 
@@ -219,7 +219,7 @@ def test_many_boards_take_several_passes(kind, monkeypatch):
     truth = trainer.dataset.get_n_training_boards(23)[0]
     masks = (np.random.default_rng(0).random(truth.shape) < 0.2).astype(int)
     at_once = trainer._reconstruct(truth, masks)
-    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 5)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 5)
     for name, recons in trainer._reconstruct(truth, masks).items():
         assert (recons == at_once[name]).all()
 
@@ -377,7 +377,7 @@ def filled_by_hand(trainer, board, mask):
 
 @both
 def test_easy_first_fills_the_surest_cell_first(kind, monkeypatch):
-    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 3)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 3)
     trainer = make(kind)
     trainer.transformer.eval()
     with torch.no_grad():

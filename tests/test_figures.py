@@ -2,7 +2,7 @@
 import numpy as np
 from PIL import Image
 
-import module_figures
+from parts.probing import panels
 
 
 def test_figures_need_no_display_and_stay_on_no_list(tmp_path):
@@ -10,21 +10,21 @@ def test_figures_need_no_display_and_stay_on_no_list(tmp_path):
 
     before = pyplot.get_fignums()
     log = {"epoch": np.arange(3.0), "a": np.array([1, np.nan, 2]), "b": np.array([-1.0, -1, -1])}
-    figure = module_figures.plot_curves(log, [("left", True, {"": "a"}), ("right", False, {"x": "a", "y": "b"})])
+    figure = panels.plot_curves(log, [("left", True, {"": "a"}), ("right", False, {"x": "a", "y": "b"})])
     lines = [line.get_ydata().tolist() for ax in figure.axes for line in ax.lines]
     assert lines == [[1, 2], [1, 2], []]
-    assert module_figures.save_figure(figure, tmp_path / "new" / "x.png", 50) is figure
+    assert panels.save_figure(figure, tmp_path / "new" / "x.png", 50) is figure
     assert Image.open(tmp_path / "new" / "x.png").size == (460, 180)
     assert pyplot.get_fignums() == before
 
 
 def test_draw_board_marks_cells():
-    figure, axes = module_figures.new_figure()
-    colors = module_figures.token_colors(2, 3)
+    figure, axes = panels.new_figure()
+    colors = panels.token_colors(2, 3)
     assert colors.shape == (6, 4)
     assert len(np.unique(colors, axis=0)) == 6
     board = np.array([[0, 1], [4, 5]])
-    module_figures.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
+    panels.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
     ax = axes[0, 0]
     assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("4", (0, 1)), ("5", (1, 1))]
     assert [patch.get_path().get_extents().bounds for patch in ax.patches] == [(0.5, -0.5, 1, 1)]

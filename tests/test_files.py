@@ -7,18 +7,18 @@ import struct
 import numpy as np
 import pytest
 
-import module_files
+from parts import files
 from tests.faults import Trap
 
 
 @pytest.mark.parametrize("error", [ValueError("half way"), KeyboardInterrupt()])
 def test_atomic_write_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "new" / "file.txt"
-    with module_files.atomic_write(path, "w") as file:
+    with files.atomic_write(path, "w") as file:
         file.write("old")
 
     def fail(path):
-        with module_files.atomic_write(path, "w") as file:
+        with files.atomic_write(path, "w") as file:
             file.write("new")
             file.flush()
             raise error
@@ -32,21 +32,21 @@ def test_atomic_write_leaves_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path / "new") == ["file.txt"]
 
 
-@pytest.mark.parametrize("call", ["module_files.open", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("call", ["parts.files.open", "os.fsync", "os.replace"])
 def test_atomic_write_names_the_file_that_could_not_be_written(call, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file beside it")
 
     monkeypatch.setattr(call, fails, raising=False)
     with pytest.raises(OSError, match="No space left on device: .*file.txt'$") as found:
-        module_files.write_json(tmp_path / "file.txt", {})
+        files.write_json(tmp_path / "file.txt", {})
     assert found.value.filename == str(tmp_path / "file.txt")
 
 
 def test_atomic_write_makes_ordinary_files(tmp_path):
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
-    module_files.save_array(tmp_path / "x.npy", np.arange(3))
+    files.save_array(tmp_path / "x.npy", np.arange(3))
     assert (tmp_path / "x.npy").stat().st_mode == plain.stat().st_mode
 
 
@@ -56,8 +56,8 @@ ARRAYS = [np.arange(12).reshape(3, 4), np.zeros((0, 4)), np.float32(3.5), np.arr
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{array.shape}")
 def test_arrays_come_back(tmp_path, array):
-    module_files.save_array(tmp_path / "a.npy", array)
-    back = module_files.load_array(tmp_path / "a.npy")
+    files.save_array(tmp_path / "a.npy", array)
+    back = files.load_array(tmp_path / "a.npy")
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert (back == array).all()
@@ -89,27 +89,27 @@ def test_damaged_arrays_are_refused_by_name(tmp_path):
     for what, content in damaged_arrays(tmp_path).items():
         path.write_bytes(content)
         with pytest.raises(ValueError, match="bad.npy"):
-            pytest.fail(f"{what} was read as {module_files.load_array(path)!r}")
+            pytest.fail(f"{what} was read as {files.load_array(path)!r}")
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="missing.npy: cannot be read"):
-        module_files.load_array(tmp_path / "missing.npy")
+        files.load_array(tmp_path / "missing.npy")
 
 
 def test_json_round_trip(tmp_path):
     values = {"a": [1, 2.5, None, "é"], "b": {"c": True}}
-    module_files.write_json(tmp_path / "deep" / "x.json", values)
-    assert module_files.read_json(tmp_path / "deep" / "x.json") == values
+    files.write_json(tmp_path / "deep" / "x.json", values)
+    assert files.read_json(tmp_path / "deep" / "x.json") == values
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1, 2]", b"3", b"\xff\xfe", b"[" * 200_000])
 def test_damaged_json_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match="x.json: "):
-        module_files.read_json(tmp_path / "x.json")
+        files.read_json(tmp_path / "x.json")
 
 
 def test_missing_json_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="none.json: cannot be read"):
-        module_files.read_json(tmp_path / "none.json")
+        files.read_json(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read"):
-        module_files.read_json(tmp_path)
+        files.read_json(tmp_path)

@@ -18,9 +18,9 @@ from edit_cases import (
 )
 from plain_networks import small_factor, tokens
 
-from module_sites import Edit, editing, named_sites, recording
 from module_transformer_factor import GPTFactor
 from module_transformer_lea import LEAFactor
+from parts.probing.sites import Edit, editing, named_sites, recording
 
 # nothing changes that should not
 

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from trainers import KINDS, SMALL_BOARDS, boards, both, draw_nothing, make, weights
 
 from module_dataset import AbstractionDataset
-from module_evaluation import evaluating
-from module_figures import own_style
-from module_learner import plain_names
-from module_objects import alike
+from parts.boards.objects import alike
+from parts.probing.evaluation import evaluating
+from parts.probing.panels import own_style
+from parts.training.learner import plain_names
 from utils import caution, torch_rng
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from trainers import make
 
-import module_kernels
 import module_train_probe
-from module_kernels import MARGIN, compute_by, faster, faster_ways
 from module_train_probe import TrainTransformer
 from module_transformer_factor import Attention, GPTFactor
 from module_transformer_lea import LEAFactor
+from parts.training import kernels
+from parts.training.kernels import MARGIN, compute_by, faster, faster_ways
 
 AUTO = {"product_way": "auto", "attention_way": "auto"}
 OTHERS = {"product_way": "convolution", "attention_way": "explicit"}
@@ -32,7 +32,7 @@ def never(*sizes):
 @pytest.mark.parametrize(("second", "taken"), [(0.5, "b"), (0.9, "a"), (1, "a"), (2, "a")])
 def test_a_second_way_is_taken_where_it_is_faster_by_the_margin(second, taken, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(module_kernels, "clock", lambda: now[0])
+    monkeypatch.setattr(kernels, "clock", lambda: now[0])
 
     def taking(seconds):
         def run():
@@ -45,7 +45,7 @@ def test_a_second_way_is_taken_where_it_is_faster_by_the_margin(second, taken, m
 
 def test_one_slow_moment_and_a_slow_first_go_change_nothing(monkeypatch):
     now, went = [0.0], []
-    monkeypatch.setattr(module_kernels, "clock", lambda: now[0])
+    monkeypatch.setattr(kernels, "clock", lambda: now[0])
 
     def second():
         went.append(0)
@@ -73,17 +73,17 @@ def test_what_other_programs_take_meanwhile_is_not_counted():
 
 
 def test_ways_that_compute_the_same_are_not_timed(monkeypatch):
-    monkeypatch.setattr(module_kernels, "faster", never)
+    monkeypatch.setattr(kernels, "faster", never)
     faster_ways.cache_clear()
     for sizes in ((8, 12, 2, 100, 0, 64), (8, 12, 2, 36, 3, 64), (32, 48, 2, 64, 16, 4)):
         assert faster_ways(*sizes) == ("linear", "fused")
-    monkeypatch.setattr(module_kernels, "ONEDNN", False)
+    monkeypatch.setattr(kernels, "ONEDNN", False)
     assert faster_ways(64, 96, 1, 64, 0, 64) == ("linear", "fused")
 
 
 def test_products_that_are_large_only_in_a_whole_batch_are_timed_in_one(monkeypatch):
     timed = []
-    monkeypatch.setattr(module_kernels, "faster", lambda ways: timed.append(ways) or list(ways)[1])
+    monkeypatch.setattr(kernels, "faster", lambda ways: timed.append(ways) or list(ways)[1])
     faster_ways.cache_clear()
     assert faster_ways(32, 32, 1, 64, 0, 64)[0] == "convolution"
     convolved = []
@@ -114,13 +114,13 @@ def test_measured_ways_are_known_ones_and_measured_once(words, monkeypatch):
     found = faster_ways(*sizes)
     assert found[0] in ("linear", "convolution")
     assert found[1] in ("fused", "explicit")
-    monkeypatch.setattr(module_kernels, "faster", never)
+    monkeypatch.setattr(kernels, "faster", never)
     assert faster_ways(*sizes) == found
 
 
 def test_attention_too_large_to_be_explicit_is_not_measured(monkeypatch):
     measured = []
-    monkeypatch.setattr(module_kernels, "faster", lambda ways: measured.append(list(ways)) or list(ways)[1])
+    monkeypatch.setattr(kernels, "faster", lambda ways: measured.append(list(ways)) or list(ways)[1])
     faster_ways.cache_clear()
     assert faster_ways(64, 96, 2, 64, 0, 64) == ("convolution", "fused")
     assert faster_ways(32, 48, 2, 64, 16, 64) == ("convolution", "explicit")
@@ -209,7 +209,7 @@ def test_ways_leave_outputs_and_gradients(kind, products, attention):
 
 def test_a_large_network_is_timed_on_few_boards(monkeypatch):
     sizes = []
-    monkeypatch.setattr(module_kernels, "faster", lambda ways: list(ways)[0])
+    monkeypatch.setattr(kernels, "faster", lambda ways: list(ways)[0])
     drawn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *size, **how: sizes.append(size) or drawn(*size, **how))
     faster_ways.cache_clear()

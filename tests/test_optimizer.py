@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from plain_networks import boards, small_factor, small_lea, tokens
 
-import module_optimizers
-from module_optimizers import Optimizers, make_optimizer, orthogonal
 from module_transformer_factor import GPTFactor
 from module_transformer_lea import LEAFactor
+from parts.training import optimizers as module_optimizers
+from parts.training.optimizers import Optimizers, make_optimizer, orthogonal
 from utils import torch_rng
 
 RATE, DECAY = 0.02, 0.01

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import module_params
-from module_params import FlagParser, Params, param, params_from_flags
+from parts import params
+from parts.params import FlagParser, Params, param, params_from_flags
 
 # parameters
 
@@ -86,7 +86,7 @@ def test_unknown_keyword():
 
 
 def test_keywords_are_shown():
-    @module_params.keywords_of(Some, first=["dataset"])
+    @params.keywords_of(Some, first=["dataset"])
     class Thing:
         def __init__(self, dataset, **params):
             pass
@@ -170,8 +170,8 @@ def test_help_shows_meaning_and_default(capsys):
 
 
 def test_pick_device():
-    assert module_params.pick_device("cpu") == torch.device("cpu")
-    assert module_params.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert params.pick_device("cpu") == torch.device("cpu")
+    assert params.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:97", "gpu", "", "meta", "cpu:3", "cuda:-1"):
         with pytest.raises(ValueError, match=f"device must be .*{name!r}"):
-            module_params.pick_device(name)
+            params.pick_device(name)

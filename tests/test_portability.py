@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import module_files
-import module_run
 import train_model
-from module_files import atomic_write, load_tensors, read_json
-from module_run import newest_states
+from parts import files
+from parts.files import atomic_write, load_tensors, read_json
+from parts.training import run
+from parts.training.run import newest_states
 from tests.faults import flags, make, same
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,9 +156,9 @@ def test_what_another_process_may_be_writing_stays_where_there_are_no_locks(tmp_
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", fails_with(errno.ENOLCK))
         with pytest.warns(UserWarning, match="no locks"):
-            module_run.lock(tmp_path).close()
+            run.lock(tmp_path).close()
     assert (tmp_path / ".x.json.0.tmp").exists()
-    module_run.lock(tmp_path).close()
+    run.lock(tmp_path).close()
     assert not (tmp_path / ".x.json.0.tmp").exists()
 
 
@@ -172,25 +172,25 @@ def test_the_script_says_it_in_one_line(tmp_path, monkeypatch, capsys, no_pictur
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EPERM])
 def test_a_lock_that_fails_otherwise_is_an_error_that_names_it(number, tmp_path, monkeypatch):
-    monkeypatch.setattr(module_run, "lock_descriptor", fails_with(number))
+    monkeypatch.setattr(run, "lock_descriptor", fails_with(number))
     with pytest.raises(OSError, match=r"\.lock") as found:
-        module_run.lock(tmp_path)
+        run.lock(tmp_path)
     assert (found.value.errno, found.value.filename) == (number, str(tmp_path / ".lock"))
 
 
 def test_a_held_folder_is_refused_in_this_process_too(tmp_path):
-    held = module_run.lock(tmp_path)
+    held = run.lock(tmp_path)
     with pytest.raises(ValueError, match="another process is training in this run folder"):
-        module_run.lock(tmp_path)
+        run.lock(tmp_path)
     held.close()
-    module_run.lock(tmp_path).close()
+    run.lock(tmp_path).close()
 
 
 @pytest.mark.parametrize("number", UNSUPPORTED, ids=errno.errorcode.get)
 def test_files_are_written_where_modes_cannot_be_changed(number, tmp_path, monkeypatch):
     for name in ("chmod", "fchmod", "fsync"):
         monkeypatch.setattr(os, name, fails_with(number), raising=False)
-    module_files.write_json(tmp_path / "x.json", {"a": 1})
+    files.write_json(tmp_path / "x.json", {"a": 1})
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-import module_evaluation
 import module_train_probe_lea
 from module_dataset import AbstractionDataset
-from module_files import open_batches
 from module_train_probe import TrainTransformer
+from parts.files import open_batches
+from parts.probing import evaluation
 
 STAGES = ("z", "attn_update", "z_attn", "mlp_update", "z_attn_mlp")
 BLOCK = (*STAGES, "a", "v", "attn_v", "mlp_in")
@@ -363,7 +363,7 @@ def test_patching_with_own_activations_changes_nothing(dtype):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_all_kinds_of_edits_agree_and_leave_the_callers_alone(place, monkeypatch):
-    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 4)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 4)
     t = make_trainer()
     boards, masks = make_boards(t, 9)
     rng = np.random.default_rng(5)
@@ -390,7 +390,7 @@ def test_all_kinds_of_edits_agree_and_leave_the_callers_alone(place, monkeypatch
 
 
 def test_functions_see_the_boards_in_order(monkeypatch):
-    monkeypatch.setattr(module_evaluation, "EVAL_BATCH", 4)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 4)
     t = make_trainer()
     boards, masks = make_boards(t, 9)
     seen = []

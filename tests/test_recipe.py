@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from trainers import make
 
 import module_train_probe
-from module_files import read_json
-from module_recipe import TrainParams
 from module_train_probe_lea import LEAParams
+from parts.files import read_json
+from parts.training.recipe import TrainParams
 from utils import using_threads
 
 

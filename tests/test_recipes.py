@@ -9,9 +9,9 @@ import pytest
 import train_model
 import train_model_lea
 from module_dataset import DatasetParams
-from module_params import params_from_flags
 from module_train_probe import TrainParams
 from module_train_probe_lea import LEAParams
+from parts.params import params_from_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.args"))

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-import module_files
-import module_run
 import module_train_probe
 import train_model
-from module_files import load_tensors, read_json, save_tensors
-from module_run import CHANGEABLE, TrainingStopped, newest_states, read_run_log
 from module_train_probe_lea import LEAParams
+from parts import files
+from parts.files import load_tensors, read_json, save_tensors
+from parts.training import run
+from parts.training.run import CHANGEABLE, TrainingStopped, newest_states, read_run_log
 from tests.faults import CLASSES, Steps, contents, differences, flags, forked, make, nth, only, resume, same
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -272,7 +272,7 @@ def test_a_run_that_lacks_a_parameter_is_refused_by_name(tmp_path):
     path = tmp_path / "r" / "params_training.json"
     params = read_json(path)
     del params["learning_rate"]
-    module_files.write_json(path, params)
+    files.write_json(path, params)
     before = contents(tmp_path / "r")
     with pytest.raises(ValueError, match="params_training.json: lacks learning_rate"):
         module_train_probe.TrainTransformer.resume(tmp_path / "r", learning_rate=1e-3)
@@ -334,8 +334,8 @@ def test_all_states_damaged(tmp_path):
 
 def test_the_last_two_states_are_kept(tmp_path, monkeypatch):
     kept = []
-    original = module_run.save_state
-    monkeypatch.setattr(module_run, "save_state", lambda *args: (
+    original = run.save_state
+    monkeypatch.setattr(run, "save_state", lambda *args: (
         original(*args), kept.append([path.name for path in newest_states(args[0])])))  # fmt: skip
     make(runs=tmp_path, run_name="r").train()
     assert kept == [["state_0.pt"], ["state_1.pt", "state_0.pt"], ["state_3.pt", "state_1.pt"], ["state_5.pt", "state_3.pt"],
@@ -344,8 +344,8 @@ def test_the_last_two_states_are_kept(tmp_path, monkeypatch):
 
 def test_a_state_at_least_every_five_minutes(tmp_path, monkeypatch):
     saved, clock = [], [0.0]
-    monkeypatch.setattr(module_run, "save_state", lambda folder, epoch, state: saved.append(epoch))
-    monkeypatch.setattr(module_run.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(run, "save_state", lambda folder, epoch, state: saved.append(epoch))
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
     trainer = make(runs=tmp_path, run_name="r", epochs=12, epoch2save=1000, epoch2test=1000)
     original = trainer._loss
     monkeypatch.setattr(trainer, "_loss", lambda *args: (clock.__setitem__(0, clock[0] + 40), original(*args))[1])
@@ -405,7 +405,7 @@ def stops(trainer, match) -> str:
 
 @pytest.mark.parametrize("for_good", [True, False])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (module_files, "open")])
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (files, "open")])
 def test_a_disk_that_fails_midway(module, name, error, for_good, tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r")
     original = getattr(module, name, open)
@@ -466,8 +466,8 @@ def test_a_folder_that_becomes_read_only(save, tmp_path, monkeypatch):
             def refuses(*args, **kwargs):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "r" / "run_log.csv"))
 
-            patched.setattr(module_run, "open", refuses, raising=False)
-            patched.setattr(module_files, "open", refuses, raising=False)
+            patched.setattr(run, "open", refuses, raising=False)
+            patched.setattr(files, "open", refuses, raising=False)
         return original(epoch)
 
     monkeypatch.setattr(trainer, "_train_epoch", train_epoch)
@@ -563,7 +563,7 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_loss", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="^sizes do not match$"):
         trainer.train()
-    with contextlib.closing(module_run.lock(tmp_path / "r")):
+    with contextlib.closing(run.lock(tmp_path / "r")):
         pass
 
 

@@ -10,9 +10,9 @@ import torch
 from matplotlib import pyplot
 
 from module_dataset import AbstractionDataset
-from module_files import read_json
-from module_run import read_run_log
 from module_train_probe import TrainingStopped, TrainTransformer
+from parts.files import read_json
+from parts.training.run import read_run_log
 from tests.faults import Trap, same
 from tests.trainers import KINDS, boards, both, make, weights
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import module_run
-from module_run import RunLog, read_run_log
+from parts.training import run
+from parts.training.run import RunLog, read_run_log
 
 
 def test_run_names_are_unique_across_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(lambda _: module_run.unused_run_name(tmp_path / "runs", "_factor"), range(40)))
+        names = list(pool.map(lambda _: run.unused_run_name(tmp_path / "runs", "_factor"), range(40)))
     assert len(set(names)) == 40
     assert sorted(names) == sorted(os.listdir(tmp_path / "runs"))
     day, number, suffix = names[0].removeprefix("run_").split("_")
@@ -21,10 +21,10 @@ def test_run_names_are_unique_across_threads(tmp_path):
 
 
 def test_a_run_name_never_names_what_is_there(tmp_path):
-    first = module_run.unused_run_name(tmp_path, "")
+    first = run.unused_run_name(tmp_path, "")
     os.rmdir(tmp_path / first)
     (tmp_path / first).write_text("somebody's file")
-    assert module_run.unused_run_name(tmp_path, "") != first
+    assert run.unused_run_name(tmp_path, "") != first
     assert (tmp_path / first).read_text() == "somebody's file"
 
 

@@ -20,8 +20,8 @@ import module_train_probe_lea
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset, DatasetParams
-from module_files import read_json
-from module_run import read_run_log
+from parts.files import read_json
+from parts.training.run import read_run_log
 from tests.faults import same
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import assume, given
 
 from module_dataset import AbstractionDataset
-from module_rows import FAMILIES, SPLITS, TYPES, DatasetParams, Doubles, Family
-from module_splits import distinct
+from parts.boards.params import FAMILIES, SPLITS, TYPES, DatasetParams, Doubles, Family
+from parts.boards.splits import distinct
 from tests.boards import SMALL, all_doubles, draw_slowly, made, parameters, rows_of, shown, twin
 
 

@@ -13,8 +13,8 @@ import torch
 import train_model
 import train_model_lea
 from module_dataset import AbstractionDataset
-from module_params import params_from_flags
 from module_train_probe import TrainTransformer
+from parts.params import params_from_flags
 from tests.test_scripts import TINY, environment, flags, weights
 from utils import process_group, progress_bar, say
 

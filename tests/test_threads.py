@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import module_threads
+from parts.training import threads as module_threads
 from tests.trainers import both, make, weights
 
 
@@ -46,7 +46,7 @@ def test_who_looks_during_training_in_another_thread_changes_nothing(kind):
 
 
 def test_hooks_that_overlap_in_threads_leave_compiled_networks_compiled():
-    from module_sites import uncompiled
+    from parts.probing.sites import uncompiled
 
     def stance():
         return torch._dynamo.eval_frame._stance.stance

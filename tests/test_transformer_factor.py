@@ -13,8 +13,9 @@ from plain_networks import plain_factor as plain
 from plain_networks import small_factor as small
 
 import module_transformer_factor
-from module_optimizers import make_optimizer
-from module_transformer_factor import GPTFactor, Noise, check_sizes
+from module_transformer_factor import GPTFactor, Noise
+from parts.checks import check_sizes
+from parts.training.optimizers import make_optimizer
 
 
 def cross_entropy(logits, targets):

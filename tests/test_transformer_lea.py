@@ -14,8 +14,8 @@ from plain_networks import Places, boards, close, perturbed, picture
 from plain_networks import plain_lea as plain
 from plain_networks import small_lea as small
 
-from module_optimizers import make_optimizer
 from module_transformer_lea import LEA, VQ_EXPIRE, VectorQuantizer, VectorQuantizerEMA
+from parts.training.optimizers import make_optimizer
 
 
 def recorded(network, call):

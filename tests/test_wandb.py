@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import train_model
-from module_files import read_json
+from parts.files import read_json
 from tests.test_scripts import environment, finished, flags, start, wandb_records
 
 

@@ -12,10 +12,11 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from module_files import load_array, read_json, save_array, write_json
-from module_rows import DRAWS, FAMILIES, NO_NUMBERS, SPLITS, TYPES, DatasetParams, Family, RowTable
-from module_splits import row_tables
-from utils import naming, numpy_rng, shown
+from parts.boards.params import DRAWS, FAMILIES, NO_NUMBERS, SPLITS, TYPES, DatasetParams, Family, RowTable
+from parts.boards.splits import row_tables
+from parts.checks import naming
+from parts.files import load_array, read_json, save_array, write_json
+from utils import numpy_rng, shown
 
 OBJECTS = ("roots", "compositions")
 
@@ -44,7 +45,8 @@ def write_export(filename: str | Path, dataset) -> None:
         if family.size and not any(len(dataset.sets[f"{name}_{split}"]) for split in SPLITS):
             continue  # an official file's family that is not in use
         for table in (f"{name}_val", f"{name}_test"):
-            arrays[table] = _as_array(dataset.sets[table], sorted_=dataset.split_method in ("places", "pairs"))
+            in_order = dataset.split_method in ("places", "pairs")
+            arrays[table] = _as_array(dataset.sets[table], in_order)
     for name, array in arrays.items():
         save_array(_beside(path, name), array)
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
@@ -54,10 +56,10 @@ def write_export(filename: str | Path, dataset) -> None:
     })
 
 
-def _as_array(table: RowTable, sorted_: bool) -> np.ndarray:
-    """A table of held-out rows as an export keeps it: rows (k, width) or, if they are sorted and so many that
-    it is smaller, a bit for each row of the family, packed in bytes (b,)."""
-    if sorted_ and table.size > table.family.size // 8:
+def _as_array(table: RowTable, in_order: bool) -> np.ndarray:
+    """A table of held-out rows as an export keeps it: rows (k, width) or, if they are in order and so many
+    that it is smaller, a bit for each row of the family, packed in bytes (b,)."""
+    if in_order and table.size > table.family.size // 8:
         held = np.zeros(table.family.size, bool)
         held[table.numbers(np.arange(len(table)))] = True
         return np.packbits(held)
@@ -158,8 +160,8 @@ def _held_in(
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
-    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError where they are
-    no rows of the family."""
+    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError if they are no
+    rows of the family."""
     if not rows.size:
         return NO_NUMBERS
     if rows.ndim == 1 and rows.dtype == np.uint8 and len(rows) == -(-family.size // 8):

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from module_rows import TYPES, DatasetParams, footprints, objects_of, padded, weights_of
-from utils import integer_array, naming
+from parts.boards.params import TYPES, DatasetParams, footprints, objects_of, padded, weights_of
+from parts.checks import integer_array, naming
 
 MAX_LIVE = 10**7  # hypotheses about a masked board
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from module_rows import DatasetParams
+from parts.boards.params import DatasetParams
 
 
 def object_tokens(params: DatasetParams, boards: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from module_rows import DatasetParams
-from module_splits import distinct
+from parts.boards.params import DatasetParams
+from parts.boards.splits import distinct
 
 EMPTY = -2  # among the tokens that a cell may take; -1 is none
 

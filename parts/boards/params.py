@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from module_params import Params, param
-from utils import MAX_SEED, integer_array, shown
+from parts.checks import integer_array
+from parts.params import Params, param
+from utils import MAX_SEED, shown
 
 TYPES = ("single", "double", "composition")  # a board's type is its place here
 FAMILIES = ("singleRoot", "doubleRoot", "singleComposite")  # as the tables of `sets` are called
@@ -55,7 +56,8 @@ class DatasetParams(Params):
     split_method: str = param(
         "balanced", "which boards are held out: balanced, some of each object or pair; fraction, a share of "
         "each family; stringent, one position of each root; places, a share of each root's positions; pairs, "
-        "double boards of some pairs of roots", choices=("balanced", "fraction", "stringent", "places", "pairs"))
+        "double boards of some pairs of roots",
+        choices=("balanced", "fraction", "stringent", "places", "pairs"))
     card_val: float = param(
         0, "validation boards: with balanced, boards per object or pair; with fraction, a share from 0 to 1; "
         "otherwise above 0 for half of the boards held out", low=0)
@@ -488,3 +490,22 @@ def padded(parts: Sequence[np.ndarray]) -> np.ndarray:
     missing = [((0, 0), (0, m - part.shape[1]), (0, 0)) for part in parts]
     return np.concatenate([np.pad(part, widths, constant_values=-1)
                            for part, widths in zip(parts, missing, strict=True)])
+
+
+@dataclasses.dataclass
+class Boards:
+    """n boards and what stands on them."""
+
+    boards: np.ndarray  # (n, h, w) int64
+    types: np.ndarray  # (n,) 0 single, 1 double, 2 composition
+    slots: np.ndarray  # (n, h, w) index of the root whose footprint covers the cell (holes included), else -1
+    corners: np.ndarray  # (n, m, 2) top left cell of each root's footprint, -1 where there is none
+
+    def __len__(self) -> int:
+        return len(self.boards)
+
+    @classmethod
+    def join(cls, parts: Sequence[Boards]) -> Boards:
+        """The boards of all parts, in order."""
+        *same, corners = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, same), padded(corners))

@@ -13,7 +13,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from module_rows import FAMILIES, HELD_OUT, NO_NUMBERS, TYPES, DatasetParams, Family, RowTable, objects_of
+from parts.boards.params import (
+    FAMILIES,
+    HELD_OUT,
+    NO_NUMBERS,
+    TYPES,
+    DatasetParams,
+    Family,
+    RowTable,
+    objects_of,
+)
 from utils import numpy_rng
 
 MAX_HELD_OUT = 5 * 10**7  # rows
@@ -94,8 +103,8 @@ def _check_pairs(params: DatasetParams, compositions: np.ndarray | None = None) 
     if compositions is not None:
         free = len(pairs_apart(params, compositions))
     if params.card_test > free:
-        raise ValueError(f"card_test = {params.card_test} must be at most {free}, the pairs of different roots "
-                         "that no composition contains.")
+        raise ValueError(f"card_test = {params.card_test} must be at most {free}, the pairs of different "
+                         "roots that no composition contains.")
 
 
 def _check_cards(params: DatasetParams, cards: str) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from module_evaluation import Evaluation, evaluating
-from module_figures import (
+from parts.checks import check_sizes
+from parts.files import save_array, write_json
+from parts.probing.evaluation import Evaluation, evaluating
+from parts.probing.panels import (
     BoardView,
     mirrored,
     plot_across,
@@ -26,8 +28,7 @@ from module_figures import (
     tiled,
     token_colors,
 )
-from module_files import save_array, write_json
-from module_transformer_factor import check_sizes, cut_edits, editing, recording
+from parts.probing.sites import cut_edits, editing, recording
 from utils import dist, dist_cosine, dist_unit, divide_into_batches, get_ij, merge_attn_plots, shown, to_numpy
 
 
@@ -144,7 +145,7 @@ class Probe(Evaluation):
 
     def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
         """As forward_pca, in near-equal batches of at most batch_size boards, one in memory at a time: files
-        batch_{k}_….npy, which module_files.open_batches opens as one array, and in meta.json `batches`, the
+        batch_{k}_….npy, which files.open_batches opens as one array, and in meta.json `batches`, the
         indices of each."""
         given = self._given(boards, masks, boards_abs)
         check_sizes(batch_size=batch_size)

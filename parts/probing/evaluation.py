@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from module_dataset import TYPES, AbstractionDataset, Boards
-from module_figures import plot_reconstructions, save_figure, show_figure
-from module_sites import alone_with
-from module_transformer_factor import check_sizes
+from parts.boards.params import TYPES, Boards
+from parts.checks import check_sizes
+from parts.probing.panels import plot_reconstructions, save_figure, show_figure
+from parts.probing.sites import alone_with
 from utils import shown, to_numpy
 
 EVAL_BATCH = 512  # boards in a forward pass without gradient
@@ -85,7 +85,7 @@ class Evaluation:
 
     outputs = {"": "reconstruction"}  # of the network, with a title each
 
-    dataset: AbstractionDataset
+    dataset: torch.utils.data.Dataset
     transformer: torch.nn.Module
 
     def _predict(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:

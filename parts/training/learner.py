@@ -6,7 +6,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from module_optimizers import make_optimizer
+from parts.training.optimizers import make_optimizer
 from utils import rank_and_world
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from module_params import Params, param, pick_device
-from module_rows import TYPES
 from module_transformer_factor import ATTENTIONS, PRODUCTS
+from parts.boards.params import TYPES
+from parts.params import Params, param, pick_device
 from utils import MAX_SEED, ramp, shown
 
 MOST = 10**6  # of a parameter; larger ones are mistakes

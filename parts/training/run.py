@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from filelock import lock_descriptor
 
-from module_figures import save_figure
-from module_files import UNSUPPORTED, atomic_write, numbered, read_json, save_tensors, to_disk, write_json
+from parts.files import UNSUPPORTED, atomic_write, numbered, read_json, save_tensors, to_disk, write_json
+from parts.probing.panels import save_figure
 from utils import caution, out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states

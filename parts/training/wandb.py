@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from module_files import read_json, write_json
+from parts.files import read_json, write_json
 
 MODES = ("disabled", "offline", "online")
 KEPT = "wandb.json"  # in a run folder: the id of its run at wandb, which a resumed one goes on in

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from module_figures import draw_bar, draw_matrix, new_figure, panel_figure, plot_panels
+from parts.probing.panels import draw_bar, draw_matrix, new_figure, panel_figure, plot_panels
 
 
 def plot_lens(rows: Sequence[dict]):

@@ -13,7 +13,7 @@ Axis letters: n boards, T cells, H heads, D width, V tokens, U patches, M boards
 """
 from __future__ import annotations
 
-import module_threads  # noqa: F401, before torch is loaded
+import parts.training.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 
@@ -26,18 +26,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import module_circuit_figures
-import module_files
 import module_train_probe
 import module_train_probe_lea
 import utils
-from claims.scenes import Scenes, held_out, hide, types_in_use
-from claims.scores import ratio, resample, spread
-from claims.swaps import swaps_of
 from module_dataset import TYPES
-from module_evaluation import evaluating
-from module_figures import own_style, save_figure
-from module_patches import (
+from module_transformer_lea import join
+from parts import files
+from parts.probing.evaluation import evaluating
+from parts.probing.panels import own_style, save_figure
+from parts.probing.sites import recording
+from studies.circuits import figures
+from studies.circuits.patches import (
     AT_ONCE,
     CIRCUITS,
     ENTERING,
@@ -50,17 +49,18 @@ from module_patches import (
     replacing,
     units_of,
 )
-from module_sites import recording
-from module_transformer_lea import join
+from studies.claims.scenes import Scenes, held_out, hide, types_in_use
+from studies.claims.scores import ratio, resample, spread
+from studies.claims.swaps import swaps_of
 
 DRAWN_BY = {
-    "lens": module_circuit_figures.plot_lens,
-    "ablate": module_circuit_figures.plot_ablate,
-    "patch_head": module_circuit_figures.plot_patch,
-    "patch_all": module_circuit_figures.plot_patch,
-    "patch": module_circuit_figures.plot_patch,
-    "attribution": module_circuit_figures.plot_attribution,
-    "paths": module_circuit_figures.plot_paths,
+    "lens": figures.plot_lens,
+    "ablate": figures.plot_ablate,
+    "patch_head": figures.plot_patch,
+    "patch_all": figures.plot_patch,
+    "patch": figures.plot_patch,
+    "attribution": figures.plot_attribution,
+    "paths": figures.plot_paths,
 }  # a picture of each table
 
 BY = ("cell", "head", "all")
@@ -159,9 +159,9 @@ def attribution(trainer, base, donor, masks, names, bar: Callable = iter) -> lis
         used = (exact.read > 0).cpu().numpy()
         rank = spearman(gain[used], estimate[used])
         whole = exact.whole.cpu().numpy()
-        for cell, parts in enumerate(zip(estimate, gain, whole, strict=True)):
-            row = {"place": place, "cell": cell} | spread("estimate", ratio(parts[0], parts[2], W))
-            row |= {"recovered": float(ratio(parts[1], parts[2], W[:1])[0]), "rank correlation": rank}
+        for cell, sums in enumerate(zip(estimate, gain, whole, strict=True)):
+            row = {"place": place, "cell": cell} | spread("estimate", ratio(sums[0], sums[2], W))
+            row |= {"recovered": float(ratio(sums[1], sums[2], W[:1])[0]), "rank correlation": rank}
             rows.append(row | {"boards": int(used[cell].sum())})
     return rows
 
@@ -445,7 +445,7 @@ def scenes_of_run(trainer, count: int, rng: np.random.Generator) -> tuple[Scenes
 def run_all(folder: str | Path, quick: bool = False) -> Path:
     """Measures a run and writes <folder>/analysis/circuits/; returns that folder. ValueError names what is
     missing."""
-    lea = "vocab_speech_size" in module_files.read_json(Path(folder) / "params_training.json")
+    lea = "vocab_speech_size" in files.read_json(Path(folder) / "params_training.json")
     trainer = (module_train_probe_lea if lea else module_train_probe).TrainTransformer.from_run(folder)
     rng, out = utils.numpy_rng(trainer.seed, CIRCUITS, 2), Path(folder) / "analysis" / "circuits"
     base, donor, masks = pairs_of(trainer, 20 if quick else 100, rng)
@@ -469,7 +469,7 @@ def run_all(folder: str | Path, quick: bool = False) -> Path:
     if not lea:
         made["paths"] = paths(trainer, base, donor, masks, bar=bar("paths"))
     for name, rows in made.items():
-        module_files.save_table(out / f"{name}.csv", rows)
+        files.save_table(out / f"{name}.csv", rows)
         save_figure(DRAWN_BY[name](rows), out / f"{name}.png")
     return out
 

@@ -17,9 +17,9 @@ import torch
 
 import module_train_probe
 import utils
-from claims.scores import ratio, resample, spread
-from module_sites import editing, recording
 from module_transformer_lea import LEA
+from parts.probing.sites import editing, recording
+from studies.claims.scores import ratio, resample, spread
 
 ENTERING = "entering"  # names an edit of what the first block of a pass reads
 CIRCUITS = 9  # the stream of a run's seed that circuits draw from

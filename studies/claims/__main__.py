@@ -13,7 +13,7 @@ which runs. Whatever is random follows from a run's seed.
 """
 from __future__ import annotations
 
-import module_threads  # noqa: F401, before torch is loaded
+import parts.training.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 
@@ -24,29 +24,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import module_figures
-import module_files
 import module_train_probe
 import module_train_probe_lea
 import utils
-from claims import (
+from parts import files
+from parts.probing import panels
+from studies.claims import (
     ceiling,
     composition,
     convergence,
     decodability,
-    emergence,
     generalisation,
     manipulation,
     report,
     steering,
     words,
 )
-from claims.networks import Network, Speaker, untrained
-from claims.readouts import input_features
-from claims.report import Findings
-from claims.sample import Sample, make_sample
-from claims.scenes import types_in_use
-from claims.scores import DRAWS, resample
+from studies.claims.networks import Network, Speaker, untrained
+from studies.claims.readouts import input_features
+from studies.claims.report import Findings
+from studies.claims.sample import Sample, make_sample
+from studies.claims.scenes import types_in_use
+from studies.claims.scores import DRAWS, resample
+from studies.emergence import measures as emergence
 
 ANALYSIS, EMERGENCE = 8, 10  # the streams of a run's seed that these draw from
 
@@ -114,7 +114,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
 def over_training(trainer: module_train_probe.TrainTransformer, sample: Sample) -> dict[str, dict]:
     """{'epoch ...': {stage: (masked test boards, T, D)}} of the run's checkpoints, where there are
     several."""
-    found = module_files.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
+    found = files.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
     stages = {}
     for epoch, path in found if len(found) > 1 else ():
         past = Network(type(trainer).from_run(trainer.folder, path.name, str(trainer.device)))
@@ -167,8 +167,8 @@ def follow_all(runs: Sequence[str | Path], device: str = "auto") -> Path:
         rng = utils.numpy_rng(trainer.seed, EMERGENCE)
         found = emergence.follow(trainer, rng, _bars(run)("checkpoints"))
         rows += [{"run": Path(run).name, "seed": trainer.seed} | row for row in found]
-    module_files.save_table(folder / "emergence.csv", rows)
-    module_figures.save_figure(emergence.plot_emergence(rows), folder / "emergence.png", 100)
+    files.save_table(folder / "emergence.csv", rows)
+    panels.save_figure(emergence.plot_emergence(rows), folder / "emergence.png", 100)
     return folder / "emergence.png"
 
 
@@ -188,7 +188,7 @@ def _checked_folder(runs: Sequence[str | Path], lea: str | Path | None = None) -
 
 
 def _check_kind(run: str | Path, is_lea: bool) -> None:
-    found_lea = "vocab_speech_size" in module_files.read_json(Path(run) / "params_training.json")
+    found_lea = "vocab_speech_size" in files.read_json(Path(run) / "params_training.json")
     if is_lea and not found_lea:
         raise ValueError(f"{run}: is no LEA run.")
     if found_lea and not is_lea:
@@ -214,7 +214,7 @@ def main() -> None:
                         help="instead: what emerges when, at the checkpoints of these runs")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
     flags = parser.parse_args()
-    with module_figures.own_style():
+    with panels.own_style():
         _answer(parser, flags)
 
 

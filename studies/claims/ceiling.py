@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.sample import KNOWN
-from claims.scenes import Scenes, hide
-from claims.scores import DRAWS, Table, judge, ratio, resample, spread
 from module_dataset import TYPES
-from module_evaluation import DECODES
+from parts.probing.evaluation import DECODES
+from studies.claims.sample import KNOWN
+from studies.claims.scenes import Scenes, hide
+from studies.claims.scores import DRAWS, Table, judge, ratio, resample, spread
 
 TABLE = Table(
     "ceiling", "the ceiling", "share that is right",

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from claims.manipulation import DIFFERENCE, SWAP, swap_rows
-from claims.networks import Network
-from claims.scores import DRAWS, Table, judge, ratio, resample
-from claims.swaps import Swaps, swaps_of
 from module_dataset import AbstractionDataset
+from studies.claims.manipulation import DIFFERENCE, SWAP, swap_rows
+from studies.claims.networks import Network
+from studies.claims.scores import DRAWS, Table, judge, ratio, resample
+from studies.claims.swaps import Swaps, swaps_of
 
 TABLE = Table(
     "composition", "they are compositional: independent of context, part and whole", "skill or exact success",

@@ -14,10 +14,10 @@ from functools import partial
 
 import numpy as np
 
-from claims.figures import plot_components, plot_stages
-from claims.sample import Sample
-from claims.scores import Table, judge, spread
-from claims.statistics import participation, unit
+from studies.claims.figures import plot_components, plot_stages
+from studies.claims.sample import Sample
+from studies.claims.scores import Table, judge, spread
+from studies.claims.statistics import participation, unit
 
 DIMENSION_DRAWS = 100  # bootstrap draws for dimensions, which take long
 AT_ONCE = 2**26  # numbers in one array of drawn sums

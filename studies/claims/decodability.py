@@ -14,10 +14,10 @@ from functools import partial
 
 import numpy as np
 
-from claims.figures import plot_stages
-from claims.readouts import best_stage, readouts
-from claims.sample import Sample
-from claims.scores import Table, judge, spread
+from studies.claims.figures import plot_stages
+from studies.claims.readouts import best_stage, readouts
+from studies.claims.sample import Sample
+from studies.claims.scores import Table, judge, spread
 
 TABLE = Table(
     "decodability", "abstractions that encode all semantic features of the data",

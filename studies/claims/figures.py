@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from module_figures import OBJECT_COLORS, draw_board, draw_matrix, new_figure
+from parts.probing.panels import OBJECT_COLORS, draw_board, draw_matrix, new_figure
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
 MARKERS = "so^D*vP"  # of runs

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.readouts import best_stage, readouts
-from claims.sample import Sample
-from claims.scores import Table, judge
 from module_dataset import AbstractionDataset
+from studies.claims.readouts import best_stage, readouts
+from studies.claims.sample import Sample
+from studies.claims.scores import Table, judge
 
 TABLE = Table(
     "generalisation", "what is encoded is abstract: read-outs carry over to unseen contexts",

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from claims.networks import Network
-from claims.sample import Sample
-from claims.scores import DRAWS, Table, judge, ratio, resample, spread
-from claims.swaps import Swaps, swaps_of
 from module_dataset import TYPES, AbstractionDataset
+from studies.claims.networks import Network
+from studies.claims.sample import Sample
+from studies.claims.scores import DRAWS, Table, judge, ratio, resample, spread
+from studies.claims.swaps import Swaps, swaps_of
 
 TABLE = Table(
     "manipulation", "precise manipulations show that they drive its decisions",

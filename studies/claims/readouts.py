@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.sample import Sample
-from claims.scores import skill
-from claims.statistics import ridge
+from studies.claims.sample import Sample
+from studies.claims.scores import skill
+from studies.claims.statistics import ridge
 
 RIDGE = (1e-5, 1e-3, 1e-1)  # strengths, times the mean variance of a feature; chosen on boards of their own
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-import module_figures
-import module_files
-from claims import (
+from parts import files
+from parts.probing import panels
+from studies.claims import (
     ceiling,
     composition,
     convergence,
@@ -20,7 +20,7 @@ from claims import (
     steering,
     words,
 )
-from claims.scores import Table, verdict
+from studies.claims.scores import Table, verdict
 
 CLAIMS = (ceiling, decodability, generalisation, convergence, manipulation, composition, words, steering)
 TABLES = {claim.TABLE.name: claim.TABLE for claim in CLAIMS}  # in the report's order
@@ -73,8 +73,8 @@ def write(folder: Path, findings: Findings, seconds: float) -> list[dict]:
             before = {f"{what}, rules before": before[what] for what in ("verdict", "features", "holding")}
             verdicts.append({"claim": TABLES[name].title, "table": name} | now | before)
     for name, rows in (tables | findings.curves | {"verdicts": verdicts}).items():
-        module_files.save_table(folder / f"{name}.csv", rows)
-    with module_files.atomic_write(folder / "report.md", "w") as file:
+        files.save_table(folder / f"{name}.csv", rows)
+    with files.atomic_write(folder / "report.md", "w") as file:
         file.write(report_of(tables, verdicts))
         file.write(f"\nMade in {seconds:.0f} s. Every table is a CSV in this folder.\n")
     return verdicts
@@ -87,10 +87,10 @@ def draw_figures(folder: Path, findings: Findings) -> None:
     for name, table in TABLES.items():
         rows = [row for row in rows_of.get(name, ()) if np.isfinite(row["upper"])]
         if rows:
-            module_figures.save_figure(figures.plot_rows(rows, table.axis), folder / f"{name}.png")
+            panels.save_figure(figures.plot_rows(rows, table.axis), folder / f"{name}.png")
         for figure, draw in table.figures.items():
             if material.get(figure):
-                module_figures.save_figure(draw(material[figure]), folder / f"{figure}.png")
+                panels.save_figure(draw(material[figure]), folder / f"{figure}.png")
 
 
 def report_of(tables: dict[str, list[dict]], verdicts: list[dict]) -> str:
@@ -98,7 +98,7 @@ def report_of(tables: dict[str, list[dict]], verdicts: list[dict]) -> str:
     runs = dict.fromkeys(row["run"] for rows in tables.values() for row in rows)
     shown = [line | {"verdict": f"**{line['verdict']}**"} for line in verdicts]
     parts = [INTRODUCTION.format(", ".join(runs))]
-    parts.append(module_files.markdown(list(verdicts[0]), (line.values() for line in shown)))
+    parts.append(files.markdown(list(verdicts[0]), (line.values() for line in shown)))
     words_of = {line["table"]: line["verdict"] for line in verdicts}
     for name, rows in tables.items():
         parts += section_of(TABLES[name], rows, words_of.get(name))
@@ -109,13 +109,13 @@ def section_of(table: Table, rows: Iterable[dict], word: str | None) -> list[str
     """A table's section in the report; word: the verdict, None for a table that is no claim."""
     title = table.title[0].upper() + table.title[1:] + (f": {word}" if word else "")
     shown = [f"![{figure}]({figure}.png)\n\n" for figure in (table.name, *table.figures)]
-    cells = module_files.markdown(COLUMNS, map(cells_of, rows))
+    cells = files.markdown(COLUMNS, map(cells_of, rows))
     return [f"\n## {title}\n\n{table.measured}\n\n", *shown, cells]
 
 
 def cells_of(row: dict) -> list[str]:
     """A row's cells in the report, as COLUMNS."""
-    text = {name: module_files.as_text(value) for name, value in row.items()}
+    text = {name: files.as_text(value) for name, value in row.items()}
     effect = f"{text['effect']} [{text['effect low']}, {text['effect high']}]"
     gain = f"{text['gain']} [{text['gain low']}, {text['gain high']}]"
     names = list(text)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.scenes import Scenes, held_out, hide, rows_of, scenes_of, types_in_use
 from module_dataset import AbstractionDataset
+from studies.claims.scenes import Scenes, held_out, hide, rows_of, scenes_of, types_in_use
 
 KNOWN = 0.99  # posterior from which an answer can be known
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.networks import Speaker
-from claims.scenes import rows_of, scenes_of
-from claims.scores import DRAWS, Table, judge, ratio, resample, spread
 from module_dataset import TYPES, AbstractionDataset
-from module_rows import apart
+from parts.boards.params import apart
+from studies.claims.networks import Speaker
+from studies.claims.scenes import rows_of, scenes_of
+from studies.claims.scores import DRAWS, Table, judge, ratio, resample, spread
 
 TABLE = Table(
     "steering", "LEA's language lets one steer the network", "share of boards rebuilt as wanted",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.scenes import MASKING, Scenes, footprints, rows_of, scenes_of
 from module_dataset import AbstractionDataset
-from module_rows import apart
+from parts.boards.params import apart
+from studies.claims.scenes import MASKING, Scenes, footprints, rows_of, scenes_of
 
 HIDDEN_OF_OBJECT = 1 / 3  # share of a swapped object's cells that is hidden, to be read
 ROWS_FOR_ONE = 12  # rows drawn for each swap that is wanted: not all can be used

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-import module_figures
-from claims.figures import plot_examples, plot_shares
-from claims.networks import Speaker
-from claims.readouts import choose, predict
-from claims.scenes import Scenes, held_out, rows_of, scenes_of
-from claims.scores import DRAWS, Table, judge, ratio, resample
-from claims.statistics import mantel
 from module_dataset import TYPES, AbstractionDataset
 from module_train_probe_lea import entropy_bits, information
+from parts.probing import panels
+from studies.claims.figures import plot_examples, plot_shares
+from studies.claims.networks import Speaker
+from studies.claims.readouts import choose, predict
+from studies.claims.scenes import Scenes, held_out, rows_of, scenes_of
+from studies.claims.scores import DRAWS, Table, judge, ratio, resample
+from studies.claims.statistics import mantel
 
 CHANCE = "95% of permutations"
 FEW = 300  # boards, where a measurement takes long
@@ -51,7 +51,7 @@ class Dictionary:
             place = shares[:, word].argmax()
             titles.append(f"word {word} at place {place}: {100 * shares[place, word]:.0f}% of boards")
             groups.append(self.scenes.boards[words[:, place] == word][:examples])
-        colors = module_figures.token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
+        colors = panels.token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
         return plot_examples(groups, titles, colors)
 
 

@@ -19,20 +19,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from claims.ceiling import APART, OVERLAPPING, counts, groups_of
-from claims.convergence import Cells, nearness, object_cells
-from claims.figures import INKS, LINES
-from claims.manipulation import Trial
-from claims.networks import Network, untrained
-from claims.readouts import readouts
-from claims.sample import Sample, make_sample
-from claims.scenes import types_in_use
-from claims.scores import ratio, resample, spread
-from claims.statistics import unit
-from claims.swaps import Swaps, swaps_of
 from module_dataset import TYPES
-from module_figures import new_figure
-from module_files import numbered
+from parts.files import numbered
+from parts.probing.panels import new_figure
+from studies.claims.ceiling import APART, OVERLAPPING, counts, groups_of
+from studies.claims.convergence import Cells, nearness, object_cells
+from studies.claims.figures import INKS, LINES
+from studies.claims.manipulation import Trial
+from studies.claims.networks import Network, untrained
+from studies.claims.readouts import readouts
+from studies.claims.sample import Sample, make_sample
+from studies.claims.scenes import types_in_use
+from studies.claims.scores import ratio, resample, spread
+from studies.claims.statistics import unit
+from studies.claims.swaps import Swaps, swaps_of
 
 UNTRAINED = -1  # the epoch of a network before its first step
 BOUND = ""  # the epoch of what no network has a part in

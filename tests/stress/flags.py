@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
 from module_dataset import DatasetParams  # noqa: E402
-from module_params import _kinds, field_default  # noqa: E402
+from parts.params import _kinds, field_default  # noqa: E402
 from tests.trainers import draw_nothing  # noqa: E402
 
 TINY = (

@@ -35,11 +35,11 @@ sys.path.insert(0, str(ROOT))
 
 from pairs import exceptions, pairs  # noqa: E402
 
-import module_exports  # noqa: E402
 from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
-from module_files import load_array  # noqa: E402
-from module_run import RunLog, read_run_log  # noqa: E402
 from module_train_probe import TrainingStopped  # noqa: E402
+from parts.boards import files  # noqa: E402
+from parts.files import load_array  # noqa: E402
+from parts.training.run import RunLog, read_run_log  # noqa: E402
 from tests.faults import (  # noqa: E402
     CLASSES,
     DATASET,
@@ -275,7 +275,7 @@ def refit(run: Path) -> None:
         for name in values["checksums"]:
             values["checksums"][name] = zlib.crc32(load_array(path.with_name(f"dataset_{name}.npy")).tobytes())
         params = DatasetParams.from_dict({name: values[name] for name in DatasetParams.__dataclass_fields__})
-        values["checksum"] = module_exports.checksum_of(params, values["checksums"])
+        values["checksum"] = files.checksum_of(params, values["checksums"])
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
     path.write_text(json.dumps(values))
