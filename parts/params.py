@@ -29,14 +29,14 @@ LEADER_SECONDS = 30  # that torchrun's other processes give the first one to say
 
 
 def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None,
-          word: str | None = None):
+          word: str | None = None, fixed: bool = False):
     """A dataclass field for a parameter.
 
     help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed
-    values. length: of a list. flag: the command-line name, where it is not the field's. word: a text that may
-    stand for the value.
+    values. length: of a list. flag: the command-line name, if it is not the field's. word: a text that may
+    stand for the value. fixed: whether it can no longer be assigned once the object is made.
     """
-    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word)
+    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word, fixed=fixed)
     if isinstance(default, (list, tuple)):
         return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -154,6 +154,13 @@ class Params:
     def as_dict(self) -> dict:
         """{name: value}, which the constructor and JSON take."""
         return dataclasses.asdict(self)
+
+
+def assigned(params: Params, name: str, value) -> Params:
+    """params with one parameter changed and all checked again; AttributeError if it is fixed."""
+    if params.__dataclass_fields__[name].metadata["fixed"]:
+        raise AttributeError(f"{name} is fixed once the object is made; make a new one with {name}={value!r}.")
+    return type(params).from_dict(params.as_dict() | {name: value})
 
 
 def keywords_of(params_class, first: Sequence[str] = ()):

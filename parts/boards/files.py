@@ -160,8 +160,8 @@ def _held_in(
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
-    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError if they are no
-    rows of the family."""
+    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError if they are
+    no rows of the family."""
     if not rows.size:
         return NO_NUMBERS
     if rows.ndim == 1 and rows.dtype == np.uint8 and len(rows) == -(-family.size // 8):
