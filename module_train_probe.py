@@ -321,7 +321,7 @@ class TrainTransformer(Probe):
         if late and self.rank == 0 and self.epoch == 0:
             hidden, _ = self.recipe.masking_at(self.epochs - 1)
             say(f"note: {self.epochs} epochs end before {', '.join(late)}; the last one hides "
-                f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales the recipe.")
+                f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales them.")
 
     # tests, reports and figures
 
