@@ -1,4 +1,4 @@
-"""module_files: files that survive accidents, damaged ones refused by name."""
+"""Files that survive accidents, damaged ones refused by name."""
 import errno
 import os
 import pickle
