@@ -36,10 +36,10 @@ from parts.boards.params import (
     split_name,
     weights_of,
 )
+from parts.boards.pictures import draw_board, new_figure, token_colors
 from parts.boards.splits import check_splits, distinct, hold_out, row_tables
 from parts.checks import integer_array, naming
 from parts.params import keywords_of
-from parts.probing.panels import draw_board, new_figure, token_colors
 from utils import caution, fresh_seed, numpy_rng, print_dict, shown
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]
