@@ -17,9 +17,9 @@ import torch
 from parts.boards import files, ideal_observer, masking, objects, splits
 from parts.boards.numbering import RowTable, distinct
 from parts.boards.params import DRAWS, FAMILIES, SPLITS, TYPES, WORKERS, Boards, DatasetParams, weights_of
+from parts.boards.pictures import draw_board, draw_boards, new_figure, token_colors
 from parts.checks import check_choice, check_numbers, check_shape, integer_array, naming
 from parts.params import assigned, keywords_of
-from parts.probing.panels import draw_board, new_figure, token_colors
 from utils import caution, fresh_seed, numpy_rng, print_dict
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]
@@ -391,27 +391,14 @@ class AbstractionDataset(torch.utils.data.Dataset):
         colour for each token, numbers on object tokens, cells hatched that are UNK or have masks (n, h, w) 1,
         cells crossed out where wrong (n, h, w) is true. titles: one for each board. Returns the figure."""
         boards = integer_array("boards", boards, (None, None, None), 0, self.masking_token)
-        n, h, w = boards.shape
-        masks, wrong = (
-            np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool)
-            for cells in (masks, wrong)
-        )
+        masks, wrong = (np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool)
+                        for cells in (masks, wrong))
         check_shape("masks", masks, boards.shape)
         check_shape("wrong", wrong, boards.shape)
-        columns = min(n, columns)
-        rows = -(-n // columns)
-        height = size * h / w + 0.12 + 0.2 * max([0, *(1 + title.count("\n") for title in titles)])
-        figure, axes = new_figure(rows, columns, (columns * (size + 0.12), rows * height))
         colors = token_colors(self.params.vocab_bck, self.params.vocab_token)
         numbers = masking.object_tokens(self.params, boards)
         masks = masks | (boards == self.masking_token)
-        for k, ax in enumerate(axes.flat):
-            if k < n:
-                draw_board(ax, boards[k], colors, numbers[k], masks[k], wrong[k], 28 * size / w)
-                ax.set_title(titles[k] if k < len(titles) else "", fontsize=8)
-            else:
-                ax.remove()
-        return figure
+        return draw_boards(boards, colors, numbers, masks, wrong, titles, columns, size)
 
     def whoamI(self) -> None:
         """Prints the parameters, the roots, the compositions and the sizes of the splits."""

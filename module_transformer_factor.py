@@ -314,6 +314,10 @@ class GPTFactor(nn.Module):
                 print(f"block {i}: residual stream {tuple(x.shape)}, position code {tuple(p.shape)}")
         return self.out_sites["logit"](self.head(self.out_sites["z_out"](self.ln_f(x))))
 
+    def block_matrices(self) -> list[nn.Parameter]:
+        """The weights of all Linear layers of the blocks, the matrices that Muon takes."""
+        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+
     def _edited(self, idx, embeddings, activations, verbose):
         """The forward pass with edits, never compiled: its hooks come and go within it."""
         with editing(self, activations):

@@ -376,6 +376,11 @@ class LEA(nn.Module):
         ps2_logits, _ = self._picture(self._unk_board(), sentence)
         return ps_logits, ps2_logits, vq_loss, encodings
 
+    def block_matrices(self) -> list[nn.Parameter]:
+        """The weights of all Linear layers of the blocks, the matrices that Muon takes."""
+        modules = [*self.ps_blocks.modules(), *self.ss_blocks.modules()]
+        return [module.weight for module in modules if isinstance(module, nn.Linear)]
+
     def predict_from_board(self, idx: torch.Tensor) -> torch.Tensor:
         """Boards (B, T) -> logits (B, T, V), IN reading the blank sentence."""
         return self._picture(idx, self._blank())[0]
