@@ -12,7 +12,6 @@ from plain_networks import perturbed, tokens
 from plain_networks import plain_factor as plain
 from plain_networks import small_factor as small
 
-import module_transformer_factor
 from module_transformer_factor import GPTFactor, Noise
 from parts.checks import check_sizes
 from parts.training.optimizers import make_optimizer
@@ -404,26 +403,6 @@ def test_an_empty_batch():
 def test_wrong_sizes_are_named(sizes, error, name):
     with pytest.raises(error, match=name):
         GPTFactor(**dict(vocab_size=5, block_size=4) | sizes)
-
-
-@pytest.mark.parametrize("shape", [(64, 64, 64, 256), (3, 1, 40, 5), (1, 9, 7, 11), (0, 4, 6, 8)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_products_by_convolution_equal_the_plain_ones(shape, bias, monkeypatch):
-    """Outputs and gradients, against float64; also for batches and boards of one or none, whose strides are ambiguous."""
-    monkeypatch.setattr(module_transformer_factor, "CONVOLVE_FROM", 0)
-    B, T, n, m = shape
-    generator = torch.Generator().manual_seed(0)
-    x, weight, offset, grad = (torch.randn(*s, generator=generator) for s in ((B, T, n), (m, n), (m,), (B, T, m)))
-    made = []
-    for dtype in (torch.float32, torch.float64):
-        given = [v.to(dtype).requires_grad_() for v in (x, weight, offset)[: 2 + bias]]
-        with torch.profiler.profile() as ran:
-            y = module_transformer_factor.product(*given[:2], given[2] if bias else None, "convolution")
-        assert ("aten::conv2d" in {event.key for event in ran.key_averages()}) == (dtype == torch.float32)
-        made.append([y, *torch.autograd.grad(y, given, grad.to(dtype))])
-    for fast, exact in zip(*made, strict=True):
-        scale = float(exact.detach().abs().max()) if exact.numel() else 0
-        torch.testing.assert_close(fast.double(), exact, rtol=1e-4, atol=1e-4 * scale)
 
 
 def test_given_embeddings_have_three_axes():

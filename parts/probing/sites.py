@@ -15,8 +15,6 @@ import contextlib
 import dataclasses
 import difflib
 import fnmatch
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -111,48 +109,17 @@ class Editor:
         return out
 
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-_STANCE = contextlib.ExitStack()  # torch.compile's way before the first of the `uncompiled` that are open
-_OPEN = 0
-_SHARED = threading.Lock()  # over these three
-
-
 @contextlib.contextmanager
-def alone_with(network: nn.Module) -> Iterator[None]:
-    """No other thread is inside an `alone_with` of the network meanwhile. Hooks and modes are the network's,
-    and a pass in another thread would meet them, so what records, edits, evaluates or trains is inside."""
-    with _SHARED:
-        lock = _LOCKS.setdefault(network, threading.RLock())
-    with lock:
-        yield
-
-
-@contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """What torch.compile compiled runs uncompiled inside. How it runs is one setting for all threads, so that
-    the last `with` to end puts it back."""
-    global _OPEN
-    with _SHARED:
-        _OPEN += 1
-        if _OPEN == 1:
-            _STANCE.enter_context(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
-        with _SHARED:
-            _OPEN -= 1
-            if not _OPEN:
-                _STANCE.close()
-
-
-@contextlib.contextmanager
-def hooked(hooks: dict[Site, Callable]) -> Iterator[None]:
-    """Forward hooks on sites inside the `with`; they alone go away afterwards, also after an exception. What
-    torch.compile compiled before runs uncompiled meanwhile, as it would not see them."""
+def hooked(network: nn.Module, hooks: dict[str, Callable]) -> Iterator[None]:
+    """Forward hooks on named sites of the network inside the `with`; only these go away afterwards, also
+    after an exception. ValueError for a network compiled by torch.compile."""
+    # torch.compile(network) wraps it, network.compile() changes its call
+    if hasattr(network, "_orig_mod") or network._compiled_call_impl is not None:
+        raise ValueError("compiled code ignores hooks: record or edit a network that torch.compile has not "
+                         "compiled, such as the one it was given, compiled._orig_mod.")
     with contextlib.ExitStack() as stack:
-        for site, hook in hooks.items():
-            stack.callback(site.register_forward_hook(hook).remove)
-        stack.enter_context(uncompiled())
+        for name, hook in hooks.items():
+            stack.callback(network.sites[name].register_forward_hook(hook).remove)
         yield
 
 
@@ -182,7 +149,7 @@ def recording(
             raise ValueError(f"names: {pattern!r} matches no activation; there are {known}.")
         wanted.update(matching)
     recorder = Recorder(detach)
-    with alone_with(network), hooked({sites[name]: recorder for name in sites if name in wanted}):
+    with hooked(network, {name: recorder for name in sites if name in wanted}):
         yield recorder.acts
 
 
@@ -318,7 +285,7 @@ def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
     where edits are no dict. Only the hooks of this `with` go away afterwards, also after an exception.
     """
     found = edits_by_name({} if edits is None else edits, network.sites)
-    with alone_with(network), hooked({network.sites[name]: Editor(these) for name, these in found.items()}):
+    with hooked(network, {name: Editor(these) for name, these in found.items()}):
         yield
 
 
