@@ -10,7 +10,6 @@ between.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,14 +18,12 @@ import torch
 import torch.nn.functional as F
 
 from module_dataset import AbstractionDataset
-from module_transformer_factor import ATTENTIONS, PRODUCTS, GPTFactor
+from module_transformer_factor import GPTFactor
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import keywords_of, pick_device
 from parts.probing.analyses import Probe
 from parts.probing.evaluation import Accuracy, accuracy_table, score_values
 from parts.probing.panels import own_style, plot_curves
-from parts.probing.sites import alone_with
-from parts.training.kernels import compute_by, faster_ways
 from parts.training.learner import Learner, plain_names
 from parts.training.recipe import IGNORED, TrainParams
 from parts.training.run import (
@@ -89,8 +86,6 @@ FIXED = (
     "optimizer",
     "weight_average",
     "dtype",
-    "product_way",
-    "attention_way",
     "seed",
     "vocab_speech_size",
     "block_speech_size",
@@ -139,8 +134,6 @@ class TrainTransformer(Probe):
         self._check_boards()
         mixed = self.dtype == "bfloat16"
         network = self._network().to(self.device, torch.float32 if mixed else getattr(torch, self.dtype))
-        self._choose_ways()
-        compute_by(network, self.product_way, self.attention_way)
         self.learner = Learner(network, self.optimizer, self.learning_rate, self.weight_average, mixed)
         self.transformer, self.optim = self.learner.shown, self.learner.optim
         self.step = 0
@@ -178,22 +171,6 @@ class TrainTransformer(Probe):
         self.dataset._check_cells(min(self.batch_size, self.dataset_len), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             self.dataset.sample(1, "train", self._board_proba(epoch), numpy_rng(self.seed))
-
-    def _choose_ways(self) -> None:
-        """Puts the faster ways of computing where the recipe says auto: the run keeps them."""
-        ways = {"product_way": PRODUCTS[0], "attention_way": ATTENTIONS[0]}
-        if "auto" not in (getattr(self, name) for name in ways):
-            return
-        # Windows counts the work of a thread in steps of 16 ms
-        if self.device.type == "cpu" and self.dtype == "float32" and sys.platform != "win32":
-            ways = dict(zip(ways, faster_ways(*self._sizes(), self.batch_size), strict=True))
-        for name, way in from_leader(ways).items():
-            if getattr(self, name) == "auto":
-                setattr(self.recipe, name, way)
-
-    def _sizes(self) -> tuple[int, int, int, int, int]:
-        """Of the network, as faster_ways takes them."""
-        return self.n_embd, self.n_embd + self.n_embd_pos, self.n_head, self.block_size, 0
 
     def __getattr__(self, name: str):
         if name in type(self).params_class.__dataclass_fields__ and "recipe" in self.__dict__:
@@ -305,8 +282,7 @@ class TrainTransformer(Probe):
         with self._signals.listening(self.run.saves or self.rank > 0), using_threads(self.threads):
             try:
                 for epoch in bar:
-                    with alone_with(self.transformer):
-                        totals = self._train_epoch(epoch)
+                    totals = self._train_epoch(epoch)
                     row = {"epoch": epoch} | self._loss_row(totals, epoch)
                     row |= self._test_row(epoch)
                     self.epoch = epoch + 1

@@ -185,11 +185,6 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
         )
 
-    def _sizes(self):
-        apart = self.transformer_type == "factor"
-        width = self.n_embd + apart * self.n_embd_pos
-        return self.n_embd, width, self.n_head, self.block_size, self.block_speech_size
-
     def _quantisers(self) -> list[torch.nn.Module]:
         """The quantiser that is trained and, where weights are averaged, the average's."""
         networks = {id(network): network for network in (self.learner.network, self.learner.shown)}
@@ -209,8 +204,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         network, vectors = self.learner.network, []
         with evaluating(network):
             for tokens in self._masked_batches(boards, np.zeros_like(boards)):
-                state = network._picture(tokens, network._blank())[1]
-                vectors.append(network._speech(state).flatten(0, 1))
+                _, state = network.infer(tokens, network.blank())
+                vectors.append(network.write(state).flatten(0, 1))
         in_a_batch = self.batch_size * self.block_speech_size
         for quantiser in self._quantisers():
             generator = torch_rng(self.seed, STREAM_WORDS, epoch)

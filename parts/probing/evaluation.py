@@ -15,7 +15,6 @@ import torch
 from parts.boards.params import TYPES, Boards
 from parts.checks import check_sizes
 from parts.probing.panels import plot_reconstructions, save_figure, show_figure
-from parts.probing.sites import alone_with
 from utils import shown, to_numpy
 
 EVAL_BATCH = 512  # boards in a forward pass without gradient
@@ -65,15 +64,14 @@ def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
 @contextlib.contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; every module's own mode restored after, also after an exception."""
-    with alone_with(network):
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class Evaluation:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from module_transformer_factor import ATTENTIONS, PRODUCTS
 from parts.boards.params import TYPES
 from parts.params import Params, param, pick_device
 from utils import MAX_SEED, ramp, shown
@@ -23,6 +22,8 @@ IGNORED = (
     "scan_nb_instances",
     "epoch2scan",
     "bool_wandb",
+    "product_way",
+    "attention_way",
 )
 
 
@@ -123,16 +124,6 @@ class TrainParams(Params):
     dtype: str = param(
         "float32", "arithmetic; float64 is the official program's, bfloat16 that of training's products only",
         choices=("float32", "float64", "bfloat16"),
-    )
-    product_way: str = param(
-        "auto",
-        "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
-        choices=("auto", *PRODUCTS),
-    )
-    attention_way: str = param(
-        "auto",
-        "small attention likewise: fused, explicit, or auto",
-        choices=("auto", *ATTENTIONS),
     )
     seed: int | None = param(
         None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED

@@ -39,7 +39,7 @@ CHANGEABLE = (
 # not in the files of earlier versions, whose runs are as these say
 LATER = {
     "optimizer": "adamw", "overlap_weight": 1.0, "save_epochs": None, "threads": None, "vq_start_epoch": 0,
-    "product_way": "convolution", "attention_way": "explicit", "slot_heads": 0,
+    "slot_heads": 0,
 }
 
 
