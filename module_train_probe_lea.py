@@ -30,19 +30,26 @@ STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from senten
 
 @dataclass(kw_only=True)
 class LEAParams(TrainParams):
-    """TrainParams with LEA's defaults, and the sentences' parameters."""
+    """TrainParams with LEA's defaults, and the parameters of codebook and sentences."""
 
     ramps = (*TrainParams.ramps, "vq_start_epoch", "loss_rfs_epoch_start", "loss_rfs_epoch_end",
              "loss_speech_epoch_start", "loss_speech_epoch_end")
 
     transformer_type: str = param(
-        "factor", "type of network: factor or vanilla", choices=("factor", "vanilla"), flag="type"
+        "factor",
+        "type of network: factor, or vanilla (adds position codes to the tokens)",
+        choices=("factor", "vanilla"),
+        flag="type",
+        fixed=True,
     )
-    n_embd: int = param(32, "width of the residual streams D", low=1, high=MOST)
-    n_embd_pos: int = param(16, "width of the position codes P, of type factor", low=1, high=MOST)
+    n_embd: int = param(32, "width of the residual streams D", low=1, high=MOST, fixed=True)
+    n_embd_pos: int = param(
+        16, "width of the position codes P; ignored by type vanilla", low=1, high=MOST, fixed=True
+    )
     masking_patch_epoch: int | None = param(
         None,
-        "epoch at which masking_p is reached and patches start; none: the number of epochs",
+        "epoch at which the hiding probability, which rises from 0.01, reaches masking_p and patches start; "
+        "none: the number of epochs",
         low=0,
         high=MOST,
     )
@@ -52,44 +59,81 @@ class LEAParams(TrainParams):
     board_proba_epoch_start: int = param(
         1000, "epoch at which board-type probabilities start to move", low=0, high=MOST
     )
-    board_proba_epoch_end: int = param(2000, "epoch at which they have moved", low=0, high=MOST)
+    board_proba_epoch_end: int = param(
+        2000, "epoch at which board-type probabilities reach board_proba_end", low=0, high=MOST
+    )
     board_proba_start: list[float] = param(
-        (0.95, 0.05, 0), "probabilities of single, double, composition before", low=0, high=MOST, length=3
+        (0.95, 0.05, 0),
+        "first probabilities of single, double and composition boards",
+        low=0,
+        high=MOST,
+        length=3,
     )
     board_proba_end: list[float] = param(
-        (0.6, 0.4, 0), "probabilities of single, double, composition after", low=0, high=MOST, length=3
+        (0.6, 0.4, 0),
+        "final probabilities of single, double and composition boards",
+        low=0,
+        high=MOST,
+        length=3,
     )
-    epoch2save: int = param(500, "epochs between checkpoints", low=1, high=MOST)
-    vocab_speech_size: int = param(128, "words in the codebook K", low=2, high=MOST)
-    block_speech_size: int = param(16, "words in a sentence S", low=1, high=10**4)
-    bool_blank_speech: bool = param(False, "blank sentence of zeros (1) or of the codebook's last word (0)")
+    epoch2save: int = param(500, "number of epochs between checkpoints", low=1, high=MOST)
+    vocab_speech_size: int = param(128, "number of words in the codebook K", low=2, high=MOST, fixed=True)
+    block_speech_size: int = param(16, "number of words in a sentence S", low=1, high=10**4, fixed=True)
+    bool_blank_speech: bool = param(
+        False, "blank sentence: 1: zeros; 0: the codebook's last word at all places", fixed=True
+    )
     vq_type: str = param(
-        "EMA", "codebook: EMA, a moving average, or vanilla, by gradient", choices=("EMA", "vanilla")
+        "EMA",
+        "how the codebook learns: EMA (moving averages of its inputs) or vanilla (by gradient)",
+        choices=("EMA", "vanilla"),
+        fixed=True,
     )
     vq_expire: float = param(
-        VQ_EXPIRE, "share of an even use below which an EMA word is replaced by an input; 0: never", low=0
+        VQ_EXPIRE,
+        "replace a word of an EMA codebook when its usage falls below this fraction of uniform usage; 0: "
+        "never",
+        low=0,
+        fixed=True,
     )
     slot_heads: int = param(
-        0, "heads of ALN's cross-attention in which words compete for cells, as in slot attention", low=0
+        0,
+        "number of the language network's cross-attention heads in which words compete for cells, as in slot "
+        "attention",
+        low=0,
+        fixed=True,
     )
     vq_start_epoch: int = param(
         0,
-        "epoch at which vectors start to become words, by k-means; before, they pass as they are",
+        "epoch at which the codebook is initialised by k-means; before it nothing is quantised",
         low=0,
         high=MOST,
     )
     loss_rfs_epoch_start: int = param(
-        250, "epoch at which the weight of vq and sentence-to-board loss starts to move", low=0, high=MOST
+        250, "epoch at which the weight of the sentence losses starts to move", low=0, high=MOST
     )
-    loss_rfs_epoch_end: int = param(1000, "epoch at which it has moved", low=0, high=MOST)
-    loss_rfs_val_start: float = param(0, "that weight before", low=0, high=MOST)
-    loss_rfs_val_end: float = param(1, "that weight after", low=0, high=MOST)
+    loss_rfs_epoch_end: int = param(
+        1000, "epoch at which the weight of the sentence losses reaches its final value", low=0, high=MOST
+    )
+    loss_rfs_val_start: float = param(
+        0,
+        "first weight of the sentence losses (quantisation, and reconstruction from the sentence)",
+        low=0,
+        high=MOST,
+    )
+    loss_rfs_val_end: float = param(1, "final weight of the sentence losses", low=0, high=MOST)
     loss_speech_epoch_start: int = param(
         1000, "epoch at which the weight of the sparsity loss starts to move", low=0, high=MOST
     )
-    loss_speech_epoch_end: int = param(3000, "epoch at which it has moved", low=0, high=MOST)
-    loss_speech_val_start: float = param(0, "that weight before", low=0, high=MOST)
-    loss_speech_val_end: float = param(0, "that weight after", low=0, high=MOST)
+    loss_speech_epoch_end: int = param(
+        3000, "epoch at which the weight of the sparsity loss reaches its final value", low=0, high=MOST
+    )
+    loss_speech_val_start: float = param(
+        0,
+        "first weight of the sparsity loss (1 - share of the last word; reported, without gradient)",
+        low=0,
+        high=MOST,
+    )
+    loss_speech_val_end: float = param(0, "final weight of the sparsity loss", low=0, high=MOST)
 
     def check(self):
         super().check()
@@ -97,12 +141,12 @@ class LEAParams(TrainParams):
             self._check_order(f"{name}_epoch_start", f"{name}_epoch_end")
 
     def beyond_the_end(self) -> list[str]:
-        """As TrainParams'; the sparsity loss's epochs only where it is used."""
+        """As TrainParams'; the epochs of the sparsity loss only if it is used."""
         unused = self.loss_speech_val_start == self.loss_speech_val_end == 0
         return [late for late in super().beyond_the_end() if not (unused and late.startswith("loss_speech"))]
 
     def loss_weights_at(self, epoch: int) -> tuple[float, float]:
-        """α of the sentence losses and β of the sparsity loss at an epoch."""
+        """Weights at an epoch: alpha of the sentence losses, beta of the sparsity loss."""
         keys = ("val_start", "val_end", "epoch_start", "epoch_end")
         bounds = ([getattr(self, f"{name}_{key}") for key in keys] for name in ("loss_rfs", "loss_speech"))
         return tuple(float(ramp(epoch, *b)) for b in bounds)
@@ -111,12 +155,8 @@ class LEAParams(TrainParams):
 @keywords_of(LEAParams, first=["dataset"])
 class TrainTransformer(module_train_probe.TrainTransformer):
     """The factor wrapper for LEA. Keywords are those of LEAParams; attributes, run folder and tests are the
-    factor wrapper's, with accuracies from the board (l0_, in logs rfb) and from its sentence (l1_, in logs
-    rfs).
-
-    Loss: board to board + α·(vq loss + sentence to board) + β·(1 - share of the last word), the last without
-    gradient.
-    """
+    factor wrapper's, with accuracies of the board rebuilt from the board (l0_, in logs rfb) and from its
+    sentence (l1_, in logs rfs). """
 
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
@@ -162,67 +202,19 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     # network, loss and reports
 
     def _network(self) -> torch.nn.Module:
-        sizes = dict(
-            vocab_size=self.vocab_size,
-            block_size=self.block_size,
-            n_layer=self.n_layer,
-            n_head=self.n_head,
-            n_embd=self.n_embd,
-            embd_pdrop=self.embd_pdrop,
-            resid_pdrop=self.resid_pdrop,
-            attn_pdrop=self.attn_pdrop,
-            vocab_speech_size=self.vocab_speech_size,
-            block_speech_size=self.block_speech_size,
-            vq_type=self.vq_type,
-            bool_blank_speech=self.bool_blank_speech,
-            vq_expire=self.vq_expire,
-            slot_heads=self.slot_heads,
-            seed=self.seed,
-        )
-        return (
-            LEA(**sizes)
-            if self.transformer_type == "vanilla"
-            else LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
-        )
+        names = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "embd_pdrop", "resid_pdrop",
+                 "attn_pdrop", "vocab_speech_size", "block_speech_size", "vq_type", "bool_blank_speech",
+                 "vq_expire", "slot_heads", "seed")
+        sizes = {name: getattr(self, name) for name in names}
+        if self.transformer_type == "vanilla":
+            return LEA(**sizes)
+        return LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
 
-    def _quantisers(self) -> list[torch.nn.Module]:
-        """The quantiser that is trained and, where weights are averaged, the average's."""
-        networks = {id(network): network for network in (self.learner.network, self.learner.shown)}
-        return [network.ss_vector_quantizer for network in networks.values()]
-
-    def _train_epoch(self, epoch):
-        for quantiser in self._quantisers():
-            quantiser.passing = epoch < self.vq_start_epoch
-        if epoch == self.vq_start_epoch > 0:
-            self._start_words(epoch)
-        return super()._train_epoch(epoch)
-
-    def _start_words(self, epoch: int) -> None:
-        """Starts the codebook at what the language network says of unmasked boards of train."""
-        rng = numpy_rng(self.seed, STREAM_WORDS, epoch)
-        boards = self.dataset.sample(WORD_BOARDS, "train", self._board_proba(epoch), rng).boards
-        network, vectors = self.learner.network, []
-        with evaluating(network):
-            for tokens in self._masked_batches(boards, np.zeros_like(boards)):
-                _, state = network.infer(tokens, network.blank())
-                vectors.append(network.write(state).flatten(0, 1))
-        in_a_batch = self.batch_size * self.block_speech_size
-        for quantiser in self._quantisers():
-            generator = torch_rng(self.seed, STREAM_WORDS, epoch)
-            quantiser.start_from_(torch.cat(vectors), in_a_batch, generator)
-
-    def _at_epoch(self, epoch: int) -> None:
-        """Lets vectors pass, or become words, as in the last of the epochs trained."""
-        super()._at_epoch(epoch)
-        for quantiser in self._quantisers():
-            quantiser.passing = epoch <= self.vq_start_epoch and self.vq_start_epoch > 0
-
-    def _weights(self, epoch: int) -> tuple[float, float]:
-        return self.recipe.loss_weights_at(epoch)
-
-    def _loss(self, masked, boards, epoch):
-        alpha, beta = self._weights(epoch)
-        board_logits, speech_logits, vq, words = self.learner.forward(masked)
+    def loss(self, masked, boards, epoch):
+        """Board to board + alpha * (quantisation + sentence to board) + beta * (1 - share of the last word),
+        the last without gradient; see the factor wrapper's."""
+        alpha, beta = self.recipe.loss_weights_at(epoch)
+        board_logits, speech_logits, vq, words = self.transformer(masked)  # twice (B, T, V), (), (B, S, K)
         rfb, rfs = (
             F.cross_entropy(logits.flatten(0, 1), boards.flatten())
             for logits in (board_logits, speech_logits)
@@ -241,7 +233,33 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             "words": used.long(),
         }
 
-    def _loss_row(self, totals, epoch):
+    def start_epoch(self, epoch):
+        self.transformer.ss_vector_quantizer.passing = epoch < self.vq_start_epoch
+        if epoch == self.vq_start_epoch > 0:
+            self._start_words(epoch)
+        super().start_epoch(epoch)
+
+    def _start_words(self, epoch: int) -> None:
+        """Initialises the codebook by k-means on the sentences, not yet quantised, of unmasked boards of
+        train."""
+        rng = numpy_rng(self.seed, STREAM_WORDS, epoch)
+        boards = self.dataset.sample(WORD_BOARDS, "train", self.board_proba(epoch), rng).boards
+        network, vectors = self.transformer, []
+        with evaluating(network):
+            for tokens in self._masked_batches(boards, np.zeros_like(boards)):
+                _, state = network.infer(tokens, network.blank())
+                vectors.append(network.write(state).flatten(0, 1))
+        in_a_batch = self.batch_size * self.block_speech_size
+        generator = torch_rng(self.seed, STREAM_WORDS, epoch)
+        network.ss_vector_quantizer.start_from_(torch.cat(vectors), in_a_batch, generator)
+
+    def _at_epoch(self, epoch: int) -> None:
+        super()._at_epoch(epoch)
+        # nothing is quantised before vq_start_epoch, so neither after the last epoch that was trained so
+        passing = epoch <= self.vq_start_epoch and self.vq_start_epoch > 0
+        self.transformer.ss_vector_quantizer.passing = passing
+
+    def loss_row(self, totals):
         used = totals.pop("words")
         bits = entropy_bits(used)
         cells = self.dataset_len * self.block_size
@@ -271,10 +289,11 @@ class TrainTransformer(module_train_probe.TrainTransformer):
             .max()
             .item()
         )
+        alpha, _ = self.recipe.loss_weights_at(row["epoch"])
         return (
             f"epoch {row['epoch']}: loss {row['loss_total']:.4f}, "
             f"wrong tokens from board {100 * row['avg_error_rfb']:.2f}%, "
-            f"from sentence {100 * row['avg_error_rfs']:.2f}%, alpha {self._weights(row['epoch'])[0]:.2f}, "
+            f"from sentence {100 * row['avg_error_rfs']:.2f}%, alpha {alpha:.2f}, "
             f"{row['words_used']} words in use, perplexity {row['vq_perplexity']:.1f}, usage entropy "
             f"{row['vq_usage_entropy']:.2f}, longest word {longest:.1f}"
         )
@@ -293,7 +312,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         drawn = drawn.get("test", drawn["train"])
         types = [
             TYPES.index(t)
-            for t, p in zip(self.dataset.board_types, self._board_proba(epoch), strict=True)
+            for t, p in zip(self.dataset.board_types, self.board_proba(epoch), strict=True)
             if p > 0
         ]
         return drawn.boards[np.isin(drawn.types, types)]

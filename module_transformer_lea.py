@@ -41,7 +41,8 @@ from module_transformer_factor import (
     named_sites,
 )
 from parts.checks import check_numbers, check_sizes, check_tokens
-from utils import check_number, checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
+from parts.training.distributed import rank_and_world, sum_over_processes_
+from utils import check_number, checked_seed, shown, torch_rng
 
 VQ_EXPIRE = 1 / 16
 COMMITMENT_COST = USAGE_COST = 0.25
