@@ -204,16 +204,16 @@ class AbstractionDataset(torch.utils.data.Dataset):
         n, h = len(types), self.params.board_dim
         m = max((1, 2, self.params.comp_dim**2)[type_] for type_ in rows)
         out = Boards(
-            np.empty((n, h, h), np.int64), types, np.empty((n, h, h), np.int64), np.full((n, m, 2), -1)
-        )
+            boards=np.empty((n, h, h), np.int64), types=types, slots=np.empty((n, h, h), np.int64),
+            objects=np.full((n, m, 3), -1), composites=np.full(n, -1), backgrounds=np.empty(n, np.int64))
         for type_, chosen in rows.items():
             if len(chosen):
                 where = np.flatnonzero(types == type_)
                 root, row, col, bck = self._objects(type_, chosen)
                 out.boards[where], out.slots[where] = self._draw(root, row, col, bck, root, rng)
-                out.corners[where, : root.shape[1]] = np.where(
-                    (root >= 0)[..., None], np.stack([row, col], axis=-1), -1
-                )
+                there = (root >= 0)[..., None]
+                out.objects[where, : root.shape[1]] = np.where(there, np.stack([root, row, col], -1), -1)
+                out.composites[where], out.backgrounds[where] = chosen[:, 0] if type_ == 2 else -1, bck
         return out
 
     def sample(

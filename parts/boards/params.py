@@ -499,13 +499,30 @@ class Boards:
     boards: np.ndarray  # (n, h, w) int64
     types: np.ndarray  # (n,) 0 single, 1 double, 2 composition
     slots: np.ndarray  # (n, h, w) index of the root whose footprint covers the cell (holes included), else -1
-    corners: np.ndarray  # (n, m, 2) top left cell of each root's footprint, -1 where there is none
+    objects: np.ndarray  # (n, m, 3) root, row and column of each object, in drawing order; -1 for none
+    composites: np.ndarray  # (n,) index of the composite, -1 on other boards
+    backgrounds: np.ndarray  # (n,) token of the background
 
     def __len__(self) -> int:
         return len(self.boards)
 
+    @property
+    def corners(self) -> np.ndarray:
+        """(n, m, 2) top left cell of each root's footprint, -1 where there is none."""
+        return self.objects[..., 1:]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(n, T) the boards, cell after cell."""
+        return self.boards.reshape(len(self), -1)
+
+    def take(self, which: np.ndarray | slice) -> Boards:
+        """The boards that `which`, an index of the first axis, picks."""
+        return Boards(*(values[which] for values in vars(self).values()))
+
     @classmethod
     def join(cls, parts: Sequence[Boards]) -> Boards:
         """The boards of all parts, in order."""
-        *same, corners = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*map(np.concatenate, same), padded(corners))
+        fields = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+        objects = padded(fields.pop("objects"))  # boards of several types have room for the most objects
+        return cls(objects=objects, **{name: np.concatenate(arrays) for name, arrays in fields.items()})

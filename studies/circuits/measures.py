@@ -29,7 +29,7 @@ import torch
 import module_train_probe
 import module_train_probe_lea
 import utils
-from module_dataset import TYPES
+from module_dataset import TYPES, Boards
 from module_transformer_lea import join
 from parts import files
 from parts.probing.evaluation import evaluating
@@ -49,7 +49,7 @@ from studies.circuits.patches import (
     replacing,
     units_of,
 )
-from studies.claims.scenes import Scenes, held_out, hide, types_in_use
+from studies.claims.scenes import held_out, hide, types_in_use
 from studies.claims.scores import ratio, resample, spread
 from studies.claims.swaps import swaps_of
 
@@ -435,10 +435,10 @@ def pairs_of(trainer, count: int, rng: np.random.Generator) -> tuple[np.ndarray,
     return tuple(np.concatenate(parts).reshape(-1, side, side) for parts in zip(*arrays, strict=True))
 
 
-def scenes_of_run(trainer, count: int, rng: np.random.Generator) -> tuple[Scenes, np.ndarray]:
+def scenes_of_run(trainer, count: int, rng: np.random.Generator) -> tuple[Boards, np.ndarray]:
     """At most count held-out scenes of each type in use and masks (n, h, w) as at the end of training."""
     types = types_in_use(trainer.dataset, trainer._board_proba(max(trainer.epoch - 1, 0)))
-    scenes = Scenes.join([held_out(trainer.dataset, t, count, rng) for t in types])
+    scenes = Boards.join([held_out(trainer.dataset, t, count, rng) for t in types])
     return scenes, hide(trainer.dataset, scenes, rng)
 
 
