@@ -112,7 +112,8 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
 
     where: part of the rows' names. means {stage: (roots * d * d, D)}: class means, for the second method.
     given: other tokens (n, T) to take the donor's activations from. fresh: the untrained network. counted:
-    the methods that count. """
+    the methods that count.
+    """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
     wanted, rows = trial.success(trial.wanted, swaps.donor), []
     for stage in network.editable:

@@ -17,7 +17,7 @@ def types_in_use(dataset: AbstractionDataset, proba: Sequence[float]) -> dict[in
 
 def without_held_out(dataset: AbstractionDataset, types: Iterable[int]) -> list[str]:
     """The names of types of which no board is held out."""
-    return [TYPES[type_] for type_ in types if not len(dataset.table(type_, "test"))]
+    return [TYPES[type_] for type_ in types if dataset.sets is None or not len(dataset.table(type_, "test"))]
 
 
 def rows_of(dataset: AbstractionDataset, type_: int, split: str, count: int, rng: np.random.Generator,
@@ -28,7 +28,7 @@ def rows_of(dataset: AbstractionDataset, type_: int, split: str, count: int, rng
     fitted. distinct: without repetition, so there may be fewer than count.
     """
     table = dataset.table(type_, split)
-    if not len(dataset.table(type_, "test")):
+    if without_held_out(dataset, [type_]):
         train = dataset.table(type_, "train")
         some = train.take(rng.choice(len(train), min(len(train), 8 * count), replace=False))
         table = some[(hashed(dataset, type_, some) >= 3 * 2**30) == (split == "test")]
