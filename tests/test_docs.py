@@ -80,7 +80,7 @@ def check_training_flags(script, flags):
     training = params_from_flags(trainer.params_class, found)
     if training.get("device") in ("cuda", "mps"):  # right, though not on every machine
         training["device"] = "cpu"
-    trainer.params_class(**module.TRAINING | training)
+    trainer.params_class(**training)
     DatasetParams(**module.DATASET | params_from_flags(DatasetParams, found) | {"seed": None, "run_name": ""})
 
 

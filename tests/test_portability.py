@@ -134,7 +134,7 @@ def trained():
     """The state of the small run, trained where nothing is missing."""
     trainer = make(save_model=False)
     trainer.train()
-    return trainer._state()["transformer"]
+    return trainer.state()["transformer"]
 
 
 @pytest.mark.usefixtures("no_pictures")
