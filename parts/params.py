@@ -36,7 +36,8 @@ def param(default, help: str, *, low=None, high=None, choices=None, length=None,
     values. length: of a list. flag: the command-line name, if it is not the field's. word: a text that may
     stand for the value. fixed: whether it can no longer be assigned once the object is made.
     """
-    meta = dict(help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word, fixed=fixed)
+    meta = dict(
+        help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word, fixed=fixed)
     if isinstance(default, (list, tuple)):
         return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -159,7 +160,8 @@ class Params:
 def assigned(params: Params, name: str, value) -> Params:
     """params with one parameter changed and all checked again; AttributeError if it is fixed."""
     if params.__dataclass_fields__[name].metadata["fixed"]:
-        raise AttributeError(f"{name} is fixed once the object is made; make a new one with {name}={value!r}.")
+        raise AttributeError(
+            f"{name} is fixed once the object is made; make a new one with {name}={value!r}.")
     return type(params).from_dict(params.as_dict() | {name: value})
 
 

@@ -553,14 +553,3 @@ def test_large_boards_take_little_memory():
     assert not np.isin(numbers, held).any()
     assert (np.diff(numbers) > 0).all()
     assert table.numbers(np.array([len(table) - 1]))[0] == 756_900_000 - 1 - np.isin(756_900_000 - 1, held)
-
-
-def test_overlapping_boards_can_be_likelier():
-    """36% of the default doubles overlap; at three times the odds 3 * 0.36 / (3 * 0.36 + 0.64) do."""
-    dataset = AbstractionDataset(seed=0)
-    step = lambda drawn: abs(drawn.corners[:, 0] - drawn.corners[:, 1])  # noqa: E731
-    share = {w: (step(dataset.sample(20000, "train", [0, 1, 0], np.random.default_rng(1), w)) < 3).all(1).mean() for w in (1, 3)}
-    assert share[1] == pytest.approx(0.36, abs=0.01)
-    assert share[3] == pytest.approx(1.08 / 1.72, abs=0.01)
-    plain, weighed = (dataset.sample(50, "train", [1, 0, 1], np.random.default_rng(2), w) for w in (1, 3))
-    assert (plain.boards == weighed.boards).all()
