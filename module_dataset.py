@@ -39,10 +39,10 @@ from parts.boards.params import (
     DatasetParams,
     weights_of,
 )
+from parts.boards.pictures import draw_board, new_figure, token_colors
 from parts.boards.splits import check_splits, hold_out, row_tables
 from parts.checks import check_choice, check_numbers, check_shape, integer_array, naming
 from parts.params import assigned, keywords_of
-from parts.probing.panels import draw_board, new_figure, token_colors
 from utils import caution, fresh_seed, numpy_rng, print_dict
 
 __all__ = ["AbstractionDataset", "Boards", "DatasetParams", "FAMILIES", "SPLITS", "TYPES"]

@@ -247,7 +247,7 @@ def edits_by_name(edits: dict, sites: dict[str, Site]) -> dict[str, list[Edit]]:
             known = any(site.startswith(f"{name}_") for site in sites) if nested else name in sites
             if not known:
                 near = difflib.get_close_matches(name, sites, n=5, cutoff=0)
-                raise ValueError(f"edits: there is no activation {name!r}; similar ones are {', '.join(near)}.")
+                raise ValueError(f"edits: no activation {name!r}; similar ones are {', '.join(near)}.")
             if nested:
                 visit(given, f"{name}_")
             elif name in by_name:
