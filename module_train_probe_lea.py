@@ -245,8 +245,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         network, vectors = self.transformer, []
         with evaluation.evaluating(network):
             for tokens in self.masked_batches(boards, np.zeros_like(boards)):
-                state = network._picture(tokens, network._blank())[1]
-                vectors.append(network._speech(state).flatten(0, 1))
+                _, state = network.infer(tokens, network.blank())
+                vectors.append(network.write(state).flatten(0, 1))
         in_a_batch = self.batch_size * self.block_speech_size
         generator = torch_rng(self.seed, STREAM_WORDS, epoch)
         network.ss_vector_quantizer.start_from_(torch.cat(vectors), in_a_batch, generator)
