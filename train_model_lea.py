@@ -18,20 +18,18 @@ import train_model
 from module_train_probe_lea import TrainTransformer
 from parts.params import FlagParser
 
-# what this script sets otherwise than DatasetParams and LEAParams do
-DATASET = {"board_types_proba": [0.95, 0.05, 0]}
-TRAINING = {}
+DATASET = {"board_types_proba": [0.95, 0.05, 0]}  # the script's own defaults, otherwise DatasetParams'
 FULL_RECIPE = "--epoch 3000 --save 1"
 
 
 def make_parser() -> FlagParser:
     """The command line: train_model's, with LEA's parameters."""
-    return train_model.make_parser(TrainTransformer, __doc__, DATASET, TRAINING)
+    return train_model.make_parser(TrainTransformer, __doc__, DATASET)
 
 
-def main(argv: Sequence[str] | None = None) -> list[TrainTransformer]:
-    """Reads the flags, makes data set and trainer, trains, as train_model's does."""
-    return train_model.main(argv, TrainTransformer, __doc__, DATASET, TRAINING, FULL_RECIPE)
+def main(argv: Sequence[str] | None = None) -> TrainTransformer:
+    """Reads the flags, makes or resumes the trainer, trains, as train_model's does."""
+    return train_model.main(argv, TrainTransformer, __doc__, DATASET, FULL_RECIPE)
 
 
 if __name__ == "__main__":

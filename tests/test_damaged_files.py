@@ -108,6 +108,6 @@ def test_no_code_and_no_memory_from_a_checkpoint(run, tmp_path):
 
 def test_the_script_s_folder_is_the_one_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    trainer = train_model.main(flags("factor", "my runs", epoch=1, save=1))[0]
+    trainer = train_model.main(flags("factor", "my runs", epoch=1, save=1))
     assert f"trained: {trainer.folder}" in capsys.readouterr().out
-    assert train_model.main(["--resume", "my runs/r"])[0].epoch == 1
+    assert train_model.main(["--resume", "my runs/r"]).epoch == 1

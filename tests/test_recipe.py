@@ -46,13 +46,13 @@ def test_checkpoints_are_files_of_the_run(tmp_path):
 def test_parameters_of_a_trainer_are_checked_when_assigned():
     trainer = make(epochs=2)
     trainer.epochs, trainer.masking_p = 3, 0.5
-    assert (trainer.epochs, trainer.params["masking_p"], trainer._masking(10**6)[0]) == (3, 0.5, 0.5)
+    assert (trainer.epochs, trainer.params["masking_p"], trainer.recipe.masking_at(10**6)[0]) == (3, 0.5, 0.5)
     for name, value in (("learning_rate", -1), ("masking_p", 5), ("lr_schedule", "exp"), ("batch_size", 0), ("epochs", "7")):
         with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
             setattr(trainer, name, value)
     with pytest.raises(ValueError, match="board_proba_epoch_end = 1 must not come before"):
         trainer.board_proba_epoch_end = 1
-    with pytest.raises(AttributeError, match="n_layer is fixed when a trainer is made"):
+    with pytest.raises(AttributeError, match="n_layer is fixed once"):
         trainer.n_layer = 2
     assert (trainer.learning_rate, trainer.epochs) == (1e-3, 3)
 
@@ -60,8 +60,8 @@ def test_parameters_of_a_trainer_are_checked_when_assigned():
 def test_a_run_computes_with_its_threads_and_leaves_torch_s_number():
     before = torch.get_num_threads()
     trainer = make(epochs=1, threads=before + 1)
-    seen, original = set(), trainer._loss
-    trainer._loss = lambda *batch: seen.add(torch.get_num_threads()) or original(*batch)
+    seen, original = set(), trainer.loss
+    trainer.loss = lambda *batch: seen.add(torch.get_num_threads()) or original(*batch)
     trainer.train()
     assert seen == {before + 1}
     assert torch.get_num_threads() == before
@@ -80,7 +80,7 @@ def test_what_is_assigned_between_two_trainings_is_recorded(tmp_path):
     assert (resumed.learning_rate, resumed.epoch) == (0.01, 2)
 
 
-@given(st.integers(1, 60), st.integers(0, 90), st.integers(0, 90), st.sampled_from(["constant", "linear", "cosine"]))
+@given(st.integers(1, 60), st.integers(0, 90), st.integers(0, 90), st.sampled_from(["constant", "linear"]))
 def test_the_rate_reaches_its_value_or_rises_until_the_end_and_is_never_nought(epochs, warmup, decay_start, schedule):
     recipe = TrainParams(epochs=epochs, lr_warmup=warmup, lr_decay_start=decay_start, lr_schedule=schedule, learning_rate=0.5)
     rates = [recipe.learning_rate_at(epoch) for epoch in range(epochs)]
@@ -119,7 +119,7 @@ def test_what_a_run_does_not_see_is_said_once(capsys):
 
 
 def test_the_first_state_has_the_run_s_threads():
-    assert make(epochs=1, threads=torch.get_num_threads() + 1)._state()["threads"] == torch.get_num_threads() + 1
+    assert make(epochs=1, threads=torch.get_num_threads() + 1).state()["threads"] == torch.get_num_threads() + 1
 
 
 def test_a_falling_rate_that_more_epochs_raise_again_is_a_warning(tmp_path, no_pictures):

@@ -122,14 +122,14 @@ def test_rows_after_the_saved_state_are_cut(whole, tmp_path):
 @both
 def test_a_signal_saves_and_says_how_to_resume(kind, which, whole, tmp_path):
     def later():
-        original = CLASSES[kind]._loss
+        original = CLASSES[kind].loss
 
         def loss(self, masked, boards, epoch):
             if epoch == 3:
                 signal.raise_signal(which)
             return original(self, masked, boards, epoch)
 
-        CLASSES[kind]._loss = loss
+        CLASSES[kind].loss = loss
 
     assert forked(kind, flags(kind, tmp_path), tmp_path / "out", later) == 128 + which
     line = (tmp_path / "out").read_text().splitlines()[-1]
@@ -140,38 +140,23 @@ def test_a_signal_saves_and_says_how_to_resume(kind, which, whole, tmp_path):
     assert differences(tmp_path / "r", whole(kind)[0]) == []
 
 
-def test_a_signal_ends_all_runs_of_repeat(tmp_path):
-    def later():
-        original = CLASSES["factor"]._keep
-
-        def keep(self, epoch, *args):
-            if epoch == self.epochs - 1:
-                signal.raise_signal(signal.SIGTERM)
-            return original(self, epoch, *args)
-
-        CLASSES["factor"]._keep = keep
-
-    assert forked("factor", flags("factor", tmp_path, repeat=2), tmp_path / "out", later) == 143
-    assert len(read_run_log(tmp_path / "r_2" / "run_log.csv")["epoch"]) == 0
-
-
 def test_a_signal_without_a_state(tmp_path):
     def later():
-        CLASSES["factor"]._loss = lambda *_: signal.raise_signal(signal.SIGINT)
+        CLASSES["factor"].loss = lambda *_: signal.raise_signal(signal.SIGINT)
 
     assert forked("factor", flags("factor", tmp_path, save=0), tmp_path / "out", later) == 130
-    assert "nothing was saved (--save 0)" in (tmp_path / "out").read_text()
+    assert "stopped by SIGINT; nothing was saved." in (tmp_path / "out").read_text()
 
 
 def test_ctrl_c_before_training_is_one_line(tmp_path):
     def later():
-        def prepare(*_):
+        def new_trainer(*_):
             raise KeyboardInterrupt
 
-        train_model.prepare = prepare
+        train_model.new_trainer = new_trainer
 
     assert forked("factor", flags("factor", tmp_path), tmp_path / "out", later) == 130
-    assert (tmp_path / "out").read_text().endswith(": stopped by SIGINT before training.\n")
+    assert (tmp_path / "out").read_text().endswith(": stopped by SIGINT; nothing was saved.\n")
     assert (tmp_path / "out").read_text().count("\n") == 1
 
 
@@ -210,9 +195,9 @@ OTHER = dict(
     transformer_type="vanilla", vocab_size=9, block_size=9, masking_token=0, n_layer=2, n_head=1, n_embd=8, n_embd_pos=3,
     embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.5, masking_p=0.5, masking_patch_epoch=9, masking_patch_p=0.9,
     board_curriculum=False, board_proba_epoch_start=1, board_proba_epoch_end=9999, board_proba_start=[1, 1, 1],
-    board_proba_end=[1, 2, 3], overlap_weight=2, recipe_epochs=3, learning_rate=0.5, lr_schedule="cosine", lr_warmup=1, lr_decay_start=1,
-    weight_average=0.5, batch_size=2, optimizer="muon",
-    save_model=False, run_name="other", dtype="float64", product_way="auto", attention_way="auto", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
+    board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="linear", lr_warmup=1, lr_decay_start=1,
+    batch_size=2, optimizer="muon",
+    save_model=False, run_name="other", dtype="float64", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
     bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, slot_heads=1, vq_start_epoch=1, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
     loss_rfs_val_end=0.5, loss_speech_epoch_start=1, loss_speech_epoch_end=9999, loss_speech_val_start=0.5, loss_speech_val_end=0.5,
 )  # fmt: skip
@@ -242,7 +227,7 @@ def test_a_changed_parameter_is_refused_by_name(name, stopped):
 @pytest.mark.parametrize(("argv", "message"), [
     (["--n_embd", "8"], "n_embd = 8 must stay as the run has it, 4."), (["--board_dim", "8"], "board_dim = 8 must stay"),
     (["--data_seed", "3"], "seed = 3 must stay"), (["--board_types_proba", "1", "0", "0"], "board_types_proba"),
-    (["--repeat", "2"], "--repeat"), (["--epoch", "2"], "epochs = 2 must be at least 3"), (["--data_seed", "x"], "--data_seed"),
+    (["--epoch", "2"], "epochs = 2 must be at least 3"), (["--data_seed", "x"], "--data_seed"),
 ])  # fmt: skip
 def test_changed_flags_are_refused_by_name(argv, message, stopped):
     before = contents(stopped)
@@ -279,6 +264,30 @@ def test_a_run_that_lacks_a_parameter_is_refused_by_name(tmp_path):
     assert contents(tmp_path / "r") == before
 
 
+OLDER = dict(weight_average=0, overlap_weight=1, product_way="linear", attention_way="fused")
+
+
+@pytest.mark.parametrize(("older", "refused"), [
+    (OLDER, None), (OLDER | {"lr_schedule": "linear"}, None), (OLDER | {"weight_average": 0.5}, "weight_average = 0.5"),
+    (OLDER | {"overlap_weight": 3}, "overlap_weight = 3"), (OLDER | {"product_way": "convolution"}, "product_way = 'convolution'"),
+    (OLDER | {"attention_way": "explicit"}, "attention_way = 'explicit'"), (OLDER | {"lr_schedule": "cosine"}, "lr_schedule = 'cosine'"),
+    (dict(weight_average=0, overlap_weight=1), "product_way = 'convolution'"),
+])  # fmt: skip
+def test_an_older_run_opens_and_is_resumed_if_it_used_nothing_that_is_gone(older, refused, tmp_path):
+    make(runs=tmp_path, run_name="r", epochs=1).train()
+    path = tmp_path / "r" / "params_training.json"
+    files.write_json(path, read_json(path) | older)
+    assert CLASSES["factor"].from_run(tmp_path / "r", device="cpu").epoch == 1
+    before = contents(tmp_path / "r")
+    if refused is None:
+        assert CLASSES["factor"].resume(tmp_path / "r", epochs=2).train().shape == (1,)
+        return
+    code, text = resume("factor", tmp_path / "r", "--epoch", "2")
+    assert (code, text.count("\n")) == (2, 1)
+    assert f"{refused} no longer exists; the run can be opened, but not resumed." in text
+    assert contents(tmp_path / "r") == before
+
+
 def test_the_place_of_a_run_is_that_of_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(runs="one", run_name="a", epochs=1).train()
@@ -300,9 +309,9 @@ def test_another_torch_or_number_of_threads_is_a_warning(tmp_path):
     with pytest.warns() as found:
         trainer = module_train_probe.TrainTransformer.resume(tmp_path / "r", epochs=2)
     assert "trained with torch 1.0.0" in str(found[0].message)
-    assert f"goes on with {threads + 1} threads as before, not {threads}" in str(found[1].message)
-    used, original = [], trainer._loss
-    trainer._loss = lambda *batch: used.append(torch.get_num_threads()) or original(*batch)
+    assert f"continues with its {threads + 1} threads, not {threads}" in str(found[1].message)
+    used, original = [], trainer.loss
+    trainer.loss = lambda *batch: used.append(torch.get_num_threads()) or original(*batch)
     trainer.train()
     assert set(used) == {threads + 1}
     assert torch.get_num_threads() == threads
@@ -347,8 +356,8 @@ def test_a_state_at_least_every_five_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "save_state", lambda folder, epoch, state: saved.append(epoch))
     monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
     trainer = make(runs=tmp_path, run_name="r", epochs=12, epoch2save=1000, epoch2test=1000)
-    original = trainer._loss
-    monkeypatch.setattr(trainer, "_loss", lambda *args: (clock.__setitem__(0, clock[0] + 40), original(*args))[1])
+    original = trainer.loss
+    monkeypatch.setattr(trainer, "loss", lambda *args: (clock.__setitem__(0, clock[0] + 40), original(*args))[1])
     trainer.train()  # 3 steps an epoch, 2 minutes
     assert saved == [0, 1, 4, 7, 10, 12]
 
@@ -361,7 +370,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
     running = os.fork()
     if not running:
         try:
-            CLASSES["factor"]._loss = lambda *_: (Path(tmp_path / "ready").touch(), time.sleep(60))
+            CLASSES["factor"].loss = lambda *_: (Path(tmp_path / "ready").touch(), time.sleep(60))
             make(runs=tmp_path, run_name="r").train()
         finally:
             os._exit(0)
@@ -425,27 +434,27 @@ def test_a_disk_that_fails_midway(module, name, error, for_good, tmp_path, monke
     assert trainer.epoch == 2
     resumed = module_train_probe.TrainTransformer.resume(tmp_path / "r")
     resumed.train()
-    assert same(resumed._state()["transformer"], uninterrupted()["transformer"])
+    assert same(resumed.state()["transformer"], uninterrupted()["transformer"])
 
 
 @functools.cache
 def uninterrupted() -> dict:
     trainer = make(save_model=False)
     trainer.train()
-    return trainer._state()
+    return trainer.state()
 
 
 @pytest.mark.parametrize("bytes_", [900, 6000])  # less than the log's rows; less than a state
 def test_files_that_cannot_grow(bytes_, tmp_path):
     def full():
-        original = CLASSES["factor"]._train_epoch
+        original = CLASSES["factor"].start_epoch
 
-        def train_epoch(self, epoch):
+        def start_epoch(self, epoch):
             if epoch == 2:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, resource.RLIM_INFINITY))
-            return original(self, epoch)
+            original(self, epoch)
 
-        CLASSES["factor"]._train_epoch = train_epoch
+        CLASSES["factor"].start_epoch = start_epoch
 
     output = tmp_path / "out"
     assert forked("factor", flags("factor", tmp_path), output, full) == 1
@@ -459,18 +468,18 @@ def test_files_that_cannot_grow(bytes_, tmp_path):
 @pytest.mark.parametrize("save", [0, 1])
 def test_a_folder_that_becomes_read_only(save, tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r", save_model=save)
-    original = trainer._train_epoch
+    original = trainer.start_epoch
 
-    def train_epoch(epoch):
+    def start_epoch(epoch):
         if epoch == 1:
             def refuses(*args, **kwargs):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "r" / "run_log.csv"))
 
             patched.setattr(run, "open", refuses, raising=False)
             patched.setattr(files, "open", refuses, raising=False)
-        return original(epoch)
+        original(epoch)
 
-    monkeypatch.setattr(trainer, "_train_epoch", train_epoch)
+    monkeypatch.setattr(trainer, "start_epoch", start_epoch)
     with monkeypatch.context() as patched:
         message = stops(trainer, "run_log.csv: Permission denied")
     assert ("resume with --resume" if save else "nothing was saved") in message
@@ -491,7 +500,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 @both
 def test_a_loss_that_is_not_finite(kind, bad, tmp_path, monkeypatch):
     trainer = make(kind, runs=tmp_path, run_name="r")
-    original = trainer._loss
+    original = trainer.loss
     state = []
 
     def loss(masked, boards, epoch):
@@ -502,7 +511,7 @@ def test_a_loss_that_is_not_finite(kind, bad, tmp_path, monkeypatch):
             parts[trainer.loss_columns[0]] = value.detach()
         return value, parts
 
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(trainer, "loss", loss)
     message = stops(trainer, f"the loss is {bad} at epoch 2, step 7, with learning_rate 0.001, batch_size 4, dtype float32, seed 0")
     newest = newest_states(tmp_path / "r")[0]
     assert message.endswith(f"the state before is kept in {newest}.")
@@ -535,14 +544,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_too_little_memory_says_what_to_reduce(error, tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r")
-    original = trainer._loss
+    original = trainer.loss
 
     def loss(masked, boards, epoch):
         if epoch == 2:
             raise error
         return original(masked, boards, epoch)
 
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(trainer, "loss", loss)
     message = stops(trainer, "cpu is out of memory; reduce --batch, --n_embd, --n_layer or --board_dim")
     assert "resume with --resume" in message
     assert load_tensors(newest_states(tmp_path / "r")[0])["epoch"] == 2
@@ -560,11 +569,21 @@ def test_too_little_memory_for_the_network(tmp_path):
 
 def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r")
-    monkeypatch.setattr(trainer, "_loss", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes do not match")))
+    monkeypatch.setattr(trainer, "loss", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="^sizes do not match$"):
         trainer.train()
     with contextlib.closing(run.lock(tmp_path / "r")):
         pass
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(tmp_path):
+    def later():
+        CLASSES["factor"].loss = lambda *_: 1 + "a"
+
+    assert forked("factor", flags("factor", tmp_path), tmp_path / "out", later) == 70
+    text = (tmp_path / "out").read_text()
+    assert "Traceback" in text
+    assert text.endswith("while training epoch 0\n")
 
 
 # random states

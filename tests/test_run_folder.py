@@ -210,10 +210,8 @@ def test_damaged_run_folders_are_named(kind, tmp_path):
 
 
 @both
-@pytest.mark.parametrize("average", [0, 0.5])
-def test_a_resumed_run_is_as_if_never_stopped(kind, average, tmp_path):
-    same_for_both = dict(runs=tmp_path, masking_patch_epoch=3, epoch2save=2, save_model=1, plot_dpi=20, resid_pdrop=0.1,
-                         weight_average=average)
+def test_a_resumed_run_is_as_if_never_stopped(kind, tmp_path):
+    same_for_both = dict(runs=tmp_path, masking_patch_epoch=3, epoch2save=2, save_model=1, plot_dpi=20, resid_pdrop=0.1)
     make(kind, run_name="whole", epochs=5, **same_for_both).train()
     make(kind, run_name="parts", epochs=3, **same_for_both).train()
     resumed = KINDS[kind][0].resume(tmp_path / "parts", epochs=5)
@@ -240,14 +238,14 @@ def test_resume_refuses_what_cannot_change(tmp_path):
 
 def test_a_signal_ends_training_with_a_state_to_resume(tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r", save_model=1, epochs=4, plot_dpi=20, epoch2test=100)
-    original = trainer._loss
+    original = trainer.loss
 
     def loss(masked, truth, epoch):
         if epoch == 2:
             signal.raise_signal(signal.SIGTERM)
         return original(masked, truth, epoch)
 
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(trainer, "loss", loss)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingStopped, match="SIGTERM in epoch 2; resume with --resume") as stopped:
         trainer.train()

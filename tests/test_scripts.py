@@ -69,7 +69,7 @@ def finished(process):
 @both
 def test_the_authors_own_settings(kind, tmp_path, no_pictures):
     more = ["--dtype", "float64", "--keep_twins", 0, "--save", 1, "--run_name", "theirs", "--epoch", 3]
-    [trainer] = SCRIPTS[kind].main([*flags(kind, tmp_path, *more), *(["--vq_expire", "0"] if kind == "lea" else [])])
+    trainer = SCRIPTS[kind].main([*flags(kind, tmp_path, *more), *(["--vq_expire", "0"] if kind == "lea" else [])])
     assert trainer.epoch == 3
     assert all(value.dtype == torch.float64 for value in weights(tmp_path / "theirs", 2).values() if value.is_floating_point())
     table = trainer.dataset.sets["doubleRoot_test"]
@@ -176,7 +176,7 @@ def test_help_shows_every_parameter(kind, capsys):
     for field in [*dataclasses.fields(PARAMS[kind]), *boards]:
         assert f"--{field.metadata['flag'] or field.name}" in shown, field.name
         assert field.metadata["help"] in text
-    own = {"--help", "--device", "--epoch", "--type", "--batch", "--save", "--repeat", "--seed", "--data_seed", "--dtype",
+    own = {"--help", "--device", "--epoch", "--type", "--batch", "--save", "--seed", "--data_seed", "--dtype",
            "--resume", "--wandb", "--runs"}
     assert own <= shown
     assert "python train_model" in text
@@ -186,8 +186,8 @@ def test_help_shows_every_parameter(kind, capsys):
 def test_defaults_of_the_script_are_those_of_the_classes(kind):
     script = SCRIPTS[kind]
     cls = {"factor": module_train_probe, "lea": module_train_probe_lea}[kind].TrainTransformer
-    (trainer,) = train_model.prepare(script.make_parser().parse_args([]), cls, script.DATASET, script.TRAINING)
-    own = ("vocab_size", "block_size", "masking_token", "seed", "device", "product_way", "attention_way")
+    trainer = train_model.new_trainer(cls, script.DATASET, {"run_name": "r"})
+    own = ("vocab_size", "block_size", "masking_token", "seed", "device", "run_name")
     wanted = PARAMS[kind]().as_dict()
     assert {name: value for name, value in trainer.params.items() if name not in own} == {
         name: value for name, value in wanted.items() if name not in own}
@@ -195,7 +195,7 @@ def test_defaults_of_the_script_are_those_of_the_classes(kind):
     np.testing.assert_allclose(trainer.dataset.board_types_proba, board_proba)
     boards = trainer.dataset.params.as_dict()
     assert {name for name, value in DatasetParams().as_dict().items() if boards[name] != value} <= {
-        "seed", *(["board_types_proba"] if kind == "lea" else [])}
+        "seed", "run_name", *(["board_types_proba"] if kind == "lea" else [])}
     assert boards["seed"] == trainer.seed
 
 
@@ -214,7 +214,7 @@ def test_flags_reach_data_set_and_trainer(tmp_path, no_pictures):
             "--board_proba_start 0.5 0.5 0 --learning_rate 2e-3 --dtype float64 --board_curriculum 0 --n_layer 2 --save 1 "
             "--batch 5")
     argv = flags("factor", tmp_path / "runs", *more.split())
-    (trainer,) = train_model.main(argv)
+    trainer = train_model.main(argv)
     assert trainer.dataset.board_types == ["double", "single"]
     assert trainer.dataset.board_types_proba == [0.25, 0.75]
     assert trainer.dataset.sets is None
@@ -230,7 +230,7 @@ def test_flags_reach_data_set_and_trainer(tmp_path, no_pictures):
 
 
 def test_type_vanilla(tmp_path, no_pictures):
-    (trainer,) = train_model_lea.main(flags("lea", tmp_path / "runs", "--type", "vanilla", "--vq_type", "vanilla"))
+    trainer = train_model_lea.main(flags("lea", tmp_path / "runs", "--type", "vanilla", "--vq_type", "vanilla"))
     assert trainer.run_name.endswith("_speaker")
     assert type(trainer.transformer).__name__ == "LEA"
 
@@ -243,7 +243,7 @@ def test_a_seed_names_a_run(kind, tmp_path, no_pictures):
     runs = {}
     for name, more in (("a", []), ("b", []), ("other", ["--seed", 2]), ("data", ["--data_seed", 2]),
                        ("both", ["--data_seed", 1])):
-        (trainer,) = SCRIPTS[kind].main(flags(kind, tmp_path / "runs", "--run_name", name, "--save", 1, *more))
+        trainer = SCRIPTS[kind].main(flags(kind, tmp_path / "runs", "--run_name", name, "--save", 1, *more))
         runs[name] = trainer
     final = {name: weights(trainer.folder, 1) for name, trainer in runs.items()}
     assert same(final["a"], final["b"])
@@ -268,42 +268,17 @@ def test_without_a_seed_one_is_drawn_and_shown(tmp_path, capsys, no_pictures):
     assert first.run_name != second.run_name
 
 
-@both
-def test_repeat_counts_seeds_up_and_shows_the_spread(kind, tmp_path, capsys, no_pictures):
-    trainers = SCRIPTS[kind].main(flags(kind, tmp_path / "runs", "--repeat", 3, "--run_name", "r", "--save", 1))
-    out = capsys.readouterr().out
-    assert [trainer.seed for trainer in trainers] == [trainer.dataset.seed for trainer in trainers] == [1, 2, 3]
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["r_1", "r_2", "r_3"]
-    assert "3 runs, seeds 1, 2, 3: mean ± standard deviation" in out
-    shown = {"factor": ("loss", "test_acc_tokens"), "lea": ("loss_total", "test_acc_rfb_token", "test_acc_rfs_token")}
-    for name in shown[kind]:
-        values = np.array([trainer.log.arrays[name][1] for trainer in trainers])
-        deviation = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
-        assert re.search(rf"  {name} +{values.mean():.4f} ± {deviation:.4f}", out), name
-    (alone,) = SCRIPTS[kind].main(flags(kind, tmp_path / "alone", "--seed", 2, "--save", 1))
-    assert same(weights(alone.folder, 1), weights(tmp_path / "runs" / "r_2", 1))
-
-
-def test_repeat_with_one_data_set(tmp_path, no_pictures):
-    trainers = train_model.main(flags("factor", tmp_path / "runs", "--repeat", 2, "--data_seed", 7))
-    assert [(trainer.seed, trainer.dataset.seed) for trainer in trainers] == [(1, 7), (2, 7)]
-    assert len({trainer.run_name for trainer in trainers}) == 2
-
-
 # run folders
 
 
 def test_an_existing_run_is_refused(tmp_path, capsys, no_pictures):
     train_model.main(flags("factor", tmp_path / "runs", "--run_name", "r_2"))
     before = everything_in(tmp_path / "runs")
-    for more in (["--run_name", "r_2"], ["--run_name", "r", "--repeat", 2]):
-        with pytest.raises(SystemExit) as error:
-            train_model.main(flags("factor", tmp_path / "runs", *more))
-        assert error.value.code == 2
-        assert everything_in(tmp_path / "runs") == before
-        err = capsys.readouterr().err.splitlines()[-1]
-        assert "run_name" in err
-        assert "r_2" in err
+    with pytest.raises(SystemExit) as error:
+        train_model.main(flags("factor", tmp_path / "runs", "--run_name", "r_2"))
+    assert error.value.code == 2
+    assert everything_in(tmp_path / "runs") == before
+    assert "run_name = 'r_2' must be new" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -327,7 +302,7 @@ def test_resume_goes_on(kind, tmp_path, capsys, no_pictures):
     script.main(flags(kind, runs, "--run_name", "parts", "--epoch", 2, "--masking_patch_epoch", 2, "--save", 1))
     script.main(["--resume", str(runs / "parts")])
     assert "is finished, 2 epochs" in capsys.readouterr().out
-    (trainer,) = script.main(["--resume", str(runs / "parts"), "--epoch", "4"])
+    trainer = script.main(["--resume", str(runs / "parts"), "--epoch", "4"])
     assert (trainer.epoch, trainer.step) == (4, 12)
     assert same(weights(runs / "whole", 3), weights(runs / "parts", 3))
     assert read_run_log(runs / "parts" / "run_log.csv")["epoch"].tolist() == [0, 1, 2, 3]
@@ -338,8 +313,7 @@ def test_resume_refuses(tmp_path, capsys, no_pictures):
     train_model.main(flags("factor", runs, "--run_name", "r", "--save", 1))
     train_model.main(flags("factor", runs, "--run_name", "unsaved"))
     before = everything_in(runs / "r")
-    cases = [(["r", "--n_embd", "16"], "n_embd"), (["r", "--abs_n", "4"], "abs_n"), (["r", "--repeat", "2"], "--repeat"),
-             (["unsaved"], "nothing to resume"), (["nowhere"], "nowhere"), (["r", "--seed", "9"], "seed"),
+    cases = [(["r", "--n_embd", "16"], "n_embd"), (["r", "--abs_n", "4"], "abs_n"),              (["unsaved"], "nothing to resume"), (["nowhere"], "nowhere"), (["r", "--seed", "9"], "seed"),
              (["r", "--epoch", "0"], "epochs")]
     for (name, *more), text in cases:
         capsys.readouterr()
@@ -391,7 +365,7 @@ WRONG = [
     ("--learning_rate -1", "learning_rate"),
     ("--save 2", "save"), ("--save yes", "save"), ("--seed -1", "seed"), ("--seed 1.5", "seed"),
     ("--seed 99999999999999999999", "seed"),
-    ("--data_seed x", "data_seed"), ("--data_seed -1", "data_seed"), ("--repeat 0", "repeat"), ("--repeat two", "repeat"),
+    ("--data_seed x", "data_seed"), ("--data_seed -1", "data_seed"), ("--repeat 2", "--repeat"),
     ("--wandb on", "wandb"), ("--wandb", "--wandb"), ("--nothing 1", "--nothing"), ("--epochs 2", "--epochs"),
     ("--ep 3", "--ep"),
     ("--n_lay 3", "--n_lay"), ("stray", "stray"), ("--run_name a/b", "run_name"), ("--run_name ..", "run_name"),
@@ -460,10 +434,10 @@ def test_the_sweep_file_makes_commands_that_run(tmp_path, no_pictures):
     assert (ROOT / sweep["program"]).is_file()
     values = {name: given.get("values", [given.get("value")]) for name, given in sweep["parameters"].items()}
     assert values.pop("wandb") == ["online"]
-    assert sweep["metric"]["name"] in module_train_probe.TrainTransformer(AbstractionDataset(dataset_len=4))._columns()
+    assert sweep["metric"]["name"] in module_train_probe.TrainTransformer(AbstractionDataset(dataset_len=4)).columns()
     assert values.pop("epoch") == [1500]
     for pick in (0, -1):
         given = [f"--{name}={several[pick]}" for name, several in values.items()]
-        (trainer,) = train_model.main([*given, "--epoch=1", "--dataset_len=8", f"--runs={tmp_path}"])
+        trainer = train_model.main([*given, "--epoch=1", "--dataset_len=8", f"--runs={tmp_path}"])
         assert trainer.epoch == 1
         assert trainer.seed == values["seed"][pick]

@@ -15,8 +15,9 @@ import train_model_lea
 from module_dataset import AbstractionDataset
 from module_train_probe import TrainTransformer
 from parts.params import params_from_flags
+from parts.training.distributed import process_group
 from tests.test_scripts import TINY, environment, flags, weights
-from utils import process_group, progress_bar, say
+from utils import progress_bar, say
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
@@ -89,13 +90,6 @@ def test_a_stream_that_goes_away_ends_no_training(line, tmp_path):
     assert weights(tmp_path / "runs" / "r", 29 if "30" in line else 1)
 
 
-def test_output_in_ascii(tmp_path):
-    code, out, err = shell(tmp_path, "$TRAIN --repeat 2 --run_name größe", PYTHONIOENCODING="ascii")
-    assert code == 0, err
-    assert "mean \\xb1 standard deviation" in out
-    assert (tmp_path / "runs" / "größe_2").is_dir()
-
-
 def test_a_locale_without_names_beyond_ascii(tmp_path):
     variables = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     for line in ("$TRAIN --run_name größe --save 1", "$TRAIN --resume runs/größe --epoch 3"):
@@ -145,7 +139,7 @@ def test_values_as_sweeps_write_them(words, name, value):
 def test_names_as_sweeps_write_them(text, tmp_path, no_pictures):
     """With what else may be none or in other letters."""
     more = ["--board_types", text, "--board_types_proba", "[0.5, 0.5]", "--data_seed=None", "--wandb=Disabled", "--resume=None"]
-    [trainer] = train_model.main(flags("factor", tmp_path, *more))
+    trainer = train_model.main(flags("factor", tmp_path, *more))
     assert trainer.dataset.board_types == ["single", "double"]
 
 
@@ -159,7 +153,7 @@ def test_lists_that_are_none(text, tmp_path, capsys):
 
 def test_dashes_are_a_value_like_others(tmp_path, capsys):
     """argparse itself makes an empty list of --flag=--."""
-    for flag, name in (("--masking_token", "masking_token"), ("--repeat", "--repeat"), ("--board_proba_start", "board_proba_start")):
+    for flag, name in (("--masking_token", "masking_token"), ("--board_proba_start", "board_proba_start")):
         with pytest.raises(SystemExit):
             train_model.main(flags("factor", tmp_path, f"{flag}=--"))
         [line] = capsys.readouterr().err.splitlines()

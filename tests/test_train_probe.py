@@ -77,32 +77,15 @@ def test_n_and_n_epochs_are_2n(kind):
         assert once.log.arrays[name].tolist() == twice.log.arrays[name].tolist()
 
 
-@both
-def test_weight_average_is_the_moving_average_over_epochs(kind, tmp_path):
-    averaged = make(kind, epochs=4, masking_patch_epoch=3, weight_average=0.75, save_model=True, runs=tmp_path, run_name="r")
-    losses = averaged.train().tolist()
-    alone = make(kind, epochs=1, masking_patch_epoch=3)
-    assert alone.train().tolist() == losses[:1]
-    expected = weights(alone)
-    for alone.epochs in (2, 3, 4):
-        assert alone.train().tolist() == losses[alone.epochs - 1 : alone.epochs]
-        expected = {name: 0.75 * value + 0.25 * weights(alone)[name] for name, value in expected.items()}
-    for found in (weights(averaged), weights(KINDS[kind][0].from_run(averaged.folder))):
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
-    assert not same(weights(averaged), weights(alone))
-    assert same(weights(averaged), torch.load(averaged.folder / "checkpoints" / "model_3.pth", weights_only=True))
-
-
 def test_masking_patch_epoch_none_is_the_first_number_of_epochs():
     trainer = make("lea", epochs=2)
     assert trainer.masking_patch_epoch is None
-    assert trainer._masking(1)[0] == pytest.approx(0.125)
+    assert trainer.recipe.masking_at(1)[0] == pytest.approx(0.125)
     trainer.train()
     trainer.epochs = 4
     trainer.train()
     assert trainer.masking_patch_epoch == 2
-    assert trainer._masking(1)[0] == pytest.approx(0.125)
+    assert trainer.recipe.masking_at(1)[0] == pytest.approx(0.125)
 
 
 @both
@@ -145,12 +128,12 @@ def test_bfloat16_is_the_arithmetic_of_training_s_products_alone(kind):
     losses, expected = trainer.train(), single.train()
     np.testing.assert_allclose(losses, expected, rtol=0.02)
     assert (losses != expected).all()
-    state = trainer._state()
+    state = trainer.state()
     assert {value.dtype for value in state["transformer"].values() if value.is_floating_point()} == {torch.float32}
     moments = [value for each in state["optim"]["state"].values() for value in each.values()]
     assert {value.dtype for value in moments} == {torch.float32}
     board = trainer.dataset.sample(1, "train").boards
-    single.learner.load(trainer.transformer.state_dict())  # tests and probing are as ever
+    single.transformer.load_state_dict(trainer.transformer.state_dict())  # tests and probing are as ever
     for one, other in zip(trainer.forward_all_activations(board, board * 0), single.forward_all_activations(board, board * 0),
                           strict=True):
         np.testing.assert_array_equal(one, other)
@@ -180,7 +163,7 @@ def test_loss_and_error_count_every_token(batch_size):
     assert same(untrained, weights(trainer))
     for epoch in range(3):
         total, wrong, cells, sizes = 0.0, 0, 0, []
-        for masked, truth in trainer._batches(epoch):
+        for masked, truth in trainer.batches(epoch):
             with torch.no_grad():
                 p = trainer.transformer(masked).exp().numpy()
             p /= p.sum(-1, keepdims=True)
@@ -203,7 +186,7 @@ def test_steps_are_adamw_on_the_batches():
     parts = [[p for p in twin.parameters() if (id(p) in linear) == wanted] for wanted in (True, False)]
     optim = torch.optim.AdamW([{"params": parts[0], "weight_decay": 0.01}, {"params": parts[1], "weight_decay": 0}],
                               lr=1e-2, betas=(0.9, 0.95))
-    for masked, truth in trainer._batches(0):
+    for masked, truth in trainer.batches(0):
         optim.zero_grad()
         log_p = twin(masked).log_softmax(-1)
         (-log_p.gather(-1, truth[..., None]).mean()).backward()
@@ -215,14 +198,14 @@ def test_steps_are_adamw_on_the_batches():
 
 def test_a_loss_that_is_not_finite_ends_training(monkeypatch):
     trainer, whole = make(epochs=5, epoch2test=99), make(epochs=1)
-    original = trainer._loss
+    original = trainer.loss
 
     def loss(masked, truth, epoch):
         value, parts = original(masked, truth, epoch)
         spoilt = value * (float("nan") if (epoch, trainer.step) >= (1, 6) else 1)
         return spoilt, parts | {"loss": spoilt.detach()}
 
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(trainer, "loss", loss)
     with pytest.raises(TrainingStopped, match="the loss is nan at epoch 1, step 6, with learning_rate 0.001, batch_size 8"):
         trainer.train()
     whole.train()
@@ -239,26 +222,26 @@ def test_a_loss_that_is_not_finite_ends_training(monkeypatch):
      (5000, 0.25, 0.5)],
 )  # fmt: skip
 def test_masking_schedule(epoch, p, patch):
-    assert make(epochs=1500)._masking(epoch) == (pytest.approx(p), patch)
+    assert make(epochs=1500).recipe.masking_at(epoch) == (pytest.approx(p), patch)
 
 
 def test_masking_schedule_of_no_length_and_other_values():
-    assert make(masking_patch_epoch=0, masking_p=0.4, masking_patch_p=0.1)._masking(0) == (0.4, 0.1)
-    assert make("lea", masking_patch_epoch=10, masking_p=1)._masking(5) == (0.5, 0)
-    assert make(masking_p=0)._masking(900) == (0, 0.5)
+    assert make(masking_patch_epoch=0, masking_p=0.4, masking_patch_p=0.1).recipe.masking_at(0) == (0.4, 0.1)
+    assert make("lea", masking_patch_epoch=10, masking_p=1).recipe.masking_at(5) == (0.5, 0)
+    assert make(masking_p=0).recipe.masking_at(900) == (0, 0.5)
 
 
 def test_cells_are_hidden_as_scheduled():
     trainer = make(dataset=boards(dataset_len=3000), masking_patch_epoch=10, masking_p=0.3, masking_patch_p=0)
     for epoch, p in ((0, 0.01), (5, 0.15), (10, 0.3)):
-        hidden = torch.cat([masked == trainer.masking_token for masked, _ in trainer._batches(epoch)]).double()
+        hidden = torch.cat([masked == trainer.masking_token for masked, _ in trainer.batches(epoch)]).double()
         assert hidden.mean().item() == pytest.approx(p, abs=5 * np.sqrt(p / hidden.numel()))
         assert hidden.mean(0).std() < 3 * np.sqrt(p / 3000)
 
 
 def test_patches_are_windows_of_a_root_s_size():
     trainer = make(masking_patch_epoch=0, masking_p=0, masking_patch_p=1)
-    masked, truth = map(torch.cat, zip(*trainer._batches(0), strict=True))
+    masked, truth = map(torch.cat, zip(*trainer.batches(0), strict=True))
     hidden = (masked == trainer.masking_token).view(-1, 6, 6)
     assert torch.equal(masked[~hidden.flatten(1)], truth[~hidden.flatten(1)])
     assert (truth < trainer.masking_token).all()
@@ -281,22 +264,22 @@ def test_epochs_and_seeds_have_boards_of_their_own():
      (1000, [1 / 3] * 3), (9999, [1 / 3] * 3)],
 )  # fmt: skip
 def test_board_curriculum(epoch, proba):
-    np.testing.assert_allclose(make()._board_proba(epoch), proba)
+    np.testing.assert_allclose(make().board_proba(epoch), proba)
 
 
 @pytest.mark.parametrize(
     ("epoch", "proba"), [(0, [0.95, 0.05, 0]), (1000, [0.95, 0.05, 0]), (1500, [0.775, 0.225, 0]), (2000, [0.6, 0.4, 0])]
 )
 def test_board_curriculum_of_lea(epoch, proba):
-    np.testing.assert_allclose(make("lea")._board_proba(epoch), proba, atol=1e-15)
+    np.testing.assert_allclose(make("lea").board_proba(epoch), proba, atol=1e-15)
 
 
 def test_board_types_not_in_use_get_no_share():
     trainer = make(dataset=boards(board_types=["composition", "single"], board_types_proba=[0.5, 0.5]))
-    np.testing.assert_allclose(trainer._board_proba(0), [0.1 / 0.9, 0.8 / 0.9])
-    np.testing.assert_allclose(trainer._board_proba(2000), [0.5, 0.5])
+    np.testing.assert_allclose(trainer.board_proba(0), [0.1 / 0.9, 0.8 / 0.9])
+    np.testing.assert_allclose(trainer.board_proba(2000), [0.5, 0.5])
     single = make(dataset=boards(board_types=["single"], board_types_proba=[1]))
-    assert single._board_proba(0).tolist() == [1]
+    assert single.board_proba(0).tolist() == [1]
     truth = all_boards_of(single, 0)
     assert ((truth >= 2).sum(1) == 4).all()  # one root of four tokens
     assert len(single.train()) == 2
@@ -400,7 +383,7 @@ def test_old_parameter_files_are_welcome(kind):
 def test_after_an_exception_in_an_epoch_training_goes_on_as_if_there_had_been_none(kind, error):
     whole, broken = make(kind, epochs=3, attn_pdrop=0.1), make(kind, epochs=3, attn_pdrop=0.1)
     whole.train()
-    step, calls = broken.learner.optim.step, []
+    step, calls = broken.optim.step, []
 
     def step_that_fails_once():
         calls.append(1)
@@ -408,7 +391,7 @@ def test_after_an_exception_in_an_epoch_training_goes_on_as_if_there_had_been_no
         if len(calls) == 6:  # in the second epoch
             raise error
 
-    broken.learner.optim.step = step_that_fails_once
+    broken.optim.step = step_that_fails_once
     with pytest.raises(error):
         broken.train()
     assert broken.epoch == 1
@@ -418,25 +401,13 @@ def test_after_an_exception_in_an_epoch_training_goes_on_as_if_there_had_been_no
         assert torch.equal(weights(broken)[name], value), name
 
 
-def test_training_can_draw_more_boards_that_overlap():
-    shares = []
-    for weight in (1, 50):
-        trainer = make(overlap_weight=weight, board_proba_start=[0, 1, 0], board_proba_end=[0, 1, 0], dataset=boards(dataset_len=500))
-        drawn = np.concatenate([batch[1].numpy() for batch in trainer._batches(0)])
-        objects = drawn >= trainer.dataset.vocab_bck
-        shares.append((objects.sum(-1) < 2 * trainer.dataset.abs_c).mean())  # a covered cell is missing
-    assert shares[1] > shares[0] + 0.3
-    with pytest.raises(ValueError, match="overlap_weight = 2 must be 1 where allow_overlap is False"):
-        make(overlap_weight=2, dataset=boards(allow_overlap=False, board_dim=6))
-
-
 def test_every_process_needs_a_board_of_the_smallest_batch(monkeypatch):
     """10 boards in batches of 8 leave a batch of 2."""
     for world, refused in ((2, False), (3, True)):
         monkeypatch.setattr(module_train_probe, "rank_and_world", lambda world=world: (0, world))
         expected = pytest.raises(ValueError, match="smallest batch") if refused else contextlib.nullcontext()
         with expected:
-            make(dataset=boards(dataset_len=10), product_way="linear", attention_way="fused")
+            make(dataset=boards(dataset_len=10))
 
 
 def test_the_boards_of_an_epoch_are_drawn_at_once(monkeypatch):
@@ -444,5 +415,5 @@ def test_the_boards_of_an_epoch_are_drawn_at_once(monkeypatch):
     trainer, drawn = make(), []
     sample = trainer.dataset.sample
     monkeypatch.setattr(trainer.dataset, "sample", lambda count, *how: drawn.append(count) or sample(count, *how))
-    assert len(list(trainer._batches(0))) > 1
+    assert len(list(trainer.batches(0))) > 1
     assert drawn == [trainer.dataset_len]

@@ -105,13 +105,13 @@ def test_wrong_parameters_are_named(values, error, name):
     [(0, 0, 0), (250, 0, 0), (400, 0.2, 0), (625, 0.5, 0), (1000, 1, 0), (2000, 1, 0.35), (3000, 1, 0.7), (9000, 1, 0.7)],
 )
 def test_weights_of_the_losses(epoch, alpha, beta):
-    assert make(loss_speech_val_end=0.7)._weights(epoch) == (pytest.approx(alpha), pytest.approx(beta))
+    assert make(loss_speech_val_end=0.7).recipe.loss_weights_at(epoch) == (pytest.approx(alpha), pytest.approx(beta))
 
 
 def test_weights_that_jump_or_start_elsewhere():
     trainer = make(loss_rfs_epoch_start=3, loss_rfs_epoch_end=3, loss_speech_val_start=2, loss_speech_val_end=1,
                    loss_speech_epoch_start=0, loss_speech_epoch_end=4)
-    assert [trainer._weights(epoch) for epoch in range(5)] == [(0, 2), (0, 1.75), (0, 1.5), (1, 1.25), (1, 1)]
+    assert [trainer.recipe.loss_weights_at(epoch) for epoch in range(5)] == [(0, 2), (0, 1.75), (0, 1.5), (1, 1.25), (1, 1)]
 
 
 def cross_entropy(logits, truth):
@@ -131,7 +131,7 @@ def test_losses_and_log_by_hand(transformer_type, blank):
     losses, log = trainer.train(), trainer.log.arrays
     for epoch, (alpha, beta) in enumerate([(0, 0), (0, 0.25), (0.4, 0.5), (0.8, 0.5)]):
         sums, wrong, words = dict.fromkeys(("total", "rfb", "rfs", "vq", "speech"), 0.0), [0, 0], np.zeros(8)
-        for masked, truth in trainer._batches(epoch):
+        for masked, truth in trainer.batches(epoch):
             with torch.no_grad():
                 board, sentence, vq, encodings = (value.numpy() for value in trainer.transformer(masked))
             (rfb, wrong_b), (rfs, wrong_s) = cross_entropy(board, truth.numpy()), cross_entropy(sentence, truth.numpy())

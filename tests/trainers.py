@@ -42,4 +42,4 @@ def weights(trainer):
 
 def all_boards_of(trainer, epoch):
     """The boards (n, T) that an epoch trains on, nothing hidden."""
-    return torch.cat([truth for _, truth in trainer._batches(epoch)])
+    return torch.cat([truth for _, truth in trainer.batches(epoch)])

@@ -1,133 +1,52 @@
-"""What training changes: a network's weights, its optimiser, the moving average of the weights; a step, and
-their state."""
+"""What training changes, as data: the weights and the optimiser's moments, copied, put back and checked."""
 from __future__ import annotations
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-from parts.training.optimizers import make_optimizer
-from utils import rank_and_world
 
 
-class Learner:
-    """A network that learns, alone or as one of several processes that each take their share of every batch.
+def state_of(network: torch.nn.Module, optim: torch.optim.Optimizer) -> dict:
+    """A copy of the weights and the optimiser's state."""
+    return copied({"transformer": plain_names(dict(network.state_dict())), "optim": optim.state_dict()})
 
-    network: what is trained. shown: what tests, checkpoints and probing see, the moving average of its
-    weights where weight_average > 0, the share that an epoch leaves of it. optim: the optimiser, of the kind
-    'adamw' or 'muon'. mixed: whether products of a training pass are computed in bfloat16; weights, losses,
-    words and the optimiser's states are in float32.
-    """
 
-    def __init__(
-        self, network: torch.nn.Module, optimizer: str, learning_rate: float, weight_average: float = 0,
-        mixed: bool = False,
-    ):
-        self.network = self.shown = network
-        self.mixed = mixed
-        self.optim = make_optimizer(network, learning_rate, kind=optimizer)
-        self.rank, self.world = rank_and_world()
-        self._average: AveragedModel | None = None
-        if weight_average:
-            blend = get_ema_multi_avg_fn(weight_average)
-            self._average = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
-            self.shown = self._average.module
-        self._look()
-        self._parallel: DistributedDataParallel | None = None
+def restore(network: torch.nn.Module, optim: torch.optim.Optimizer, state: dict) -> None:
+    """Puts back what `state_of` copied. The optimiser's settings stay: they are parameters of the run."""
+    getattr(network, "_orig_mod", network).load_state_dict(state["transformer"])  # torch.compile wraps
+    groups = optim.state_dict()["param_groups"]
+    # a copy, as torch keeps the very tensors, and later steps would change the state
+    optim.load_state_dict({"state": copied(state["optim"]["state"]), "param_groups": groups})
 
-    def forward(self, tokens: torch.Tensor):
-        """The network on its share of a training batch; gradients are then averaged over processes."""
-        if self.world > 1 and self._parallel is None:
-            self._parallel = DistributedDataParallel(self.network)
-        network = self._parallel or self.network
-        if not self.mixed:
-            return network(tokens)
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            found = network(tokens)
-        if isinstance(found, torch.Tensor):
-            return found.float()
-        return tuple(out.float() if out.dtype == torch.bfloat16 else out for out in found)
 
-    def start_epoch(self, learning_rate: float, *dropout: int) -> None:
-        """Training mode; the learning rate, and the stream of dropout, named by whole numbers, of an
-        epoch."""
-        self.network.train()
-        self.network.noise.reseed(*dropout, *[self.rank] * (self.rank > 0))
-        for group in self.optim.param_groups:
-            group["lr"] = learning_rate
+def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Loads a state dict; raises any kind of exception if it does not fit, and the network stays as it
+    was."""
+    before = copied(dict(network.state_dict()))
+    try:
+        network.load_state_dict(weights)
+    except Exception:
+        network.load_state_dict(before)
+        raise
 
-    def _look(self) -> None:
-        """Eval mode: LEA's words would move with every pass in training mode."""
-        self.network.eval()
-        self.shown.eval()
 
-    def share_of(self, *batch: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
-        """Which share of a batch is this process's, and that part of its tensors (B, ...)."""
-        parts = tuple(x[self.rank :: self.world] for x in batch)
-        return len(parts[0]) / len(batch[0]), parts
+def is_finite(network: torch.nn.Module) -> bool:
+    """Whether all weights and buffers are finite; waits for the device."""
+    values = [value for value in network.state_dict().values() if value.is_floating_point()]
+    return bool(torch.nn.utils.get_total_norm(values).isfinite())
 
-    def step(self, loss: torch.Tensor, share: float) -> None:
-        """One step of the optimiser on the loss of this process's share of a batch."""
-        self.optim.zero_grad(set_to_none=True)
-        (loss if self.world == 1 else loss * (share * self.world)).backward()
-        self.optim.step()
 
-    def end_training(self) -> None:
-        """Lets go of what averages gradients while the group of processes is still there: what holds a group
-        last waits, with Python's lock, for threads of the group, which may wait for that lock."""
-        self._parallel = None
-
-    def end_epoch(self) -> None:
-        """Moves the average of the weights; what is looked at between epochs is in eval mode."""
-        self._look()
-        if self._average is not None:
-            self._average.update_parameters(self.network)
-
-    def is_finite(self) -> bool:
-        """Whether all weights and buffers are finite; waits for the device."""
-        values = [value for value in self.network.state_dict().values() if value.is_floating_point()]
-        return bool(torch.nn.utils.get_total_norm(values).isfinite())
-
-    def load(self, weights: dict[str, torch.Tensor]) -> None:
-        """Takes a state dict; an exception of any kind, with the network as it was, where it does not fit."""
-        before = {name: value.clone() for name, value in self.shown.state_dict().items()}
-        try:
-            self.shown.load_state_dict(weights)
-        except Exception:
-            self.shown.load_state_dict(before)
-            raise
-        if self._average is not None:
-            self.network.load_state_dict(self.shown.state_dict())
-
-    def state(self) -> dict:
-        """A copy of all that training changes here."""
-        state = {"transformer": copied(dict(self.network.state_dict()))}
-        if self._average is not None:
-            state["average"] = copied(dict(self._average.state_dict()))
-        return state | {"optim": copied(self.optim.state_dict())}
-
-    def restore(self, state: dict) -> None:
-        """Goes back to a state; the optimiser's settings stay, they are parameters of the run."""
-        self._look()
-        self.network.load_state_dict(state["transformer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
-        groups = self.optim.state_dict()["param_groups"]
-        self.optim.load_state_dict({"state": state["optim"]["state"], "param_groups": groups})
-
-    def has_own_moments(self) -> bool:
-        """Whether what the optimiser keeps of each weight has that weight's shape."""
-        for weight, moments in self.optim.state.items():
-            shapes = {name: tuple(value.shape) for name, value in moments.items()}
-            adamw = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
-            if shapes not in (adamw, {"momentum_buffer": weight.shape}):
-                return False
-        return True
+def has_own_moments(optim: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser's moments of each weight have that weight's shape."""
+    for weight, moments in optim.state.items():
+        shapes = {name: tuple(value.shape) for name, value in moments.items()}
+        adamw = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+        if shapes not in (adamw, {"momentum_buffer": weight.shape}):
+            return False
+    return True
 
 
 def plain_names(weights):
-    """A state dict without the prefixes that torch.compile and DistributedDataParallel put before names, and
-    out of {'model': ...} or {'state_dict': ...}; anything else as it is."""
+    """A state dict without the prefixes that torch.compile and DistributedDataParallel add, and taken out of
+    {'model': ...} or {'state_dict': ...}; anything else unchanged."""
     if not isinstance(weights, dict):
         return weights
     for key in ("model", "state_dict"):

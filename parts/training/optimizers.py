@@ -4,42 +4,31 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from module_transformer_factor import MLP, Attention
-
 
 def make_optimizer(
     network: nn.Module, learning_rate: float, weight_decay: float = 0.01, kind: str = "adamw"
 ) -> torch.optim.AdamW | Optimizers:
     """The optimiser of a network, of the kind 'adamw' or 'muon'.
 
-    adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon:
-    Muon, its steps as long as AdamW's ("match_rms_adamw"), on the matrices of attention and MLPs, with the
-    same weight decay; AdamW on all else.
+    adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon: Muon on
+    `network.block_matrices()`, its steps as long as AdamW's ("match_rms_adamw"), with the same weight decay;
+    AdamW on all other weights.
     """
-    parts = [module for module in network.modules() if isinstance(module, (Attention, MLP))]
-    matrices = [weight for part in parts for weight in linear_weights(part)] if kind == "muon" else []
+    matrices = network.block_matrices() if kind == "muon" else []
     taken = {id(p) for p in matrices}
-    linear = {id(p) for p in linear_weights(network)}
+    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
     rest = [p for p in network.parameters() if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if id(p) in linear], "weight_decay": weight_decay},
         {"params": [p for p in rest if id(p) not in linear], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
-    if kind == "adamw":
-        return adamw
-    return Optimizers(adamw, Muon(matrices, learning_rate, weight_decay))
-
-
-def linear_weights(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of all Linear layers in a network or a part of one."""
-    return [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+    return Optimizers(adamw, Muon(matrices, learning_rate, weight_decay)) if kind == "muon" else adamw
 
 
 class Muon(torch.optim.Muon):
-    """torch.optim.Muon with Nesterov's momentum and steps as long as AdamW's, which it takes for all matrices
-    of one shape at once: of a small network's, one alone keeps a processor waiting for its next operation
-    (docs/speed.md)."""
+    """torch.optim.Muon with Nesterov's momentum and steps as long as AdamW's. All matrices of one shape step
+    together: one at a time, a small network's matrices leave the processor waiting (docs/speed.md)."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float):
         super().__init__(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -61,22 +50,22 @@ class Muon(torch.optim.Muon):
 
     def _moved(self, matrix: nn.Parameter, momentum: float) -> torch.Tensor:
         """The gradient of a matrix with Nesterov's momentum."""
-        kept = self.state[matrix]
-        if not kept:
-            kept["momentum_buffer"] = torch.zeros_like(matrix.grad)
-        kept["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(kept["momentum_buffer"], momentum)
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        return matrix.grad.lerp(state["momentum_buffer"], momentum)
 
 
 def orthogonal(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Matrices (N, rows, columns) -> those of the same singular vectors with singular values near 1, by steps
-    of Newton-Schulz (https://kellerjordan.github.io/posts/muon): in bfloat16, but on a CPU in the precision
-    that they have, as many processors multiply bfloat16 ten times as slowly. eps: least norm."""
+    """Matrices (N, rows, columns) -> matrices with the same singular vectors and singular values near 1, by
+    steps of Newton-Schulz (https://kellerjordan.github.io/posts/muon). eps: least norm."""
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = matrices.mT if tall else matrices  # the smaller Gram matrix
+    # bfloat16 as its author does, but not on CPUs, many of which multiply it ten times as slowly
     x = x if x.device.type == "cpu" else x.bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
@@ -86,19 +75,19 @@ def orthogonal(
 
 
 class Optimizers:
-    """Several optimisers, each of parameters of its own, that step together and look like one of torch's."""
+    """Several optimisers, each with parameters of its own, used as if they were one of torch's."""
 
     def __init__(self, *parts: torch.optim.Optimizer):
         self.parts = parts
 
     @property
     def param_groups(self) -> list[dict]:
-        """The groups of all parts, whose settings may be changed."""
+        """The parameter groups of all parts; their settings may be changed."""
         return [group for part in self.parts for group in part.param_groups]
 
     @property
     def state(self) -> dict[torch.Tensor, dict]:
-        """What the parts keep of each parameter."""
+        """The moments of each parameter."""
         return {p: kept for part in self.parts for p, kept in part.state.items()}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -112,7 +101,7 @@ class Optimizers:
             part.step()
 
     def state_dict(self) -> dict:
-        """As an optimiser of torch gives it, the parameters numbered through all parts."""
+        """As torch's optimisers give it, with parameters numbered through all parts."""
         state, groups, first = {}, [], 0
         for part in self.parts:
             own = part.state_dict()
@@ -122,7 +111,7 @@ class Optimizers:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         groups, first = list(state_dict["param_groups"]), 0
         for part in self.parts:
             own = [groups.pop(0) for _ in part.param_groups]
@@ -134,5 +123,5 @@ class Optimizers:
 
 
 def renumbered(group: dict, by: int) -> dict:
-    """A parameter group of a state dict with the numbers of its parameters moved up."""
+    """A parameter group of a state dict, `by` added to the numbers of its parameters."""
     return group | {"params": [i + by for i in group["params"]]}

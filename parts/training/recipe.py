@@ -1,4 +1,4 @@
-"""A recipe: the parameters of a training, and what they say of each of its epochs (arXiv 2312.05361)."""
+"""A recipe: the parameters of a training, and what they mean for each of its epochs (arXiv 2312.05361)."""
 from __future__ import annotations
 
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from module_transformer_factor import ATTENTIONS, PRODUCTS
 from parts.boards.params import TYPES
 from parts.params import Params, param, pick_device
 from utils import MAX_SEED, ramp, shown
 
-MOST = 10**6  # of a parameter; larger ones are mistakes
-# parameters of the authors' files that have no effect
+MOST = 10**6  # the largest value of most parameters; larger ones are mistakes
+# parameters without effect, accepted in old parameter files: the official program's, and this one's that are
+# gone
 IGNORED = (
     "n_unmasked",
     "masking_patch_dim",
@@ -23,6 +23,10 @@ IGNORED = (
     "scan_nb_instances",
     "epoch2scan",
     "bool_wandb",
+    "weight_average",
+    "overlap_weight",
+    "product_way",
+    "attention_way",
 )
 
 
@@ -30,7 +34,7 @@ IGNORED = (
 class TrainParams(Params):
     """Network, masking, curriculum, optimiser and bookkeeping of a run.
 
-    Methods named ..._at say what holds in an epoch, counted from 0.
+    Methods named ..._at give a value at an epoch, counted from 0.
     """
 
     # epochs at which something starts or has ended, scaled with recipe_epochs
@@ -42,72 +46,93 @@ class TrainParams(Params):
         "board_proba_epoch_end",
     )
 
-    transformer_type: str = param("factor", "type of network: factor", choices=("factor",), flag="type")
-    vocab_size: int | None = param(None, "tokens V; none: the data set's", low=1)
-    block_size: int | None = param(None, "cells of a board T; none: the data set's", low=1)
-    masking_token: int | None = param(None, "index of the UNK token; none: the data set's", low=0)
-    n_layer: int = param(3, "blocks", low=1, high=200)
-    n_head: int = param(2, "attention heads", low=1, high=MOST)
-    n_embd: int = param(64, "width of the residual stream D", low=1, high=MOST)
-    n_embd_pos: int = param(32, "width of the position code P", low=1, high=MOST)
-    embd_pdrop: float = param(0, "dropout after the token embedding", low=0, high=1)
-    resid_pdrop: float = param(0, "dropout after each sub-layer", low=0, high=1)
-    attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1)
+    transformer_type: str = param(
+        "factor", "type of network: factor", choices=("factor",), flag="type", fixed=True
+    )
+    vocab_size: int | None = param(
+        None, "number of tokens V, UNK included; none: the data set's", low=1, fixed=True
+    )
+    block_size: int | None = param(
+        None, "number of cells of a board T; none: the data set's", low=1, fixed=True
+    )
+    masking_token: int | None = param(
+        None, "index of the UNK token, which hides a cell; none: the data set's", low=0, fixed=True
+    )
+    n_layer: int = param(3, "number of transformer blocks", low=1, high=200, fixed=True)
+    n_head: int = param(2, "number of attention heads H", low=1, high=MOST, fixed=True)
+    n_embd: int = param(64, "width of the residual stream D", low=1, high=MOST, fixed=True)
+    n_embd_pos: int = param(32, "width of the position code P", low=1, high=MOST, fixed=True)
+    embd_pdrop: float = param(0, "dropout after the token embedding", low=0, high=1, fixed=True)
+    resid_pdrop: float = param(0, "dropout after each attention and MLP layer", low=0, high=1, fixed=True)
+    attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1, fixed=True)
     masking_p: float = param(0.25, "final probability that a cell is hidden", low=0, high=1)
     masking_patch_epoch: int | None = param(
         750,
-        "epoch at which masking_p is reached and patches start; none: the number of epochs",
+        "epoch at which the hiding probability, which rises from 0.01, reaches masking_p and patches start; "
+        "none: the number of epochs",
         low=0,
         high=MOST,
     )
     masking_patch_p: float = param(
         0.5, "share of boards that also lose a patch of a root's size", low=0, high=1
     )
-    board_curriculum: bool = param(True, "whether board-type probabilities move over epochs")
-    board_proba_epoch_start: int = param(250, "epoch at which they start to move", low=0, high=MOST)
-    board_proba_epoch_end: int = param(1000, "epoch at which they have moved", low=0, high=MOST)
-    board_proba_start: list[float] = param(
-        (0.8, 0.1, 0.1), "probabilities of single, double, composition before", low=0, high=MOST, length=3
+    board_curriculum: bool = param(
+        True, "1: board-type probabilities move from board_proba_start to board_proba_end; 0: the data set's"
     )
-    board_proba_end: list[float] = param(
-        (1 / 3, 1 / 3, 1 / 3),
-        "probabilities of single, double, composition after",
+    board_proba_epoch_start: int = param(
+        250, "epoch at which board-type probabilities start to move", low=0, high=MOST
+    )
+    board_proba_epoch_end: int = param(
+        1000, "epoch at which board-type probabilities reach board_proba_end", low=0, high=MOST
+    )
+    board_proba_start: list[float] = param(
+        (0.8, 0.1, 0.1),
+        "first probabilities of single, double and composition boards",
         low=0,
         high=MOST,
         length=3,
     )
-    overlap_weight: float = param(
-        1, "how many times likelier training draws a double board whose objects overlap", low=1, high=1000
+    board_proba_end: list[float] = param(
+        (1 / 3, 1 / 3, 1 / 3),
+        "final probabilities of single, double and composition boards",
+        low=0,
+        high=MOST,
+        length=3,
     )
     recipe_epochs: int | None = param(
-        None, "scale the epochs of every ramp, the learning rate's too, by epochs / recipe_epochs (the "
-        "recipe's are 1500, LEA's 3000); none: as they are", low=1, high=MOST,
+        None,
+        "number of epochs that the epochs of all ramps are written for (1500, LEA 3000): scales them to the "
+        "run's number of epochs; none: not scaled, so a run of 20 epochs hides hardly a cell",
+        low=1,
+        high=MOST,
     )
-    optimizer: str = param("adamw", "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest",
-                           choices=("adamw", "muon"))
-    learning_rate: float = param(1e-3, "of the optimiser", low=0, high=1000)
+    optimizer: str = param(
+        "adamw",
+        "optimiser: adamw, or muon (Muon on the blocks' matrices, AdamW on all other weights)",
+        choices=("adamw", "muon"),
+        fixed=True,
+    )
+    learning_rate: float = param(1e-3, "learning rate of the optimiser", low=0, high=1000)
     lr_schedule: str = param(
         "constant",
-        "learning rate over epochs: constant, or down to zero by cosine or linear",
-        choices=("constant", "cosine", "linear"),
+        "learning rate over epochs: constant, or linear (falls to zero at the end)",
+        choices=("constant", "linear"),
     )
-    lr_warmup: int = param(0, "epochs over which the learning rate rises to its value", low=0, high=MOST)
+    lr_warmup: int = param(
+        0, "number of epochs over which the learning rate rises to its value", low=0, high=MOST
+    )
     lr_decay_start: int = param(
-        0, "epoch at which cosine or linear starts to fall; after the last epoch: it does not fall",
-        low=0, high=MOST,
-    )
-    weight_average: float = param(
         0,
-        "share that an epoch leaves of the moving average of weights, which tests, checkpoints and probing "
-        "see; 0: no average",
+        "epoch at which the learning rate starts to fall, if lr_schedule is linear; after the last epoch: "
+        "it stays constant",
         low=0,
-        high=0.9999,
+        high=MOST,
     )
     batch_size: int = param(64, "boards in a step", low=1, high=MOST, flag="batch")
-    epochs: int = param(1, "epochs to train", low=1, high=MOST, flag="epoch")
-    epoch2print: int = param(25, "epochs between reports", low=1, high=MOST)
-    epoch2test: int = param(250, "epochs between tests", low=1, high=MOST)
-    epoch2save: int = param(250, "epochs between checkpoints", low=1, high=MOST)
+    epochs: int = param(1, "number of epochs to train", low=1, high=MOST, flag="epoch")
+    epoch2print: int = param(25, "number of epochs between reports", low=1, high=MOST)
+    epoch2test: int = param(250, "number of epochs between tests", low=1, high=MOST)
+    epoch2save: int = param(250, "number of epochs between checkpoints", low=1, high=MOST)
     save_epochs: list[int] | None = param(
         None,
         "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...",
@@ -115,27 +140,26 @@ class TrainParams(Params):
         high=MOST,
         word="log",
     )
-    save_model: bool = param(False, "whether to save checkpoints, 1 or 0", flag="save")
+    save_model: bool = param(
+        False, "1: save checkpoints, and the states that a stopped run resumes from", flag="save"
+    )
     run_name: str = param("", "name of the run folder; empty: the script makes one, train() writes nothing")
-    device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu)")
-    threads: int | None = param(None, "threads of a run on a CPU; none: torch's own number", low=1, high=1024)
+    device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA if present, else cpu)")
+    threads: int | None = param(None, "CPU threads of the run; none: torch's own number", low=1, high=1024)
     plot_dpi: int = param(150, "dots per inch of figures", low=1, high=2400)
     dtype: str = param(
-        "float32", "arithmetic; float64 is the official program's, bfloat16 that of training's products only",
+        "float32",
+        "arithmetic: float32, float64 (as the official program), or bfloat16 (matrix products of training "
+        "only)",
         choices=("float32", "float64", "bfloat16"),
-    )
-    product_way: str = param(
-        "auto",
-        "large products on a CPU, float32: linear, convolution, or auto: the faster one, measured",
-        choices=("auto", *PRODUCTS),
-    )
-    attention_way: str = param(
-        "auto",
-        "small attention likewise: fused, explicit, or auto",
-        choices=("auto", *ATTENTIONS),
+        fixed=True,
     )
     seed: int | None = param(
-        None, "of weights, boards, masks and dropout; none draws one", low=0, high=MAX_SEED
+        None,
+        "seed of initial weights, boards, masks and dropout; none: a new one is drawn",
+        low=0,
+        high=MAX_SEED,
+        fixed=True,
     )
     runs: str = param("./runs", "folder that holds the run folders")
 
@@ -153,40 +177,37 @@ class TrainParams(Params):
         pick_device(self.device)
 
     def _scale_ramps(self) -> None:
-        """Scales the epochs of the ramps; what is stored are the epochs themselves, and recipe_epochs is
-        None."""
+        """Scales the epochs of all ramps from recipe_epochs to epochs. The scaled epochs are what is stored,
+        and recipe_epochs becomes None."""
         for name in self.ramps:
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, self.checked(name, round(value * self.epochs / self.recipe_epochs)))
         self.recipe_epochs = None
 
     def _check_order(self, start: str, end: str) -> None:
-        """ValueError where the epoch named end comes before the one named start."""
+        """ValueError if the epoch named `end` comes before the one named `start`."""
         first, last = getattr(self, start), getattr(self, end)
         if last < first:
             raise ValueError(f"{end} = {last} must not come before {start} = {first}.")
 
     def masking_at(self, epoch: int) -> tuple[float, float]:
-        """(hiding probability, share of boards with a patch) of an epoch."""
+        """(hiding probability, share of boards with a patch) at an epoch."""
         last = self.epochs if self.masking_patch_epoch is None else self.masking_patch_epoch
+        # never below 1%: an epoch that hides nothing would only train copying
         hidden = max(ramp(epoch, 0, self.masking_p, 0, last), min(0.01, self.masking_p))
         return float(hidden), self.masking_patch_p if epoch >= last else 0.0
 
     def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch."""
+        """Learning rate at an epoch."""
         if epoch < self.lr_warmup:
             return self.learning_rate * (epoch + 1) / self.lr_warmup
-        if self.lr_schedule == "constant":
-            return self.learning_rate
         start = max(self.lr_warmup, self.lr_decay_start)
-        if start >= self.epochs:
+        if self.lr_schedule == "constant" or start >= self.epochs:
             return self.learning_rate
-        left = 1 - ramp(epoch, 0.0, 1.0, start, self.epochs)
-        share = left if self.lr_schedule == "linear" else (1 - np.cos(np.pi * left)) / 2
-        return float(self.learning_rate * share)
+        return float(self.learning_rate * (1 - ramp(epoch, 0.0, 1.0, start, self.epochs)))
 
     def beyond_the_end(self) -> list[str]:
-        """The ramps' epochs that the run ends before, as 'name = epoch'."""
+        """The ramps' epochs that the run does not reach, as 'name = epoch'."""
         late = {name: getattr(self, name) or 0 for name in self.ramps}
         if self.lr_schedule == "constant":
             del late["lr_decay_start"]
@@ -195,8 +216,7 @@ class TrainParams(Params):
         return [f"{name} = {epoch}" for name, epoch in late.items() if epoch > self.epochs]
 
     def board_proba_at(self, epoch: int, board_types: Sequence[str]) -> np.ndarray:
-        """Probabilities of board_types at an epoch of the curriculum; ValueError where none of them is ever
-        drawn."""
+        """Probabilities of board_types at an epoch of the curriculum; ValueError if all are zero."""
         start, end = np.asarray(self.board_proba_start), np.asarray(self.board_proba_end)
         now = ramp(epoch, 0.0, 1.0, self.board_proba_epoch_start, self.board_proba_epoch_end)
         proba = (start + now * (end - start))[[TYPES.index(name) for name in board_types]]
@@ -213,11 +233,11 @@ class TrainParams(Params):
         return self._due_at(epoch, self.epoch2test)
 
     def saves_at(self, epoch: int) -> bool:
-        """Whether a period, or the end, asks for a checkpoint and a state after an epoch."""
+        """Whether a checkpoint and a state to resume from are due after an epoch."""
         return self._due_at(epoch, self.epoch2save)
 
     def keeps_checkpoint_at(self, epoch: int) -> bool:
-        """Whether a checkpoint is kept after an epoch, by the period or by save_epochs."""
+        """Whether a checkpoint is kept after an epoch, because it is due or named by save_epochs."""
         if self.saves_at(epoch):
             return True
         if self.save_epochs == "log":

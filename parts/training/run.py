@@ -1,5 +1,5 @@
-"""A run's folder: its name and lock, parameter files, log, checkpoints, saved states, and what may change on
-resuming."""
+"""A run's folder: its name and lock, parameter files, log, checkpoints, saved states; how a training ends
+early, and what may change when it is resumed."""
 from __future__ import annotations
 
 import contextlib
@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from filelock import lock_descriptor
 
+from parts.boards.params import DatasetParams
+from parts.checks import naming
 from parts.files import UNSUPPORTED, atomic_write, numbered, read_json, save_tensors, to_disk, write_json
-from parts.probing.panels import save_figure
+from parts.training.distributed import largest_over_processes
 from utils import caution, out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states
+# parameters that may differ when a run is resumed
 CHANGEABLE = (
     "epochs",
     "device",
@@ -36,15 +39,20 @@ CHANGEABLE = (
     "save_epochs",
     "plot_dpi",
 )
-# not in the files of earlier versions, whose runs are as these say
-LATER = {
-    "optimizer": "adamw", "overlap_weight": 1.0, "save_epochs": None, "threads": None, "vq_start_epoch": 0,
-    "product_way": "convolution", "attention_way": "explicit", "slot_heads": 0,
+# parameters that older runs lack, with the value those runs used
+LATER = {"optimizer": "adamw", "save_epochs": None, "threads": None, "vq_start_epoch": 0, "slot_heads": 0}
+# parameters and choices that are gone, with the values that can still be resumed
+GONE = {
+    "weight_average": [0],
+    "overlap_weight": [1],
+    "product_way": ["linear"],
+    "attention_way": ["fused"],
+    "lr_schedule": ["constant", "linear"],
 }
 
 
 class TrainingStopped(RuntimeError):
-    """Training ended before its last epoch; the message says why and how to go on. exit_code: for a
+    """Training ended before its last epoch; the message says why and how to resume. exit_code: for a
     script."""
 
     def __init__(self, message: str, exit_code: int = 1):
@@ -55,87 +63,135 @@ class TrainingStopped(RuntimeError):
 class Run:
     """The folder of a run while a trainer works in it.
 
-    folder: runs/<run_name>, or None where nothing is written. saves: whether checkpoints and states are kept.
-    log: the RunLog, None until `start` or `resume`.
-    """
+    folder: runs/<run_name>, or None to write nothing. saves: whether checkpoints and states are saved. log:
+    the RunLog, None until `open` or `resume`. """
 
     def __init__(self, folder: Path | None, saves: bool):
         self.folder, self.saves = folder, saves and folder is not None
         self.log: RunLog | None = None
+        self.signal = 0  # the number of a signal that came while training
+        self._good: dict = {}  # the state after the last whole epoch
         self._lock: typing.IO | None = None
         self._saved_at = time.monotonic()
 
-    def open(self) -> None:
-        """Makes the folder where it is missing and holds it for this process, until `close`. ValueError where
-        another process has it."""
+    # the folder
+
+    def open(self, trainer) -> None:
+        """Holds the folder for this process, until `close`; on the first call, writes what a new run starts
+        with. ValueError if the folder already holds a run, or if another process trains in it."""
         self._saved_at = time.monotonic()
         if self.folder is not None and self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
+        try:
+            if self.log is None:
+                self._start(trainer)
+            self.log.settle()
+            self.log.extend(trainer.epochs)
+            self.write_params(trainer.params)  # some may have been assigned since the last epoch
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, trainer) -> None:
+        if self.folder is None:
+            self.log = RunLog(trainer.columns(), trainer.epochs)
+            return
+        check_new(self.folder)
+        for name in ("checkpoints", "figures", "analysis"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self.write_params(trainer.params)
+        write_json(self.folder / "params_dataset.json", trainer.dataset.params.as_dict())
+        trainer.dataset.export(str(self.folder / "datasets" / "dataset"))
+        if self.saves:
+            save_state(self.folder, 0, trainer.state())
+        # the log comes last, so that a folder with run_log.csv holds a run
+        self.log = RunLog(trainer.columns(), trainer.epochs, self.folder)
+
+    def resume(self, trainer) -> None:
+        """Continues the log after the trainer's last epoch; rows of later epochs are cut."""
+        self.log = RunLog(trainer.columns(), trainer.epochs, self.folder, resume_at=trainer.epoch)
+        self.write_params(trainer.params)
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Releases the folder."""
         if self._lock is not None:
             self._lock.close()
         self._lock = None
 
-    def start(
-        self, columns: Sequence[str], epochs: int, params: dict, dataset, state: Callable[[], dict]
-    ) -> None:
-        """Writes what a new run starts with; the log comes last, so that a folder with run_log.csv holds a
-        run.
-
-        columns: of the log. params: of the training. dataset: an AbstractionDataset. state: makes the first
-        state. ValueError where the folder holds a run already.
-        """
-        if self.folder is None:
-            self.log = RunLog(columns, epochs)
-            return
-        if (self.folder / "run_log.csv").exists():
-            raise ValueError(
-                f"run_name = {self.folder.name!r} must be new: {self.folder} already holds a run."
-            )
-        for name in ("checkpoints", "figures", "analysis"):
-            (self.folder / name).mkdir(exist_ok=True)
-        self.write_params(params)
-        write_json(self.folder / "params_dataset.json", dataset.params.as_dict())
-        dataset.export(str(self.folder / "datasets" / "dataset"))
-        if self.saves:
-            save_state(self.folder, 0, state())
-        self.log = RunLog(columns, epochs, self.folder)
-
-    def resume(self, columns: Sequence[str], epochs: int, at: int, params: dict) -> None:
-        """Goes on with the log after `at` epochs, rows of later ones cut, and writes the parameters anew."""
-        self.log = RunLog(columns, epochs, self.folder, resume_at=at)
-        self.write_params(params)
-
     def write_params(self, params: dict) -> None:
-        """Writes params_training.json, where there is a folder."""
+        """Writes params_training.json."""
         if self.folder is not None:
             write_json(self.folder / "params_training.json", params)
 
-    def save_state(self, epoch: int, state: dict, due: bool) -> None:
-        """Saves the state after `epoch` epochs, where it is due or SAVE_SECONDS have passed."""
+    def save_checkpoint(self, name: int | str, weights: dict) -> None:
+        """Writes checkpoints/model_<name>.pth, if checkpoints are saved."""
+        if self.saves:
+            save_tensors(self.folder / "checkpoints" / f"model_{name}.pth", weights)
+
+    # training
+
+    @contextlib.contextmanager
+    def guard(self, trainer) -> Iterator[None]:
+        """Surrounds a training, from its first epoch to its last.
+
+        If states are saved, SIGINT and SIGTERM do not interrupt a step: they are noted, for `heed`. If
+        anything goes wrong, the trainer goes back to its last whole epoch. A signal, a loss that is not
+        finite, a full disk and too little memory then end as TrainingStopped, after that state has been
+        saved; any other exception passes on. Releases the folder at the end. """
+        self._good = trainer.state()
+        with self._signals_noted(self.saves or trainer.rank > 0):
+            try:
+                yield
+            except BaseException as error:
+                trainer.restore(self._good)
+                if isinstance(error, (TrainingStopped, OSError)) or out_of_memory(error):
+                    raise self._stopped(error, trainer.device) from error
+                error.add_note(f"while training epoch {trainer.epoch}")  # so no wrong flag: see train_model
+                raise
+            finally:
+                self.close()
+
+    def end_epoch(self, row: dict[str, float], state: dict, due: bool, device: torch.device) -> None:
+        """Makes an epoch count: its log row goes to the disk, and `state`, after it, is what a failure goes
+        back to. The state is saved if it is due or SAVE_SECONDS have passed. TrainingStopped if a signal has
+        come."""
+        self.log.add(row)
+        self._good = state
         if self.saves and (due or time.monotonic() - self._saved_at > SAVE_SECONDS):
             self.log.settle()
-            save_state(self.folder, epoch, state)
+            save_state(self.folder, state["epoch"], state)
             self._saved_at = time.monotonic()
+        self.signal = largest_over_processes(self.signal, device)
+        self.heed(f"after epoch {row['epoch']}")
 
-    def save_checkpoint(self, epoch: int, weights: dict) -> None:
-        """Writes checkpoints/model_<epoch>.pth, where checkpoints are kept."""
-        if self.saves:
-            save_tensors(self.folder / "checkpoints" / f"model_{epoch}.pth", weights)
+    def heed(self, where: str) -> None:
+        """Raises TrainingStopped if SIGINT or SIGTERM was received."""
+        if self.signal:
+            name = signal.Signals(self.signal).name
+            raise TrainingStopped(f"stopped by {name} {where}", 128 + self.signal)
 
-    def save_figures(self, figures: dict, dpi: int) -> None:
-        """Writes run_log.pkl and {name: Figure} as figures/<name>.png."""
-        if self.folder is not None:
-            self.log.save_arrays()
-            for name, figure in figures.items():
-                save_figure(figure, self.folder / "figures" / f"{name}.png", dpi)
+    @contextlib.contextmanager
+    def _signals_noted(self, wanted: bool) -> Iterator[None]:
+        """Inside, if wanted and in the main thread, signals are only noted; afterwards the handlers are put
+        back."""
+        self.signal = 0
+        if not wanted or threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-    def stopped(self, error: Exception, device: torch.device, epoch: int, good: dict) -> TrainingStopped:
-        """What to raise for an early end, after saving the last good state, of `epoch` epochs, if it can
-        be."""
+        def note(number, frame):
+            self.signal = number
+
+        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _stopped(self, error: Exception, device: torch.device) -> TrainingStopped:
+        """What to raise for an early end, after saving the state of the last whole epoch, if possible."""
         message, exit_code = str(error), getattr(error, "exit_code", 1)
         if isinstance(error, OSError):
             message = f"{error.filename or self.folder}: {error.strerror or error}"
@@ -145,40 +201,50 @@ class Run:
         if not self.saves:
             return TrainingStopped(f"{message}; nothing was saved (--save 0).", exit_code)
         try:
-            save_state(self.folder, epoch, good)
+            save_state(self.folder, self._good["epoch"], self._good)
         except (OSError, MemoryError):
             message += "; the last state could not be saved again"
-        kept = newest_states(self.folder)
-        how = f"resume with --resume {shlex.quote(str(self.folder))}" if kept else "no state was saved yet"
-        if kept and getattr(error, "exit_code", 0) == 1:  # going on would end in the same way
-            how = f"the state before is kept in {kept[0]}"
+        states = newest_states(self.folder)
+        how = f"resume with --resume {shlex.quote(str(self.folder))}" if states else "no state was saved yet"
+        if states and getattr(error, "exit_code", 0) == 1:  # a resumed run would end in the same way
+            how = f"the state before is kept in {states[0]}"
         return TrainingStopped(f"{message}; {how}.", exit_code)
 
 
 def params_of(folder: Path, params_class) -> dict:
-    """The parameters in a run folder, with those that its version did not have yet."""
+    """The parameters in a run folder, completed by those that its version did not have yet."""
     later = {name: value for name, value in LATER.items() if name in params_class.__dataclass_fields__}
-    return later | read_json(folder / "params_training.json")
+    params = later | read_json(folder / "params_training.json")
+    if params.get("lr_schedule") == "cosine":  # gone; a choice without effect on a run that is only opened
+        params["lr_schedule"] = "linear"
+    return params
 
 
 def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
-    """Checks that a run can be resumed with the parameters in `changed`, and returns those it has.
+    """Checks that a run can be resumed with the parameters in `changed`, and returns the run's own.
 
-    ValueError where nothing was saved, where the files are of another version, or for a parameter that must
-    stay as it is; TypeError for one that there is not.
-    """
+    ValueError if nothing was saved, if the files are of another version, or for a parameter that must stay as
+    it is; TypeError for an unknown one. """
     if folder.is_dir() and not (newest_states(folder) and (folder / "run_log.csv").exists()):
         raise ValueError(
             f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
             "or stopped in its first moments; start it again."
         )
-    before = params_of(folder, params_class)
+    own = params_of(folder, params_class)
     for name in params_class.__dataclass_fields__:
-        if name not in before:
+        if name not in own:
             raise ValueError(
                 f"{folder / 'params_training.json'}: lacks {name}; the run is of another script or version."
             )
-    before |= {"run_name": folder.name, "runs": str(folder.parent)}  # wherever it stands by now
+    written = read_json(folder / "params_training.json")
+    if "weight_average" in written or "threads" not in written:  # older than this list; its first kernels
+        written = {"product_way": "convolution", "attention_way": "explicit"} | written
+    for name, resumable in GONE.items():
+        if (value := written.get(name, resumable[0])) not in resumable:
+            raise ValueError(
+                f"{folder}: {name} = {value!r} no longer exists; the run can be opened, but not resumed."
+            )
+    own |= {"run_name": folder.name, "runs": str(folder.parent)}  # wherever the folder has been moved to
     for name, value in changed.items():
         if name not in params_class.__dataclass_fields__:
             raise TypeError(f"{name!r} is not a parameter.")
@@ -188,51 +254,46 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
                 f"recipe_epochs = {value} must be left out: the epochs of the run's ramps are scaled already."
             )
         value = str(Path(value).resolve()) if name == "runs" else value
-        if name not in CHANGEABLE and before[name] != value:
-            raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {before[name]!r}.")
-    return before
+        if name not in CHANGEABLE and own[name] != value:
+            raise ValueError(f"{name} = {shown(value)} must stay as the run has it, {own[name]!r}.")
+    return own
 
 
-class Signals:
-    """SIGINT and SIGTERM, which while one listens are noted, to be heeded where training can stop."""
+def check_boards(folder: str | Path, boards: dict) -> None:
+    """ValueError if one of these data-set parameters differs from the run's."""
+    path = Path(folder) / "params_dataset.json"
+    if not boards or not path.is_file():
+        return
+    own = read_json(path)
+    with naming(path):
+        own = DatasetParams.from_dict(own).as_dict()
+    wanted = DatasetParams.from_dict(own | boards).as_dict()
+    for name, value in boards.items():
+        if wanted[name] != own[name]:
+            raise ValueError(f"{name} = {value!r} must stay as the run has it, {own[name]!r}.")
 
-    def __init__(self):
-        self.number = 0
 
-    @contextlib.contextmanager
-    def listening(self, wanted: bool) -> Iterator[None]:
-        """Inside, where wanted and in the main thread, signals are only noted; the handlers of before return
-        after."""
-        self.number = 0
-        if not wanted or threading.current_thread() is not threading.main_thread():
-            yield
-            return
+def check_size(recipe, cells: int, checkpoints: Path) -> None:
+    """ValueError if a recipe asks for a larger network than any file in checkpoints holds, as damaged
+    parameters may; they would fill the memory. cells: of a board."""
+    sizes = [path.stat().st_size for path in checkpoints.glob("*")]
+    words = getattr(recipe, "vocab_speech_size", 0) + getattr(recipe, "block_speech_size", 0)
+    positions = cells * recipe.n_embd_pos if recipe.transformer_type == "factor" else 0
+    weights = recipe.n_embd * (recipe.n_layer * recipe.n_embd + words) + positions  # at least
+    if sizes and weights > max(sizes):  # a file holds several bytes of each weight
+        raise ValueError(
+            "n_layer, n_embd and the other sizes are of a larger network than any in checkpoints."
+        )
 
-        def note(number, frame):
-            self.number = number
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def share(self, world: int, device: torch.device) -> None:
-        """With several processes, all learn of a signal that came to one."""
-        if world > 1:
-            numbers = torch.tensor([self.number], device=device)
-            torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-            self.number = int(numbers)
-
-    def heed(self, where: str) -> None:
-        """TrainingStopped where a signal has come."""
-        if self.number:
-            raise TrainingStopped(f"stopped by {signal.Signals(self.number).name} {where}", 128 + self.number)
+def check_new(folder: Path) -> None:
+    """ValueError if a folder already holds a run."""
+    if (folder / "run_log.csv").exists():
+        raise ValueError(f"run_name = {folder.name!r} must be new: {folder} already holds a run.")
 
 
 def unused_run_name(runs: str | Path, suffix: str) -> str:
-    """Makes a folder run_YYYYMMDD_xxx<suffix> in runs, xxx the first free number of the day, and returns its
+    """Makes the folder run_YYYYMMDD_xxx<suffix> in runs, xxx the day's first unused number, and returns its
     name."""
     day = datetime.date.today().strftime("%Y%m%d")
     Path(runs).mkdir(parents=True, exist_ok=True)
@@ -247,12 +308,10 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
 
 
 def lock(folder: Path) -> typing.IO:
-    """Holds a run folder for this process until the file returned is closed, and removes half-written files
-    there.
+    """Locks a run folder for this process until the returned file is closed, and removes half-written files.
 
-    The lock goes with the process, however it ends. ValueError where another process holds it. On a file
-    system without locks a warning says so, and nothing is held or removed.
-    """
+    The lock ends with the process, however that ends. ValueError if another process holds it. On a file
+    system without locks there is a warning, and nothing is locked or removed. """
     file = open(folder / ".lock", "ab")
     try:
         held = lock_descriptor(file.fileno(), blocking=False)
@@ -273,22 +332,23 @@ def lock(folder: Path) -> typing.IO:
 
 
 def save_state(folder: Path, epoch: int, state: dict) -> None:
-    """Saves what a run needs to go on after `epoch` epochs, and keeps the last two such files."""
+    """Saves the state after `epoch` epochs, from which a run resumes, and keeps the last two such files."""
     save_tensors(folder / "checkpoints" / f"state_{epoch}.pt", state)
     for path in newest_states(folder)[2:]:
         path.unlink()
 
 
 def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list[Path]]:
-    """The newest saved state of a run that can be taken, and the files passed over, each with a warning.
+    """The newest saved state of a run that can be read, and the damaged files passed over, each with a
+    warning.
 
-    take: reads a file and goes back to its state, or raises. ValueError where none can be taken.
+    take: reads a file and restores its state, or raises. ValueError if none can be read.
     """
     damaged = []
     for path in newest_states(folder):
         try:
             return take(path), damaged
-        except Exception as error:  # of any kind, for what is no state
+        except Exception as error:  # a damaged file raises any kind
             reason = (
                 str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
             )
@@ -303,12 +363,11 @@ def newest_states(folder: Path) -> list[Path]:
 
 
 class RunLog:
-    """The numbers of a run, a row an epoch: run_log.csv grows as epochs end, run_log.pkl holds arrays of
+    """The numbers of a run, one row per epoch: run_log.csv grows as epochs end, run_log.pkl holds arrays of
     length epochs.
 
-    columns: names. folder: None keeps the log in memory. Values that were not measured are NaN, and empty in
-    the CSV.
-    """
+    columns: names. folder: None keeps the log in memory. resume_at: continues the log in the folder after so
+    many epochs. A value that was not measured is NaN, and blank in the CSV. """
 
     def __init__(
         self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None
@@ -336,7 +395,7 @@ class RunLog:
             file.writelines(kept)
 
     def extend(self, epochs: int) -> None:
-        """Makes room for that many epochs, where there is less."""
+        """Makes room for that many epochs."""
         for name, values in self.arrays.items():
             more = np.full(max(0, epochs - len(values)), 0 if name == "written" else np.nan)
             self.arrays[name] = np.concatenate([values, more])
@@ -357,20 +416,19 @@ class RunLog:
             )
             with open(self.path, "ab", buffering=0) as file:
                 end = file.tell()
-                if file.write(line) < len(line):  # a full disk takes a part
+                if file.write(line) < len(line):  # a full disk takes only a part
                     file.truncate(end)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self.rows += 1
 
     def settle(self) -> None:
-        """Sees to it that the rows so far are on the disk. ValueError where the file holds others than those
-        of this log."""
+        """Waits until all rows are on the disk. ValueError if the file holds other rows than this log."""
         if self.folder is not None:
             with open(self.path, "rb+") as file:
                 if (found := sum(1 for _ in file) - 1) != self.rows:
                     raise ValueError(
                         f"{self.path}: holds {found} epochs, not the {self.rows} of this trainer; another "
-                        "one has gone on with the run."
+                        "one has continued the run."
                     )
                 to_disk(file)
 
@@ -382,7 +440,7 @@ class RunLog:
 
 
 def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndarray]:
-    """The columns of a run_log.csv as float arrays, NaN where a cell is empty; only its first rows, if given.
+    """The columns of a run_log.csv as float arrays, blank cells as NaN; only its first `rows`, if given.
     ValueError names a damaged file."""
     try:
         with open(path, encoding="utf-8") as file:

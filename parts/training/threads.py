@@ -1,9 +1,8 @@
-"""How torch's threads wait; imported by the scripts before anything that imports torch.
+"""How torch's CPU threads wait; the scripts import this before anything that imports torch.
 
-Threads of GNU's OpenMP wait for the next operation in a loop, by default for so long that two trainings at
-once on the cores of one are ten times slower than need be. Waiting less costs a training alone little
-(benchmarks/bench_together.py).
-"""
+Threads of GNU's OpenMP wait for their next operation in a loop, by default for so long that two trainings on
+the same cores are ten times slower than they need be. A shorter wait costs a single training little
+(benchmarks/bench_together.py). """
 import os
 
 SPINS = 20_000  # rounds of that loop before a thread sleeps

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's numbers and pictures there. wandb is imported only where it is asked for."""
+"""Weights & Biases: a run's log rows and figures there. wandb is imported only if it is asked for."""
 from __future__ import annotations
 
 import contextlib
@@ -9,28 +9,21 @@ from collections.abc import Iterator
 from parts.files import read_json, write_json
 
 MODES = ("disabled", "offline", "online")
-KEPT = "wandb.json"  # in a run folder: the id of its run at wandb, which a resumed one goes on in
-
-
-def wanted_mode(flag: str) -> str:
-    """The mode that --wandb asks for, `flag`; one that is not disabled gives way to WANDB_MODE. ValueError
-    for another."""
-    mode = flag.casefold()
-    if mode not in MODES:
-        raise ValueError(f"--wandb must be disabled, offline or online, not {flag!r}.")
-    return mode if mode == "disabled" else os.environ.get("WANDB_MODE") or mode
+KEPT = "wandb.json"  # in a run folder: the id of its run at wandb, which a resumed run continues
 
 
 @contextlib.contextmanager
-def wandb_run(trainer, mode: str) -> Iterator[None]:
-    """Inside, wandb has an active run with the parameters of a trainer of module_train_probe; none where mode
-    is disabled.
+def wandb_run(trainer, mode: str) -> Iterator[bool]:
+    """Inside, wandb has an active run with the trainer's parameters, unless mode is disabled; yields whether
+    it has.
 
-    WANDB_PROJECT, WANDB_NAME, WANDB_DIR and WANDB_MODE count as they do for wandb. A run folder that has had
-    a run there goes on in it. ValueError, with no file left behind, where wandb cannot start.
-    """
-    if mode == "disabled":
-        yield
+    WANDB_PROJECT, WANDB_NAME, WANDB_DIR and WANDB_MODE work as they do for wandb. A resumed run folder
+    continues its run at wandb. Of several processes, the first one alone logs. ValueError, with no file left
+    behind, if wandb cannot start. """
+    if mode != "disabled":
+        mode = os.environ.get("WANDB_MODE") or mode
+    if mode == "disabled" or trainer.rank > 0:
+        yield False
         return
     folder = trainer.folder
     trainer.fix_ramps()
@@ -49,21 +42,21 @@ def wandb_run(trainer, mode: str) -> Iterator[None]:
         if "dir" in settings:
             folder.mkdir(parents=True, exist_ok=True)  # wandb would write elsewhere
         run = wandb.init(config=config, mode=mode, **settings)
-    except Exception as error:  # of any kind: not installed, logged out, broken settings, no network
+    except Exception as error:  # any kind: not installed, logged out, broken settings, no network
         if not logged_before:
             shutil.rmtree(folder / "wandb", ignore_errors=True)
-        with contextlib.suppress(OSError):  # where they are not empty
+        with contextlib.suppress(OSError):  # they are not empty
             folder.rmdir()
             folder.parent.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"--wandb {mode} cannot start: {reason[:300].rstrip('.')}.") from None
     with run:
         write_json(folder / KEPT, {"id": run.id})
-        yield
+        yield True
 
 
 def check_wandb_runs() -> None:
-    """ValueError where wandb has no active run."""
+    """ValueError if wandb has no active run."""
     import wandb
 
     if wandb.run is None:

@@ -43,7 +43,7 @@ ODD = [
     "..", "größe", "😀", "\ud800", "\udcff", "x" * 300, "-", "--", "--epoch", "-h2", "%s", "'", "\n", "a\nb", "auto", "log",
 ]  # fmt: skip
 SCRIPT = {
-    "repeat": ["1", "2", "0", "two"], "data_seed": ["0", "7", "-1"], "wandb": ["disabled", "on"],
+    "data_seed": ["0", "7", "-1"], "wandb": ["disabled", "on"],
     "resume": ["nowhere", ".", "/dev/null", "runs"], "runs": ["runs", "a/b", "/dev/null", "/proc", "runs/x"],
     "nothing": ["1"], "threads": ["1", "2", "none"], "run_name": ["r", "r", "s"],
 }  # fmt: skip

@@ -159,7 +159,7 @@ def exceptions_of(kind: str) -> dict:
     calls: list[tuple[int, str]] = []
     plain = watched(kind, calls, lambda n: None)
     trained(plain)
-    first, wanted, wrong = [epoch for epoch, _ in calls].index(1), plain._state(), []
+    first, wanted, wrong = [epoch for epoch, _ in calls].index(1), plain.state(), []
     points = [name for epoch, name in calls if epoch == 1]
     print(f"{kind}: {len(points)} points of an epoch raise", flush=True)
     for at, point in enumerate(points):
@@ -178,7 +178,7 @@ def exceptions_of(kind: str) -> dict:
         if trainer.epoch != 1 or any(module.training for module in trainer.transformer.modules()):
             faults.append(f"left in epoch {trainer.epoch}, or in training mode")
         trained(trainer)
-        if not same(trainer._state(), wanted):
+        if not same(trainer.state(), wanted):
             faults.append("another training")
         wrong += [f"{at}, {point}: {fault}" for fault in faults]
     lost = {text.split(",")[0] for text in wrong}

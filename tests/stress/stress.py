@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import json
 import mmap
 import os
@@ -39,7 +40,7 @@ from module_dataset import AbstractionDataset, DatasetParams  # noqa: E402
 from module_train_probe import TrainingStopped  # noqa: E402
 from parts.boards import files  # noqa: E402
 from parts.files import load_array  # noqa: E402
-from parts.training.run import RunLog, read_run_log  # noqa: E402
+from parts.training.run import Run, RunLog, newest_state, read_run_log  # noqa: E402
 from tests.faults import (  # noqa: E402
     CLASSES,
     DATASET,
@@ -202,17 +203,17 @@ def cases(run: Path) -> dict[str, tuple]:
         return sorted(path for path in run.rglob(start) if path.name.endswith(end))
 
     def state(train: bool):
-        trainer = CLASSES["factor"]._rebuilt(run, {"device": "cpu"})
-        fresh = trainer._state()
+        trainer = CLASSES["factor"]._rebuilt(run, {"device": "cpu", "epochs": 2})
+        trainer.run_name = ""  # nothing is written
+        fresh = trainer.state()
 
         def load(run):
-            trainer._restore(fresh)
-            found = trainer._newest_state()[0]
+            trainer.restore(fresh)
+            found = newest_state(run, trainer._take_state)[0]
             if train:  # its checksums fit: what it holds must be of use
-                try:
-                    trainer._train_epoch(1)
-                except TrainingStopped:
-                    pass
+                trainer.epoch = 1
+                with contextlib.suppress(TrainingStopped), contextlib.redirect_stdout(io.StringIO()):
+                    trainer.train()
             return found
 
         return load
@@ -399,17 +400,24 @@ def soak(folder: Path) -> dict:
 def watch(kind: str, every: int, curve: Path) -> None:
     """Notes memory, open files and time every so many epochs; beside each epoch's time that of a fixed computation, by which
     to tell a slower program from a busier machine."""
-    keep, rows, matrix = CLASSES[kind]._keep, [], torch.ones(64, 64)
+    save_figures, end_epoch, rows, matrix = CLASSES[kind].save_figures, Run.end_epoch, [], torch.ones(64, 64)
     last, apart, fixed = time.thread_time(), 0.0, 0.0
 
-    def kept(self, epoch, *args):
-        nonlocal last, apart, fixed
+    def figures_saved(self, *args):
+        nonlocal apart
         start = time.thread_time()
+        figures = save_figures(self, *args)
+        apart += time.thread_time() - start
+        return figures
+
+    def ended(self, row, *args):
+        nonlocal last, apart, fixed
+        epoch, start = row["epoch"], time.thread_time()
         for _ in range(50):
             matrix @ matrix
         fixed += time.thread_time() - start
-        keep(self, epoch, *args)
-        apart += time.thread_time() - start  # that computation, saving and figures
+        end_epoch(self, row, *args)
+        apart += time.thread_time() - start  # that computation, and saving
         if (epoch + 1) % every == 0:
             rows.append({
                 "epoch": epoch + 1,
@@ -421,7 +429,7 @@ def watch(kind: str, every: int, curve: Path) -> None:
             curve.write_text(json.dumps(rows))
             last, apart, fixed = time.thread_time(), 0.0, 0.0
 
-    CLASSES[kind]._keep = kept
+    CLASSES[kind].save_figures, Run.end_epoch = figures_saved, ended
 
 
 def judged(rows: list[dict]) -> dict:
