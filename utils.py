@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from PIL import Image
 from tqdm import tqdm
 
@@ -188,7 +187,7 @@ def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
 
 def fresh_seed() -> int:
     """A seed from the operating system, small enough to read aloud."""
-    return from_leader(int.from_bytes(os.urandom(4), "little"))
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def checked_seed(seed: int | None) -> int:
@@ -284,57 +283,3 @@ def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook. A process that only starts kernels is not."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
-# Several processes
-
-
-@contextlib.contextmanager
-def process_group(device: str = "auto") -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group: NCCL where `device` is CUDA, or auto and
-    there is CUDA, else Gloo. Without torchrun nothing changes. ValueError where a machine has fewer GPUs than
-    processes."""
-    if not launched():
-        yield
-        return
-    on_cuda = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
-    if on_cuda:
-        processes, count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if processes > count:
-            raise ValueError(
-                f"device = {device!r} must be cpu for {processes} processes on a machine of {count} GPUs."
-            )
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if on_cuda else "gloo")
-    try:
-        yield
-        torch.distributed.barrier()  # none leaves while another still sends
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's number in its group and how many there are; (0, 1) alone."""
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
-
-
-def from_leader(value):
-    """value as the group's first process has it."""
-    if rank_and_world()[1] == 1:
-        return value
-    held = [value]
-    torch.distributed.broadcast_object_list(held)
-    return held[0]
-
-
-def sum_over_processes_(*tensors: torch.Tensor) -> None:
-    """Adds up each tensor over the processes of the group, in place."""
-    if rank_and_world()[1] > 1:
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
