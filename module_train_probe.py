@@ -330,7 +330,7 @@ class TrainTransformer:
         if late and self.rank == 0 and self.epoch == 0:
             hidden, _ = self.recipe.masking_at(self.epochs - 1)
             say(f"note: {self.epochs} epochs end before {', '.join(late)}; the last one hides "
-                f"{100 * hidden:.1f}% of cells. --recipe_epochs (1500, LEA 3000) fits it into the run.")
+                f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales them.")
 
     # tests, reports and figures
 

@@ -33,6 +33,7 @@ STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from senten
 class LEAParams(TrainParams):
     """TrainParams with LEA's defaults, and the parameters of codebook and sentences."""
 
+    recipe_length = 3000
     ramps = (*TrainParams.ramps, "vq_start_epoch", "loss_rfs_epoch_start", "loss_rfs_epoch_end",
              "loss_speech_epoch_start", "loss_speech_epoch_end")
 
