@@ -19,13 +19,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from module_dataset import AbstractionDataset
+from module_dataset import AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor
+from parts.boards.pictures import token_colors
+from parts.checks import check_sizes
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import assigned, keywords_of, pick_device
-from parts.probing.analyses import Probe
+from parts.probing import analyses, evaluation, recording, sites
 from parts.probing.evaluation import Accuracy, accuracy_table, score_values
-from parts.probing.panels import own_style, plot_curves, save_figure
+from parts.probing.panels import (
+    BoardView,
+    own_style,
+    plot_curves,
+    plot_reconstructions,
+    save_figure,
+    show_figure,
+)
 from parts.training import learner
 from parts.training.distributed import from_leader, rank_and_world, sum_over_processes_, synchronise
 from parts.training.optimizers import make_optimizer
@@ -75,7 +84,7 @@ STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
 
 
 @keywords_of(TrainParams, first=["dataset"])
-class TrainTransformer(Probe):
+class TrainTransformer:
     """A data set, a network and its optimiser: train, test, record, edit.
 
     Keywords are those of TrainParams. Each is also an attribute, which is checked when it is assigned; those
@@ -272,8 +281,8 @@ class TrainTransformer(Probe):
             count = min(at_once, self.dataset_len - start)
             drawn = self.dataset.sample(count, "train", proba, rng)
             mask, _ = self.dataset.mask(drawn.boards, p, patch_p, drawn.types, drawn.corners, rng)
-            boards = self._tokens(drawn.boards)
-            masked = boards.masked_fill(self._tokens(mask), self.masking_token)
+            boards = self.tokens(drawn.boards)
+            masked = boards.masked_fill(self.tokens(mask), self.masking_token)
             yield from zip(masked.split(self.batch_size), boards.split(self.batch_size), strict=True)
 
     def start_epoch(self, epoch: int) -> None:
@@ -329,7 +338,7 @@ class TrainTransformer(Probe):
         """Log columns of a test: boards of train, test and val, each masked twice. Boards and masks are the
         same at all epochs, hidden as the recipe ends, so that epochs can be compared."""
         rng = numpy_rng(self.seed, STREAM_TEST)
-        drawn, counts = self._test_boards(rng)
+        drawn, counts = evaluation.boards_to_test(self.dataset, rng)
         if self._has_val():
             drawn["val"] = self.dataset.all_boards("val", 100, rng)
         row = self._count_row(counts, "test" in drawn)
@@ -408,7 +417,7 @@ class TrainTransformer(Probe):
     def _figures(self, epoch: int) -> dict:
         """The figures of a run: learning curves and sample reconstructions."""
         rng = numpy_rng(self.seed, STREAM_TEST, 1)
-        drawn, _ = self._test_boards(rng, 2)
+        drawn, _ = evaluation.boards_to_test(self.dataset, rng, 2)
         _, made = self._evaluate(drawn.get("test", drawn["train"]), *self._test_masking(), 1, rng)
         return {"learning_curves": plot_curves(self.log.arrays, self.curves),
                 "reconstructions": self._plot_reconstructions(**made)}
@@ -566,3 +575,385 @@ class TrainTransformer(Probe):
             return cls(dataset, **params)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
+
+    # Probing: one network, its boards and masks; functions of parts/probing do the work
+    #
+    # boards, masks and boards_abs are integer arrays or tensors (n, h, w), for one board also (h, w).
+    # mask 1: hidden; board_abs: the object that covers a cell, -1 is background.
+
+    outputs = {"": "reconstruction"}  # of the network, with their titles in figures and tables
+    stages = ("z", "attn_update", "z_attn", "mlp_update", "z_attn_mlp")  # of a block, in figures
+    attention = {"attn": ("a", True)}  # prefix of figures: (site of a block, whether keys are cells)
+
+    def _predict(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits (B, T, V) of masked boards (B, T), one tensor for each of `outputs`."""
+        return (self.transformer(tokens),)
+
+    def _forward(self, tokens: torch.Tensor) -> None:
+        """The forward pass of masked boards (B, T) that is recorded."""
+        self.transformer(tokens)
+
+    @property
+    def token_table(self) -> np.ndarray:
+        """Token embeddings (V, D)."""
+        return to_numpy(self.transformer.tok_emb.weight)
+
+    @property
+    def position_table(self) -> np.ndarray:
+        """Position codes (T, P)."""
+        return to_numpy(self.transformer.pos_emb[0])
+
+    # arrays and tokens
+
+    def given(
+        self, *arrays, names: Sequence[str] = ("boards", "masks", "boards_abs"), one: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        """What a user gives, as int64 arrays (n, h, w), n = 1 if `one`; TypeError or ValueError names an
+        array of another shape or with values that its name does not allow. `evaluation.checked_arrays`."""
+        return evaluation.checked_arrays(arrays, names, self.dataset.board_dim, self.vocab_size, one)
+
+    def tokens(self, boards: np.ndarray) -> torch.Tensor:
+        """Boards or masks (n, h, w) as a tensor (n, T) on the device. `evaluation.as_tokens`."""
+        return evaluation.as_tokens(boards, self.device)
+
+    def masked_batches(self, boards: np.ndarray, masks: np.ndarray) -> Iterator[torch.Tensor]:
+        """Boards under masks, arrays (n, h, w), as tokens (B, T) on the device, some hundred boards at a
+        time. `evaluation.masked_batches`."""
+        return evaluation.masked_batches(boards, masks, self.masking_token, self.device)
+
+    def _mask_input(
+        self, board, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        bool_report: bool = False,
+    ):
+        """Boards (n, h, w) or (n, T), tensor or array, with cells hidden as in training: each with
+        probability masking_p; with patch_masking, a share patch_masking_p of boards also loses a patch.
+
+        Returns the same kind and shape; with bool_report also {'boardType': (n,): 0 no patch, 1 root board, 3
+        composite}. ValueError for another shape or a probability that is none. `evaluation.mask_input`."""
+        patch_p = patch_masking_p if patch_masking else 0.0
+        masked, kinds = evaluation.mask_input(self.dataset, board, masking_p, patch_p, self._user_rng)
+        return (masked, {"boardType": kinds}) if bool_report else masked
+
+    # reconstruction and accuracy
+
+    def reconstruct(
+        self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass"
+    ) -> dict[str, np.ndarray]:
+        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`. decode: 'one
+        pass' or 'easy first', as in test_model_accuracy; ValueError for another. `evaluation.reconstruct`."""
+        batches = self.masked_batches(boards, masks)
+        recons = evaluation.reconstruct(
+            self.transformer, self._predict, batches, self.masking_token, decode
+        )
+        return {name: recon.reshape(boards.shape) for name, recon in zip(self.outputs, recons, strict=True)}
+
+    def test_model_accuracy(
+        self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        verbose: bool = False, display_erroneous_boards: bool = False, decode: str = "one pass",
+    ):
+        """Accuracy of greedy reconstruction on nb_instances boards drawn from train.
+
+        masking_p: probability that a cell is hidden; patch_masking: whether a share patch_masking_p of boards
+        also loses a patch, as in training. verbose: print the accuracies; display_erroneous_boards: show up
+        to 10 boards with mistakes, and save them if there is a run_name. decode: 'one pass', or 'easy first':
+        hidden cells are filled one at a time, the surest first, the network reading what it has filled.
+
+        Returns an Accuracy, a tuple (acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown)
+        with the attribute acc_hidden, shares from 0 to 1; LEA returns a dict of acc_tokens, acc_hidden,
+        acc_boards and acc_boards_breakdown, each as l0_ (from the board) and l1_ (from the sentence).
+        TypeError or ValueError names a wrong argument. `evaluation.score`.
+        """
+        check_sizes(nb_instances=nb_instances)
+        drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
+        patch_p = patch_masking_p if patch_masking else 0.0
+        return self._accuracy(drawn, masking_p, patch_p, 1, verbose, display_erroneous_boards, decode)
+
+    def test_model_accuracy_set(
+        self, target_set: str, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
+        masking_rounds: int = 1, verbose: bool = False, display_erroneous_boards: bool = False,
+        count_max: int | None = 100, decode: str = "one pass",
+    ):
+        """As test_model_accuracy, on the boards of a split, 'train', 'val' or 'test', at most count_max of
+        each type, each masked masking_rounds times. ValueError also for a split without boards."""
+        check_sizes(masking_rounds=masking_rounds)
+        drawn = evaluation.boards_of_split(self.dataset, target_set, count_max, self._user_rng)
+        patch_p = patch_masking_p if patch_masking else 0.0
+        return self._accuracy(
+            drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards, decode
+        )
+
+    def test_model_accuracy_subset(
+        self, boards, masks, bool_show_erroneous_boards: bool = False, decode: str = "one pass"
+    ) -> dict:
+        """Accuracy of greedy reconstruction on given boards under given masks, both (n, h, w); decode as in
+        test_model_accuracy. bool_show_erroneous_boards: show up to 10 boards with mistakes.
+
+        Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares
+        of wrong tokens, wrong hidden tokens and wrong boards, 0 to 1; erroneous_boards: indices of the boards
+        with a mistake. LEA returns what test_model_accuracy does, without the breakdown. TypeError or
+        ValueError for wrong arrays. `evaluation.score`.
+        """
+        boards, masks = self.given(boards, masks)
+        types = np.zeros(len(boards))  # the breakdown by type is left out
+        scores, tested = self._scores(boards, masks, types, decode)
+        if bool_show_erroneous_boards:
+            self._show_erroneous(**tested)
+        return self._subset_result(scores, tested)
+
+    def _evaluate(self, drawn: Boards, p: float, patch_p: float, rounds: int, rng, decode: str = "one pass"):
+        """As `_scores`, of boards masked `rounds` times afresh."""
+        drawn = Boards.join([drawn] * rounds)
+        masks, _ = evaluation.masks_of(
+            self.dataset, drawn.boards, p, patch_p, rng, drawn.types, drawn.corners
+        )
+        return self._scores(drawn.boards, masks.astype(np.int64), drawn.types, decode)
+
+    def _scores(self, boards, masks, types, decode: str) -> tuple[dict, dict]:
+        """Scores of each output and {boards, recons of each output, masks, types}."""
+        recons = self.reconstruct(boards, masks, decode)
+        scores = {name: evaluation.score(boards, recon, masks, types) for name, recon in recons.items()}
+        return scores, {"boards": boards, "recons": recons, "masks": masks, "types": types}
+
+    def _accuracy(self, drawn: Boards, p: float, patch_p: float, rounds: int, verbose, display, decode: str):
+        scores, tested = self._evaluate(drawn, p, patch_p, rounds, self._user_rng, decode)
+        if verbose:
+            rows = {self.outputs[name]: score_values(values) for name, values in scores.items()}
+            print(accuracy_table(rows))
+        if display:
+            self._show_erroneous(**tested)
+        return self._accuracy_result(scores, tested)
+
+    def _accuracy_result(self, scores: dict, tested: dict):
+        """What test_model_accuracy and test_model_accuracy_set return."""
+        return Accuracy.of(scores[""], tested["boards"], tested["recons"][""], tested["masks"])
+
+    def _subset_result(self, scores: dict, tested: dict) -> dict:
+        """What test_model_accuracy_subset returns."""
+        return evaluation.subset_errors(scores[""], tested["boards"], tested["recons"][""], tested["masks"])
+
+    def _plot_reconstructions(self, boards, recons: dict, masks, types=None):
+        """Masked board, reconstructions and truth, one board a row. `panels.plot_reconstructions`."""
+        titled = {self.outputs[name]: recon for name, recon in recons.items()}
+        return plot_reconstructions(boards, titled, masks, self.dataset.vocab_bck, self.dataset.vocab_token)
+
+    def _show_erroneous(self, boards, recons: dict, masks, types=None, most: int = 10) -> None:
+        """Shows up to `most` boards with mistakes in a notebook; with a run_name also saves them as
+        analysis/erroneous_boards.png."""
+        wrong = np.any([(recon != boards).any((1, 2)) for recon in recons.values()], axis=0)
+        wrong = np.flatnonzero(wrong)[:most]
+        if not len(wrong):
+            return
+        recons = {name: recon[wrong] for name, recon in recons.items()}
+        figure = self._plot_reconstructions(boards[wrong], recons, masks[wrong])
+        if self.run_name:
+            save_figure(figure, self.folder / "analysis" / "erroneous_boards.png", self.plot_dpi)
+        show_figure(figure)
+
+    # recorded activations
+
+    def record(
+        self, names: str | Sequence[str] | None = None
+    ) -> contextlib.AbstractContextManager[dict[str, torch.Tensor]]:
+        """Named activations of the forward passes inside the `with`, as a dict {name: detached tensor, batch
+        first}. `sites.recording`.
+
+        names: exact names or patterns ('b0_*'), None: all; ValueError for one that matches nothing. Several
+        passes are joined along the batch. The network is as before afterwards, also after an exception.
+
+        >>> with trainer.record("b*_z_attn_mlp") as acts:
+        ...     logits = trainer.transformer(tokens)
+        """
+        return sites.recording(self.transformer, names)
+
+    def recorded(
+        self, boards: np.ndarray, masks: np.ndarray, edits: dict | None = None,
+        names: str | Sequence[str] = recording.WHOLE_PASS,
+    ) -> dict[str, np.ndarray]:
+        """Named activations {name: array, batch first} of boards under masks, arrays (n, h, w); edits and
+        names as in forward_all_activations. `recording.recorded`."""
+        batches = self.masked_batches(boards, masks)
+        return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits)
+
+    def forward_all_activations(
+        self, boards, masks, edits: dict | None = None, verbose: bool = False, return_recons: bool = False,
+        names: str | Sequence[str] | None = None,
+    ):
+        """Activations of boards under masks as {name: array, batch first}; with return_recons also the greedy
+        reconstructions (n, h, w). verbose: print the shares of right tokens and boards.
+
+        edits: {'b1': {'z': ...}, 'z_out': ...}, as `sites.editing` takes them: each an array or tensor (n, T,
+        D) or (T, D), a function of the activation (B, T, D) of a batch of boards, or a pair of one of these
+        and a mask (n, T) or (T,), true at the tokens to edit. names: which activations, exact names or
+        patterns ('b*_z'); None: all of them. Memory is in proportion to what is named.
+
+        ValueError for wrong boards or masks, an unknown name, or an edit of a wrong shape.
+        `recording.recorded`.
+        """
+        boards, masks = self.given(boards, masks)
+        names, asked = recording.with_logits(names) if verbose or return_recons else (names, True)
+        acts = self.recorded(boards, masks, edits, names or recording.WHOLE_PASS)
+        recons = acts["logit"].argmax(-1).reshape(boards.shape) if verbose or return_recons else None
+        if not asked:
+            del acts["logit"]
+        if verbose:
+            evaluation.report(recons, boards)
+        return (acts, recons) if return_recons else acts
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """The network's sizes as exported."""
+        return {"nb_blocks": self.n_layer, "nb_heads": self.n_head, "nb_tokens": self.block_size,
+                "dim_emb": self.n_embd}
+
+    def forward_svg(self, board, board_abs, mask, folder: str | Path = "./svg") -> None:
+        """Writes the activations of one board (h, w) to folder: meta.json {nb_blocks, nb_heads, nb_tokens,
+        dim_emb}; svg_groups.npy (board_abs) and svg_mask.npy, (T,); svg_{name}.npy of each activation of the
+        blocks, without batch axis; attention (T, T) and values (T, D/H) also by head, svg_{name}_h{j}.npy.
+        Folders are created. TypeError or ValueError for wrong arrays. `recording.write_svg`."""
+        names = ("board", "mask", "board_abs")
+        board, mask, board_abs = self.given(board, mask, board_abs, names=names, one=True)
+        recording.write_svg(self.recorded, self._sizes, board, board_abs, mask, folder)
+
+    def forward_pca(
+        self, boards, boards_abs, masks, folder: str | Path = "./pca", extra_meta: dict | None = None
+    ) -> None:
+        """Writes boards, boards_abs, masked_boards and masks (n, h, w) and every named activation, batch
+        first, to folder as {name}.npy; attention (n, T, T) and values (n, T, D/H) also by head, _h{j}.
+        meta.json holds nb_blocks, nb_heads, nb_tokens, dim_emb, and what extra_meta adds or replaces.
+
+        Folders are created. TypeError or ValueError for wrong arrays, or if JSON cannot hold extra_meta.
+        `recording.write_pca`."""
+        recording.write_pca(
+            self.recorded, self._sizes, self._board_arrays(boards, boards_abs, masks), folder, extra_meta
+        )
+
+    def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
+        """As forward_pca, in near-equal batches of at most batch_size boards, of which one is in memory at a
+        time: files batch_{k}_{name}.npy, which `files.open_batches` opens as one array. meta.json also holds
+        `batches`, for each file the list of its boards' indices. TypeError or ValueError also for batch_size.
+        `recording.write_pca_batches`."""
+        arrays = self._board_arrays(boards, boards_abs, masks)
+        check_sizes(batch_size=batch_size)
+        recording.write_pca_batches(self.recorded, self._sizes, arrays, folder, int(batch_size))
+
+    def _board_arrays(self, boards, boards_abs, masks) -> dict[str, np.ndarray]:
+        boards, masks, boards_abs = self.given(boards, masks, boards_abs)
+        return recording.board_arrays(boards, boards_abs, masks, self.masking_token)
+
+    # figures: blocks downwards and stages across; each method returns {file name without .jpg: Figure}
+
+    @property
+    def _stage_names(self) -> list[list[str]]:
+        """The activations that figures show: a list of stages for each block."""
+        return [[f"b{i}_{stage}" for stage in self.stages] for i in range(self.n_layer)]
+
+    def _view(self, board, board_abs, mask) -> BoardView:
+        colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
+        return BoardView(board[0], board_abs[0], mask[0], colors)
+
+    def _queries(self, queries) -> analyses.Queries:
+        return analyses.Queries.of(self.given(queries, names=("queries",), one=True)[0][0])
+
+    def _save(self, figures: dict, folder: str | Path = "", merged: Sequence[str] = ()) -> dict:
+        folder = self.folder / "analysis" / folder
+        return analyses.save_figures(figures, folder, self.plot_dpi, merged, self.n_head, self.n_layer)
+
+    def analyze_embeddings_tokenandpos(self) -> dict:
+        """Figures of token embeddings and position codes. `analyses.embedding_tables`.
+
+        embedding_token: the token embeddings and their Euclidean, unit-norm Euclidean and cosine matrices,
+        lines between backgrounds, object tokens and UNK; tokens that the network treats alike make a dark
+        block. embedding_pos: the same of the position codes, lines between rows of the board.
+        embedding_pos_2d: each cell's distances to all cells as a small board, laid out at that cell; if the
+        network encodes nearness, each map has its extreme at its own cell and fades around it.
+        """
+        return self._save(analyses.embedding_tables(
+            self.token_table, self.position_table, self.dataset.vocab_bck, self.dataset.vocab_token
+        ))
+
+    def analyze_embeddings(
+        self, board=None, board_abs=None, board_params: dict | None = None, masking: dict | None = None,
+        bool_sharedCmap: bool = False,
+    ) -> dict:
+        """embeddings_z, embeddings_z_dist and embeddings_z_dist_across, as analyze_all explains them but all
+        Euclidean, of a board (h, w) or, without one, of a board drawn at random.
+
+        board_params: {'nb_root_abs': 1, 'composite': None, 'margin': 0}: that many random roots, or that
+        composite with its roots `margin` apart; masking: {'bool_mask': True, 'p': 0.25}: whether to hide
+        cells, and with which probability; a key left out has this value. bool_sharedCmap: one colour scale
+        for all panels. TypeError or ValueError names a wrong argument. `analyses.activations_and_distances`.
+        """
+        board_params = analyses.with_defaults(
+            "board_params", board_params, nb_root_abs=1, composite=None, margin=0
+        )
+        masking = analyses.with_defaults("masking", masking, bool_mask=True, p=0.25)
+        if board is None:
+            board, board_abs = analyses.drawn_board(self.dataset, **board_params)
+        board_abs = np.full(np.shape(board), -1) if board_abs is None else board_abs
+        board, board_abs = self.given(board, board_abs, names=("board", "board_abs"), one=True)
+        p = masking["p"] if masking["bool_mask"] else 0.0
+        mask = evaluation.masks_of(self.dataset, board, p, 0.0, self._user_rng)[0].astype(np.int64)
+        view, names = self._view(board, board_abs, mask), self._stage_names
+        acts = self.recorded(board, mask, names=sum(names, []))
+        scale = "shared" if bool_sharedCmap else None
+        figures = analyses.activations_and_distances(acts, names, view, scale)
+        return self._save(figures | analyses.distances_across_stages(acts, names, view))
+
+    def analyze_all(
+        self, board, board_abs, mask, queries, folder: str = "default", bool_z: bool = True,
+        bool_attn: bool = True,
+    ) -> dict:
+        """Figures of what the network computes on one masked board (h, w), saved to analysis/<folder>/.
+
+        embeddings_z: activations, token x dimension. embeddings_z_norm: their lengths, laid out as the board.
+        embeddings_z_dist, _dist_unit: distances between tokens, of activations and of their directions; below
+        the diagonal the pairs of tokens of each object are marked, so that a dark patch which mirrors a mark
+        is an object whose tokens are alike. embeddings_z_dist_across: for each token the unit-norm distances
+        between its own stages; a bright pair is where it turns. embeddings_z_2D: each token's unit-norm
+        distances to all tokens as a small board, laid out at that token. attn_b{i}_h{j}: the attention that
+        each query (outlined) pays to each cell, j = -1 the mean of heads; attn_merge: heads downwards, blocks
+        across. attn: the same of every cell, a small board laid out at the query, log of attention over its
+        maximum.
+
+        queries (h, w): -1 none, i >= 0 the i-th query (of a number that occurs twice the first cell counts).
+        bool_z, bool_attn: which figures to make. TypeError or ValueError for wrong arrays, or if there is no
+        query. `analyses.stage_figures` and `analyses.attention_figures`.
+        """
+        names = ("board", "board_abs", "mask")
+        board, board_abs, mask = self.given(board, board_abs, mask, names=names, one=True)
+        queries = self._queries(queries) if bool_attn else None
+        view, acts, figures = self._view(board, board_abs, mask), self.recorded(board, mask, names="b*"), {}
+        if bool_z:
+            figures |= analyses.stage_figures(acts, self._stage_names, view)
+        if bool_attn:
+            for prefix, (site, over_cells) in self.attention.items():
+                names = analyses.attention_names(site, self.n_layer)
+                figures |= analyses.attention_figures(acts, names, prefix, over_cells, queries, view)
+        return self._save(figures, folder, list(self.attention) if bool_attn else ())
+
+    def analyze_across_boards(self, boards, masks, focus_masks=None, folder: str = "default") -> dict:
+        """embeddings_z_acrossBoards: for each token the mean distance, over pairs of boards (n, h, w),
+        between its unit-norm activations, laid out as the board; dark is what the boards have in common at
+        that stage.
+
+        focus_masks (n, h, w): compare only these cells, s² on every board, matched in reading order and shown
+        as s x s. ValueError for wrong arrays, fewer than two boards, or another number of cells.
+        `analyses.distances_across_boards`.
+        """
+        focus = np.ones(np.shape(boards), int) if focus_masks is None else focus_masks
+        boards, masks, focus = self.given(boards, masks, focus, names=("boards", "masks", "focus_masks"))
+        cells, names = analyses.matched_cells(focus), self._stage_names
+        acts = self.recorded(boards, masks, names=sum(names, []))
+        return self._save(analyses.distances_across_boards(acts, names, cells), folder)
+
+    def analyze_across_boards_attn(self, boards, masks, queries, folder: str = "default") -> dict:
+        """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (outlined) pays
+        to each cell; dark is attention that does not depend on the board. attnVar_merge: heads downwards,
+        blocks across. queries (h, w) and errors as in analyze_all. `analyses.attention_variance`."""
+        boards, masks = self.given(boards, masks)
+        queries, figures = self._queries(queries), {}
+        for prefix, (site, over_cells) in self.attention.items():
+            names = analyses.attention_names(site, self.n_layer)
+            acts = self.recorded(boards, masks, names=names)
+            figures |= analyses.attention_variance(acts, names, prefix, over_cells, queries)
+        return self._save(figures, folder, [f"{prefix}Var" for prefix in self.attention])

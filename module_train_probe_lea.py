@@ -16,10 +16,11 @@ import module_train_probe
 from module_dataset import TYPES
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
 from parts.params import keywords_of, param
-from parts.probing.evaluation import evaluating
-from parts.probing.panels import draw_board, new_figure, panel_figure, token_colors
+from parts.probing import evaluation
+from parts.probing.panels import plot_codebook, plot_sentences
+from parts.probing.sentences import entropy_bits, information, sentence_scores, word_indices  # noqa: F401, offered
 from parts.training.recipe import MOST, TrainParams
-from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, shown, to_numpy, torch_entropy, torch_rng
+from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, to_numpy, torch_entropy, torch_rng
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
@@ -162,9 +163,6 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
-    outputs = {"l0_": "from the board", "l1_": "from its sentence"}
-    stages = ("selfAttn", "crossAttn", "mlp", "out")
-    attention = {"attn": ("selfAttn_a", True), "crossAttn": ("crossAttn_a", False)}
     loss_columns = (
         "loss_total",
         "loss_mean",
@@ -249,10 +247,10 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         rng = numpy_rng(self.seed, STREAM_WORDS, epoch)
         boards = self.dataset.sample(WORD_BOARDS, "train", self.board_proba(epoch), rng).boards
         network, vectors = self.transformer, []
-        with evaluating(network):
-            for tokens in self._masked_batches(boards, np.zeros_like(boards)):
-                state = network._picture(tokens, network._blank())[1]
-                vectors.append(network._speech(state).flatten(0, 1))
+        with evaluation.evaluating(network):
+            for tokens in self.masked_batches(boards, np.zeros_like(boards)):
+                _, state = network.infer(tokens, network.blank())
+                vectors.append(network.write(state).flatten(0, 1))
         in_a_batch = self.batch_size * self.block_speech_size
         generator = torch_rng(self.seed, STREAM_WORDS, epoch)
         network.ss_vector_quantizer.start_from_(torch.cat(vectors), in_a_batch, generator)
@@ -272,9 +270,6 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         }
         return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
                       "words_used": np.count_nonzero(used)}
-
-    def _predict(self, tokens):
-        return self.transformer(tokens)[:2]
 
     def _test_masking(self):
         return 0.2, 0.0  # as the official program
@@ -303,16 +298,19 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         )
 
     def _figures(self, epoch):
+        many, few = self._sample(epoch, 100), self._sample(epoch, 4)  # unmasked
+        spoken = self.speaker_sentence(many, np.zeros_like(many))
+        _, rebuilt, words = self.speaker_predict(few, np.zeros_like(few))
+        vocabulary = self.dataset.vocab_bck, self.dataset.vocab_token
         return super()._figures(epoch) | {
-            "codebook": self._plot_codebook(epoch),
-            "sentences": self._plot_sentences(epoch),
+            "codebook": plot_codebook(spoken, self.vocab_speech_size),
+            "sentences": plot_sentences(few, rebuilt, words.argmax(-1), *vocabulary),
         }
 
     def _sample(self, epoch: int, count_max: int):
         """Boards of test, else of train, of the types that training shows, at most count_max a type."""
-        drawn, _ = self._test_boards(
-            numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2), count_max
-        )
+        rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2)
+        drawn, _ = evaluation.boards_to_test(self.dataset, rng, count_max)
         drawn = drawn.get("test", drawn["train"])
         types = [
             TYPES.index(t)
@@ -321,154 +319,19 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         ]
         return drawn.boards[np.isin(drawn.types, types)]
 
-    def _plot_codebook(self, epoch: int):
-        """How often each word is said at each place of the sentence, over unmasked boards; words ordered by
-        use."""
-        boards = self._sample(epoch, 100)
-        said = self.speaker_sentence(boards, np.zeros_like(boards))
-        used = np.eye(self.vocab_speech_size)[said].mean(0)  # (S, K)
-        figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
-        order = np.argsort(-used.sum(0), kind="stable")
-        axes[0, 0].bar(np.arange(len(order)), used.sum(0)[order], width=1)
-        axes[0, 0].set(ylabel="times in a sentence", title="use of the words, unmasked boards")
-        image = axes[1, 0].imshow(
-            used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest", origin="upper"
-        )
-        axes[1, 0].set(xlabel="word, by use", ylabel="place in the sentence")
-        figure.colorbar(image, ax=axes[1, 0], label="share of boards")
-        return figure
+    # Probing: as the factor wrapper's, of IN reading the blank sentence; functions of parts/probing do the
+    # work. Stages are the sub-layers' additions to the stream and the block's output; figures attn show
+    # self-attention, crossAttn what each query reads in the sentence, one column for each word.
 
-    def _plot_sentences(self, epoch: int):
-        """Unmasked boards, the words said of them, and the boards rebuilt from those words alone; mistakes
-        crossed out."""
-        boards = self._sample(epoch, 4)
-        _, rebuilt, words = self.speaker_predict(boards, np.zeros_like(boards))
-        figure, axes = panel_figure(len(boards), 3, 2)
-        colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
-        for i, (left, middle, right) in enumerate(axes):
-            draw_board(left, boards[i], colors, boards[i] >= self.dataset.vocab_bck, font=6)
-            draw_board(
-                right,
-                rebuilt[i],
-                colors,
-                rebuilt[i] >= self.dataset.vocab_bck,
-                None,
-                rebuilt[i] != boards[i],
-                6,
-            )
-            middle.axis("off")
-            said = words[i].argmax(-1)
-            lines = [
-                " ".join(f"{word:3d}" for word in said[start : start + 8]) for start in range(0, len(said), 8)
-            ]
-            middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=7)
-        for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
-            ax.set_title(title, fontsize=9)
-        return figure
+    outputs = {"l0_": "from the board", "l1_": "from its sentence"}
+    stages = ("selfAttn", "crossAttn", "mlp", "out")
+    attention = {"attn": ("selfAttn_a", True), "crossAttn": ("crossAttn_a", False)}
 
-    # testing
+    def _predict(self, tokens):
+        return self.transformer(tokens)[:2]
 
-    def _accuracy_result(self, scores, made):
-        return {f"{output}{name}": value for output, s in scores.items() for name, value in s.items()}
-
-    def _subset_result(self, scores, made):
-        return {f"{output}{name}": value for output, s in scores.items() for name, value in s.items()
-                if name != "acc_boards_breakdown"}
-
-    # sentences
-
-    def _indices(self, sentences) -> torch.Tensor:
-        """Sentences as word indices (B, S) or one-hot (B, S, K), array or tensor -> (B, S) on the device."""
-        S, K = self.block_speech_size, self.vocab_speech_size
-        wanted = f"sentences must be word indices (B, {S}) or one-hot (B, {S}, {K}), not"
-        try:
-            given = (
-                sentences if isinstance(sentences, torch.Tensor) else torch.from_numpy(np.array(sentences))
-            )
-        except (TypeError, ValueError):
-            raise TypeError(f"{wanted} {shown(sentences)}.") from None
-        if given.ndim == 3 and given.shape[1:] == (S, K):
-            if ((given != 0).sum(-1) != 1).any():
-                raise ValueError("sentences, one-hot, must name exactly one word at each place.")
-            return (given != 0).int().argmax(-1).to(self.device)
-        if given.ndim != 2 or given.shape[1] != S or given.is_floating_point():
-            raise ValueError(f"{wanted} {given.dtype} of shape {tuple(given.shape)}.")
-        return given.to(self.device).long()
-
-    def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> boards rebuilt from the picture (n, h, w),
-        boards rebuilt from the sentence (n, h, w), the sentence one-hot (n, S, K)."""
-        boards, masks = self._given(boards, masks)
-        with evaluating(self.transformer):
-            made = [[x.cpu().numpy() for x in (a.argmax(-1), b.argmax(-1), words)]
-                    for a, b, _, words in map(self.transformer, self._masked_batches(boards, masks))]
-        picture, speech, words = (np.concatenate(parts) for parts in zip(*made, strict=True))
-        return picture.reshape(boards.shape), speech.reshape(boards.shape), words
-
-    def speaker_sentence(self, boards, masks) -> np.ndarray:
-        """Boards (n, h, w) under masks (n, h, w), 1 = hidden -> the sentence about each, word indices (n, S);
-        in half of the time of `speaker_predict`, as nothing is rebuilt from it."""
-        boards, masks = self._given(boards, masks)
-        with evaluating(self.transformer):
-            said = [self.transformer.predict_sentence(tokens).cpu().numpy()
-                    for tokens in self._masked_batches(boards, masks)]
-        return np.concatenate(said)
-
-    def speaker_predict_from_speech(self, sentences) -> np.ndarray:
-        """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone."""
-        indices = self._indices(sentences)
-        with evaluating(self.transformer):
-            logits = self.transformer.predict_from_speech(indices)
-        side = self.dataset.board_dim
-        return logits.argmax(-1).cpu().numpy().reshape(-1, side, side)
-
-    def test_sentences(self, target_set: str = "test", count_max: int | None = 100) -> dict[str, float]:
-        """What the sentences carry, on unmasked boards of a split in eval mode, at most count_max of each
-        type.
-
-        tokens, boards: shares right from the sentence alone; tokens_{type}, boards_{type} likewise; distinct:
-        sentences that differ over boards that differ; bits: sum over places of the entropy of the word there;
-        words: words in use; perplexity: 2 to the entropy of all words.
-        """
-        rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, self.epoch, 3)
-        drawn = self._boards_of(target_set, count_max, rng)
-        _, rebuilt, words = self.speaker_predict(drawn.boards, np.zeros_like(drawn.boards))
-        right = rebuilt == drawn.boards
-        found = {"tokens": right.mean(), "boards": right.all((1, 2)).mean()}
-        for t in np.unique(drawn.types):
-            found[f"tokens_{TYPES[t]}"] = right[drawn.types == t].mean()
-            found[f"boards_{TYPES[t]}"] = right[drawn.types == t].all((1, 2)).mean()
-        said, pictures = words.argmax(-1), drawn.boards.reshape(len(drawn), -1)
-        found["distinct"] = len(np.unique(said, axis=0)) / len(np.unique(pictures, axis=0))
-        found["bits"] = sum(entropy_bits(used) for used in words.sum(0))
-        found["words"] = np.count_nonzero(words.sum((0, 1)))
-        found["perplexity"] = 2 ** entropy_bits(words.sum((0, 1)))
-        return {name: float(value) for name, value in found.items()}
-
-    def forward_activations_fromBoard(self, boards, masks, verbose: bool = False) -> dict[str, np.ndarray]:
-        """IN's activations on masked boards (n, h, w), reading the blank sentence: {b{i}_selfAttn,
-        b{i}_crossAttn, b{i}_mlp: those sub-layers' additions to the stream; b{i}_out: block output; z_out (n,
-        T, D); logit (n, T, V)}."""
-        boards, masks = self._given(boards, masks)
-        with evaluating(self.transformer), self.record(self._stream_names()) as acts:
-            for tokens in self._masked_batches(boards, masks):
-                self.transformer.predict_from_board(tokens)
-        return self._activations(acts, boards if verbose else None)
-
-    def forward_activations_fromSpeech(self, sentences, boards=None) -> dict[str, np.ndarray]:
-        """The same activations when IN reads sentences (n, S) or (n, S, K) before a board of which everything
-        is hidden; boards (n, h, w): what was meant, to print the accuracy."""
-        indices = self._indices(sentences)
-        boards = None if boards is None else self._given(boards)[0]
-        if boards is not None and len(boards) != len(indices):
-            raise ValueError(f"boards must be as many as sentences, {len(indices)}, not {len(boards)}.")
-        with evaluating(self.transformer), self.record(self._stream_names()) as acts:
-            self.transformer.predict_from_speech(indices)
-        return self._activations(acts, boards)
-
-    # figures are the factor wrapper's, of IN reading the blank sentence: stages are the sub-layers' additions
-    # and the block's output; attn shows self-attention, crossAttn what the queries read in the sentence, a
-    # column a word
+    def _forward(self, tokens):
+        self.transformer.predict_from_board(tokens)
 
     @property
     def token_table(self) -> np.ndarray:
@@ -478,33 +341,86 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def position_table(self) -> np.ndarray:
         return to_numpy(self.transformer.ps_pos_emb.weight)
 
-    def _probe(self, tokens):
-        self.transformer.predict_from_board(tokens)
+    def _accuracy_result(self, scores, tested):
+        return evaluation.by_output(scores)
 
+    def _subset_result(self, scores, tested):
+        return evaluation.by_output(scores, leave_out="acc_boards_breakdown")
+
+    @property
     def _stream_names(self) -> list[str]:
-        return [
-            f"b{i}_{name}" for i in range(self.n_layer) for name in ("selfAttn", "crossAttn", "mlp", "out")
-        ] + ["z_out", "logit"]
+        """The activations of forward_activations_fromBoard and _fromSpeech."""
+        return [*sum(self._stage_names, []), "z_out", "logit"]
 
-    def _activations(self, acts, boards) -> dict[str, np.ndarray]:
-        arrays = {name: to_numpy(act) for name, act in acts.items()}
+    def forward_activations_fromBoard(self, boards, masks, verbose: bool = False) -> dict[str, np.ndarray]:
+        """IN's activations on boards under masks (n, h, w), reading the blank sentence (pass 1):
+        {b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp: those sub-layers' additions to the stream; b{i}_out: block
+        output; z_out: all (n, T, D); logit (n, T, V)}. verbose: print the shares of right tokens and boards.
+        TypeError or ValueError for wrong arrays. `recording.recorded`."""
+        boards, masks = self.given(boards, masks)
+        acts = self.recorded(boards, masks, names=self._stream_names)
+        if verbose:
+            evaluation.report(acts["logit"].argmax(-1), boards)
+        return acts
+
+    def forward_activations_fromSpeech(self, sentences, boards=None) -> dict[str, np.ndarray]:
+        """The same activations of IN reading sentences, word indices (n, S) or one-hot (n, S, K), and a board
+        whose cells are all hidden (pass 3). boards (n, h, w): what the sentences describe, to print the
+        shares of right tokens and boards. TypeError or ValueError for wrong sentences or boards.
+        `sentences.word_indices`."""
+        words = self._words(sentences)
+        boards = None if boards is None else self.given(boards)[0]
+        if boards is not None and len(boards) != len(words):
+            raise ValueError(f"boards must be as many as sentences, {len(words)}, not {len(boards)}.")
+        with evaluation.evaluating(self.transformer), self.record(self._stream_names) as acts:
+            self.transformer.predict_from_speech(words)
+        acts = {name: to_numpy(act) for name, act in acts.items()}
         if boards is not None:
-            right = arrays["logit"].argmax(-1) == boards.reshape(len(boards), -1)
-            print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all(1).mean():.2f}%")
-        return arrays
+            evaluation.report(acts["logit"].argmax(-1), boards)
+        return acts
 
+    # sentences
 
-def entropy_bits(counts: np.ndarray) -> np.ndarray:
-    """Entropy, in bits, of the distributions that counts (..., K) make along their last axis; 0 where all are
-    0."""
-    share = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-30)
-    return (share * np.log2(1 / np.where(share > 0, share, 1))).sum(-1)
+    def _words(self, sentences) -> torch.Tensor:
+        """Sentences (B, S) or one-hot (B, S, K) as word indices (B, S) on the device."""
+        return word_indices(sentences, self.block_speech_size, self.vocab_speech_size, self.device)
 
+    def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boards under masks (n, h, w) -> boards rebuilt from the picture (n, h, w), boards rebuilt from the
+        sentence (n, h, w), the sentence one-hot (n, S, K). TypeError or ValueError for wrong arrays."""
+        boards, masks = self.given(boards, masks)
+        with evaluation.evaluating(self.transformer):
+            passes = map(self.transformer, self.masked_batches(boards, masks))
+            answers = [[x.cpu().numpy() for x in (picture.argmax(-1), speech.argmax(-1), words)]
+                       for picture, speech, _, words in passes]
+        picture, speech, words = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return picture.reshape(boards.shape), speech.reshape(boards.shape), words
 
-def information(words: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Plug-in mutual information (S,), in bits, between the word (n, S) at each place and values (n,)."""
-    K, C = words.max() + 1, values.max() + 1
-    joint = np.array([np.bincount(w * C + values, minlength=K * C).reshape(K, C) for w in words.T])
-    return (
-        entropy_bits(joint.sum(2)) + entropy_bits(joint.sum(1)) - entropy_bits(joint.reshape(len(joint), -1))
-    )
+    def speaker_sentence(self, boards, masks) -> np.ndarray:
+        """Boards under masks (n, h, w) -> the sentence about each, word indices (n, S), in half the time of
+        `speaker_predict`, as nothing is rebuilt. TypeError or ValueError for wrong arrays."""
+        boards, masks = self.given(boards, masks)
+        with evaluation.evaluating(self.transformer):
+            return np.concatenate([self.transformer.predict_sentence(tokens).cpu().numpy()
+                                   for tokens in self.masked_batches(boards, masks)])
+
+    def speaker_predict_from_speech(self, sentences) -> np.ndarray:
+        """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone.
+        TypeError or ValueError for wrong sentences. `sentences.word_indices`."""
+        words, side = self._words(sentences), self.dataset.board_dim
+        with evaluation.evaluating(self.transformer):
+            logits = self.transformer.predict_from_speech(words)
+        return logits.argmax(-1).cpu().numpy().reshape(-1, side, side)
+
+    def test_sentences(self, target_set: str = "test", count_max: int | None = 100) -> dict[str, float]:
+        """What the sentences encode of unmasked boards of a split, at most count_max of each type.
+
+        tokens, boards: shares right from the sentence alone; tokens_{type}, boards_{type} likewise; distinct:
+        number of different sentences / number of different boards; bits: sum over places of the entropy of
+        the word there; words: number of words in use; perplexity: 2 to the entropy of all words. ValueError
+        for a split without boards. `sentences.sentence_scores`.
+        """
+        rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, self.epoch, 3)
+        drawn = evaluation.boards_of_split(self.dataset, target_set, count_max, rng)
+        _, rebuilt, words = self.speaker_predict(drawn.boards, np.zeros_like(drawn.boards))
+        return sentence_scores(drawn.boards, rebuilt, words, drawn.types)

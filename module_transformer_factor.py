@@ -1,19 +1,22 @@
-"""GPTFactor: a transformer whose token and position codes stay apart (arXiv 2312.05361), and the pieces LEA
-shares.
+"""GPTFactor: a transformer that keeps token and position codes apart (arXiv 2312.05361), and the layers that
+LEA shares with it.
 
-Axis letters: B boards, T tokens of a board, D = n_embd, P = n_embd_pos, H = n_head, V = vocab_size.
+Axis letters: B boards, T tokens of a board, D = n_embd, P = n_embd_pos, H = n_head, d = D / H numbers of a
+head, V = vocab_size.
 
-Networks only: tensors in, tensors out. Nothing here reads or changes torch's global random state; weights and
-dropout come from generators made of the network's `seed`.
+Networks only: tensors in, tensors out. Nothing here reads or changes torch's global random state: weights and
+dropout come from generators made from the network's `seed`.
 
-Named activations of block i, all (B, T, D) unless noted. `recording` and `editing` (module_sites) take these
-names:
+Named activations of block i, all (B, T, D) unless noted. `recording` and `editing` (parts/probing/sites.py)
+take these names:
 
     b{i}_z            LayerNorm1 output                 b{i}_z_attn      residual stream after attention
     b{i}_a            attention weights (B, H, T, T)    b{i}_mlp_in      LayerNorm2 output
     b{i}_v            values, heads side by side        b{i}_mlp_update  the MLP's addition to the stream
     b{i}_attn_v       heads' outputs, not projected     b{i}_z_attn_mlp  block output
     b{i}_attn_update  attention's addition              z_out, logit     final LayerNorm output; (B, T, V)
+
+A forward pass is `read_out(run(start(idx)))`: embedding, blocks, head. Studies enter it at any block.
 """
 from __future__ import annotations
 
@@ -29,32 +32,26 @@ from parts.probing.sites import Edit, Site, cut_edits, editing, named_sites, rec
 from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
-# ways of computing on a CPU (module_kernels); the first is the way everywhere else, and of a network alone
-PRODUCTS = ("linear", "convolution")
-ATTENTIONS = ("fused", "explicit")
-CONVOLVE_FROM = 5_000_000  # multiply-adds of a product that may be taken for a convolution
-FUSE_FROM = 64 * 64 * 32  # multiply-adds of a head's scores from which attention is fused in any case
-ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class Noise:
-    """The random stream of a network in training, a generator of its own on whatever device it runs.
+    """The random numbers of a network in training: a generator of its own, on the device in use.
 
-    What is computed again draws again: under torch.utils.checkpoint, which puts back torch's own generators
-    alone, gradients are right only without dropout.
+    torch.utils.checkpoint restores torch's own generators only, so under it gradients are right only without
+    dropout.
     """
 
     def __init__(self, seed: int):
         self.reseed(seed)
 
     def reseed(self, *key: int) -> None:
-        """Starts the stream named by the whole numbers of key."""
+        """Starts the stream that the whole numbers of key name."""
         self._key, self._generator = key, None
 
     def keep(self, like: torch.Tensor, p: float) -> torch.Tensor:
-        """Like `like`: 1 / (1 - p) with probability 1 - p, else 0."""
+        """A tensor shaped like `like`: each entry 1 / (1 - p) with probability 1 - p, else 0."""
         kept = torch.empty_like(like).bernoulli_(1 - p, generator=self._on(like.device))
-        return kept.div_(max(1 - p, 1e-30))
+        return kept.div_(max(1 - p, 1e-30))  # p = 1 gives zeros, not NaN
 
     def integers(self, high: int, size: int, device: torch.device) -> torch.Tensor:
         """(size,) whole numbers from 0 to high - 1."""
@@ -79,30 +76,11 @@ class Dropout(nn.Module):
         return x * self.noise.keep(x, self.p) if self.training and self.p > 0 else x
 
 
-def product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, way: str = PRODUCTS[0]
-) -> torch.Tensor:
-    """F.linear of x (B, T, n). The way 'convolution' takes a large one in float32 on a CPU for the 1 x 1
-    convolution that it is: torch computes that by oneDNN, F.linear by MKL, and which is faster is a matter of
-    the processor (docs/speed.md)."""
-    small = x.numel() * len(weight) < CONVOLVE_FROM or x.ndim != 3
-    if way == "linear" or small or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
-        return F.linear(x, weight, bias)
-    x = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, n, 1, T), channels last
-    y = F.conv2d(x, weight[:, :, None, None], bias)
-    return y.permute(0, 2, 3, 1).squeeze(2)
-
-
 class Linear(nn.Linear):
-    """nn.Linear by `product`, in one of the PRODUCTS ways, its weights still to be drawn (`init_weights`)."""
-
-    way = PRODUCTS[0]
+    """nn.Linear whose weights are still to be drawn (`init_weights`)."""
 
     def reset_parameters(self) -> None:
         pass
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return product(x, self.weight, self.bias, self.way)
 
 
 def embedding(n: int, dim: int) -> nn.Embedding:
@@ -113,7 +91,7 @@ def embedding(n: int, dim: int) -> nn.Embedding:
 def init_weights(network: nn.Module, seed: int) -> None:
     """Linear and Embedding weights N(0, 0.02²), Linear biases 0."""
     generator = torch_rng(seed)
-    for module in network.modules():
+    for module in network.modules():  # in this order: it decides which weights a seed gives
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=INIT_STD, generator=generator)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -121,42 +99,43 @@ def init_weights(network: nn.Module, seed: int) -> None:
 
 
 def embedded(table: nn.Embedding, idx: torch.Tensor) -> torch.Tensor:
-    """Tokens idx (B, T) -> embeddings (B, T, D); on a CPU ValueError for a token that the table lacks."""
+    """Tokens idx (B, T) -> embeddings (B, T, D). On a CPU, ValueError for a token that the table lacks."""
     try:
         return table(idx)
-    except IndexError:
+    except IndexError:  # a GPU only notices later, in an error of its own
         low, high = map(int, idx.aminmax())
         wrong, last = low if low < 0 else high, len(table.weight) - 1
         raise ValueError(f"idx must hold tokens from 0 to {last}, not {wrong}.") from None
 
 
-def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
-    """All layers in one product, outputs side by side, of x (B, T, n) or of [x, p] with p (T, P).
+def linear_weights(*modules: nn.Module) -> list[nn.Parameter]:
+    """The weights of all Linear layers in some modules."""
+    return [part.weight for module in modules for part in module.modules() if isinstance(part, nn.Linear)]
 
-    As p is alike on every board, its share is computed for T positions rather than for B * T tokens.
-    """
+
+def project(layers: Sequence[nn.Linear], x: torch.Tensor, p: torch.Tensor | None = None) -> torch.Tensor:
+    """Outputs of all layers, side by side, of x (B, T, n), or of [x, p] for a position code p (T, P)."""
+    # one product of joined weights is faster than one a layer
     weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     bias = torch.cat([layer.bias for layer in layers]) if len(layers) > 1 else layers[0].bias
-    way = layers[0].way
     if p is None:
-        return product(x, weight, bias, way)
+        return F.linear(x, weight, bias)
     n = x.shape[-1]
-    return product(x, weight[:, :n], way=way) + F.linear(p, weight[:, n:], bias)
+    # W [x, p] = W_x x + W_p p: p is the same on every board, so its part is computed once, not B times
+    return F.linear(x, weight[:, :n]) + F.linear(p, weight[:, n:], bias)
 
 
 class Attention(nn.Module):
-    """Multi-head attention; keys and values come from the queries' own stream or from another.
+    """Multi-head attention. Keys and values come from the queries' own stream or from another one.
 
-    width: what queries, keys and values are read from, n_embd with or without a position code. mask: None or
-    a buffer (1, 1, T, T), 1 where attention is allowed. It is computed fused unless it is small and the
-    way of the ATTENTIONS is 'explicit', or dropout, a changed weight or a gradient of the weights asks for
-    them; a recorder that detaches does not.
+    width: of the vectors that queries, keys and values are computed from, n_embd with or without a position
+    code. mask: None, or a buffer (1, 1, T, T) with 1 where attention is allowed.
 
-    slot_heads: in how many heads, the first ones, queries compete for keys: the softmax is over queries, then
-    a query's weights are made to add up to one (slot attention, arXiv 2006.15055). Without a mask only.
+    slot_heads: number of heads, the first ones, in which queries compete for keys: their softmax is over
+    queries, and then each query's weights are normalised to sum to one (slot attention, arXiv 2006.15055).
+    Only without a mask.
     """
 
-    way = ATTENTIONS[0]
     slot_heads = 0
 
     def __init__(
@@ -181,9 +160,12 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, p: torch.Tensor | None = None, read: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x (B, T, n) with its position code p (T, P) if kept apart; read (B, S, n): what keys and values
-        see, x where None; one of x and read may be alike for the whole batch, with length 1. Returns (B, T,
-        D), to be added to the residual stream."""
+        """Attention's addition (B, T, D) to the residual stream.
+
+        x (B, T, n): the queries' stream, with position code p (T, P) if that is kept apart. read (B, S, n):
+        the stream of keys and values, x if None. Either may have length 1 in place of B if it is the same for
+        the whole batch.
+        """
         if read is None:
             q, k, v = project([self.query, self.key, self.value], x, p).chunk(3, dim=-1)
         else:
@@ -195,33 +177,36 @@ class Attention(nn.Module):
         out = self.sites["attn_v"](rearrange(self._attend(q, k, v), "B H T d -> B T (H d)"))
         return self.resid_drop(self.proj(out))
 
-    def _attend(self, q, k, v):
-        """Heads' outputs (B, H, T, d) for queries, keys and values (B, H, tokens, d)."""
-        allowed = None if self.all_allowed else self.mask.bool()
-        site = self.sites["a"]
-        drops = self.training and self.attn_drop.p > 0
-        small = q.device.type == "cpu" and q.shape[-2:].numel() * k.shape[-2] < FUSE_FROM
-        stepwise = drops or self.slot_heads > 0 or (small and self.way == "explicit")
-        if stepwise or site.watched:
-            scores = q * q.shape[-1] ** -0.5 @ k.mT
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed, float("-inf"))
-            made = self._competing(scores).softmax(dim=-1)
-            explicit = stepwise or made.is_meta or (made.requires_grad and not site.only_copied)
-            before = made if explicit else made.detach().clone()
-            weights = site(made)
-            # weights that nobody changed and nobody wants a gradient of leave the fused result to the bit
-            learnt = weights is not made and weights.requires_grad
-            if explicit or learnt or not torch.equal(weights, before):
-                return self.attn_drop(weights) @ v
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    def weights(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Attention weights softmax(q kᵀ / sqrt(d)), (B, H, T, S), for q (B, H, T, d), k (B, H, S, d)."""
+        scores = q * q.shape[-1] ** -0.5 @ k.mT
+        if not self.all_allowed:
+            scores = scores.masked_fill(~self.mask.bool(), float("-inf"))
+        if self.slot_heads > 0:
+            slots, others = scores.tensor_split([self.slot_heads], dim=1)
+            # log of each query's share of a key; the softmax below makes a query's shares sum to one
+            scores = torch.cat((slots.log_softmax(dim=-2), others), dim=1)
+        return scores.softmax(dim=-1)
 
-    def _competing(self, scores):
-        """Scores (B, H, T, S), those of slot heads as logarithms of shares of a key."""
-        if self.slot_heads == 0:
-            return scores
-        slots, others = scores.tensor_split([self.slot_heads], dim=1)
-        return torch.cat((slots.log_softmax(dim=-2), others), dim=1)
+    def _attend(self, q, k, v):
+        """Heads' outputs softmax(q kᵀ / sqrt(d)) v, (B, H, T, d).
+
+        torch's fused kernel, which never has the weights, computes them unless somebody needs the weights:
+        dropout, slots, a hook that changes them or takes their gradient. If hooks only look, the fused result
+        stands, so that recording changes no bit of it.
+        """
+        site = self.sites["a"]
+        stepwise = (self.training and self.attn_drop.p > 0) or self.slot_heads > 0
+        if stepwise or site.watched:
+            made = self.weights(q, k)
+            stepwise = stepwise or made.is_meta or (made.requires_grad and not site.only_copied)
+            before = made if stepwise else made.detach().clone()  # a hook may write into the weights
+            weights = site(made)
+            learnt = weights is not made and weights.requires_grad
+            if stepwise or learnt or not torch.equal(weights, before):
+                return self.attn_drop(weights) @ v
+        allowed = None if self.all_allowed else self.mask.bool()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
 
 class MLP(nn.Sequential):
@@ -254,19 +239,20 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         """x (B, T, D), p (T, P) -> (B, T, D)."""
         at = self.sites
-        update = self.attn(at["z"](self.ln1(x)), p)
+        update = self.attn(at["z"](self.ln1(x)), p)  # the position code is read, never added to x
         x = at["z_attn"](x + at["attn_update"](update))
         update = self.mlp(at["mlp_in"](self.ln2(x)), p)
         return at["z_attn_mlp"](x + at["mlp_update"](update))
 
 
 class GPTFactor(nn.Module):
-    """Transformer whose learnt position code every block reads and none adds to the residual stream.
+    """Transformer with a learnt position code that every block reads and none adds to the residual stream.
 
-    vocab_size V; block_size T; n_layer, n_head, n_embd D, n_embd_pos P: sizes. embd_pdrop, resid_pdrop,
+    vocab_size V, block_size T, n_layer, n_head, n_embd D, n_embd_pos P: sizes. embd_pdrop, resid_pdrop,
     attn_pdrop: dropout after the token embedding, after each sub-layer, on attention weights. n_unmasked: the
-    first n_unmasked tokens see each other, later ones are causal; None: all do. seed: of weights and dropout;
-    None draws one. State dicts have the layout of the authors' program. ValueError for sizes that do not fit.
+    first n_unmasked tokens see each other, later ones are causal; None: all see all. seed: of weights and
+    dropout; None draws one. State dicts have the layout of the authors' program. ValueError for sizes that
+    contradict each other.
     """
 
     def __init__(
@@ -300,31 +286,24 @@ class GPTFactor(nn.Module):
     ) -> torch.Tensor:
         """Logits (B, T, V) for tokens idx (B, T).
 
-        embeddings (B, L, D): put before the tokens' own, L + number of tokens = T. activations: edits made
-        during the pass, as `editing` takes them, {'b1': {'z': ..., 'attn_update': ...}, 'z_out': ...}.
-        verbose: print each block's shape. TypeError for what is no tensor of whole numbers, ValueError for a
-        wrong length, token, place or shape.
+        embeddings (B, L, D): put before the tokens' own embeddings, L + number of tokens = T. activations:
+        edits made during this pass, as `editing` takes them: {'b1': {'z': ..., 'attn_update': ...}, 'z_out':
+        ...}. verbose: print each block's shape. TypeError unless idx is a tensor of whole numbers, ValueError
+        for a wrong length, an unknown activation or a wrong shape.
         """
         if activations is not None:
-            return torch.compiler.disable(self._edited)(idx, embeddings, activations, verbose)
-        x, p = self.drop(self._embedded(idx, embeddings)), self.pos_emb[0]
-        for i, block in enumerate(self.blocks):
-            x = block(x, p)
-            if verbose:
-                print(f"block {i}: residual stream {tuple(x.shape)}, position code {tuple(p.shape)}")
-        return self.out_sites["logit"](self.head(self.out_sites["z_out"](self.ln_f(x))))
+            return self._edited(idx, embeddings, activations, verbose)
+        return self.read_out(self.run(self.start(idx, embeddings), verbose=verbose))
 
-    def block_matrices(self) -> list[nn.Parameter]:
-        """The weights of all Linear layers of the blocks, the matrices that Muon takes."""
-        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
-
+    @torch.compiler.disable
     def _edited(self, idx, embeddings, activations, verbose):
-        """The forward pass with edits, never compiled: its hooks come and go within it."""
+        """The forward pass with edits; never compiled, as compiled code does not see hooks come and go."""
         with editing(self, activations):
             return self.forward(idx, embeddings, None, verbose)
 
-    def _embedded(self, idx, embeddings):
-        """Token embeddings (B, T, D) of idx, after the embeddings that are given."""
+    def start(self, idx: torch.Tensor, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens idx (B, T) -> the residual stream (B, T, D) that the first block reads; embeddings and
+        errors as for `forward`."""
         check_tokens("idx", idx)
         x = embedded(self.tok_emb, idx)
         if embeddings is not None:
@@ -337,7 +316,24 @@ class GPTFactor(nn.Module):
         if x.shape[1] != self.block_size:
             count = x.shape[1]
             raise ValueError(f"idx and embeddings must make {self.block_size} tokens together, not {count}.")
+        return self.drop(x)
+
+    def run(self, x: torch.Tensor, first_block: int = 0, verbose: bool = False) -> torch.Tensor:
+        """The residual stream x (B, T, D) that block first_block reads -> the stream after the last block."""
+        p = self.pos_emb[0]
+        for i in range(first_block, len(self.blocks)):
+            x = self.blocks[i](x, p)
+            if verbose:
+                print(f"block {i}: residual stream {tuple(x.shape)}, position code {tuple(p.shape)}")
         return x
+
+    def read_out(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, V) of a residual stream x (B, T, D), by the final LayerNorm and the head."""
+        return self.out_sites["logit"](self.head(self.out_sites["z_out"](self.ln_f(x))))
+
+    def block_matrices(self) -> list[nn.Parameter]:
+        """The Linear weights of all blocks: what Muon takes."""
+        return linear_weights(self.blocks)
 
 
 def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:

@@ -1,13 +1,14 @@
-"""LEA, the language-enhanced architecture (arXiv 2312.05361): it rebuilds a board from discrete words.
+"""LEA, the language-enhanced architecture (arXiv 2312.05361): it rebuilds a board from a few discrete words.
 
 Axis letters: B boards, T tokens of a board, S = block_speech_size words of a sentence, D = n_embd,
 P = n_embd_pos, H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook.
 
-Two networks around a codebook: the inference network IN (prefix ps_) rebuilds boards and reads a sentence by
-cross-attention; the auxiliary language network ALN (prefix ss_) says a sentence about IN's last hidden state.
+Two networks around a codebook. The inference network IN (prefix ps_) reconstructs boards and reads a
+sentence by cross-attention. The auxiliary language network ALN (prefix ss_) writes a sentence, S words of the
+codebook, about IN's last hidden state.
 
-Named activations of IN's block i, all (B, T, D) unless noted; ALN's (B, S, D) have the prefix ss_, without a
-logit:
+Named activations of IN's block i, all (B, T, D) unless noted. ALN's are (B, S, D), have the prefix ss_, and
+there is no logit among them:
 
     b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp  what those sub-layers add to the stream
     b{i}_selfAttn_a, b{i}_crossAttn_a        attention weights (B, H, T, T) and (B, H, T, S)
@@ -15,9 +16,9 @@ logit:
     b{i}_selfAttn_attn_v, …crossAttn_attn_v  heads' outputs side by side, not projected
     b{i}_out, z_out, logit                   block output; last LayerNorm's output; logits (B, T, V)
 
-`recording` and `editing` (module_sites) take these names. `LEA.forward` goes through IN twice, on the board
-and on the sentence: an edit of a place of IN is then made in both passes, and a recording joins both along
-the batch, the board's first. `predict_from_board` and `predict_from_speech` go through IN once.
+`recording` and `editing` (parts/probing/sites.py) take these names. `LEA.forward` runs IN twice, on the board
+and on the sentence: an edit of an activation of IN is then made in both passes, and a recording joins both
+along the batch, the board's pass first. `predict_from_board` and `predict_from_speech` run IN once.
 """
 from __future__ import annotations
 
@@ -36,10 +37,12 @@ from module_transformer_factor import (
     embedded,
     embedding,
     init_weights,
+    linear_weights,
     named_sites,
 )
 from parts.checks import check_numbers, check_sizes, check_tokens
-from utils import check_number, checked_seed, rank_and_world, shown, sum_over_processes_, torch_rng
+from parts.training.distributed import rank_and_world, sum_over_processes_
+from utils import check_number, checked_seed, shown, torch_rng
 
 VQ_EXPIRE = 1 / 16
 COMMITMENT_COST = USAGE_COST = 0.25
@@ -50,12 +53,12 @@ class VectorQuantizer(nn.Module):
 
     num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) +
     usage_cost · mean over words of (share of words used - 1/K)², the last without gradient. The codebook
-    learns by gradient; eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
-    Distances are compared by expanded squares: in float32 vectors must not lie far from 0, measured by the
-    distances between words, as LEA's behind a LayerNorm do not.
+    learns by gradient, and eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
+    Distances are compared by expanded squares: in float32 vectors must not be much further from 0 than words
+    are from each other. LEA's come from a LayerNorm and are not.
 
-    passing: while it is true, vectors pass through as they are, at no loss, and no word moves. keep_last: the
-    last word stays when words start from vectors, or expire.
+    passing: while true, vectors pass unchanged, without loss, and no word moves. keep_last: the last word
+    stays when words are started from vectors or expire.
     """
 
     passing = keep_last = False
@@ -82,9 +85,9 @@ class VectorQuantizer(nn.Module):
         self._embedding.weight.copy_(words)
 
     def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
-        """Starts the words at the centres of vectors (N, D), found by k-means, random as generator says.
+        """Starts the words at the centres of vectors (N, D), by k-means with that random generator.
 
-        in_a_batch: how many vectors a training batch has.
+        in_a_batch: number of vectors in a training batch.
         """
         last = self._embedding.weight[-1:].detach().clone() if self.keep_last else vectors[:0]
         words = k_means(vectors, len(self._embedding.weight) - len(last), generator)
@@ -92,14 +95,15 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S).
-        ValueError for vectors of another length than the words'."""
+        ValueError if the vectors are not as long as the words."""
         words = self._embedding.weight
         if x.ndim < 2 or x.shape[-1] != words.shape[1]:
             raise ValueError(f"x must have shape (B, S, {words.shape[1]}), not {tuple(x.shape)}.")
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # words in full
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # bfloat16 would confuse near words
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(words.dtype))
         flat = x.detach().flatten(0, -2)
+        # the nearest word: |x - w|² without |x|², which is the same for all words
         indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
         encodings = F.one_hot(indices, len(words)).to(x.dtype)
         if self.passing:
@@ -110,7 +114,7 @@ class VectorQuantizer(nn.Module):
             sum_over_processes_(counts)
         usage = (counts / counts.sum() - 1 / len(words)).square().mean()
         loss = self._fit(quantised, x) + self.usage_cost * usage
-        quantised = x + (quantised - x).detach()
+        quantised = x + (quantised - x).detach()  # the value of a word, the gradient of x: straight through
         if self.training and len(flat):
             self._update_(flat, encodings.flatten(0, -2), counts)
         return quantised, loss, encodings, indices
@@ -119,8 +123,8 @@ class VectorQuantizer(nn.Module):
         return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
 
     def _update_(self, x: torch.Tensor, encodings: torch.Tensor, counts: torch.Tensor) -> None:
-        """Moves the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all
-        processes: here nothing, the optimiser does."""
+        """Updates the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all
+        processes: here the optimiser does that."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (...) -> words (..., D)."""
@@ -128,9 +132,9 @@ class VectorQuantizer(nn.Module):
 
 
 def k_means(vectors: torch.Tensor, k: int, generator: torch.Generator, rounds: int = 25) -> torch.Tensor:
-    """Centres (k, D) of vectors (N, D) after some rounds of Lloyd's algorithm, from k of the vectors.
+    """Centres (k, D) of vectors (N, D) after some rounds of Lloyd's algorithm, starting at k of the vectors.
 
-    A centre that no vector is nearest to becomes one of the vectors, drawn anew. generator: on the CPU.
+    A centre that is nearest to no vector moves to a vector drawn at random. generator: on the CPU.
     """
 
     def some(n: int) -> torch.Tensor:
@@ -147,7 +151,7 @@ def k_means(vectors: torch.Tensor, k: int, generator: torch.Generator, rounds: i
 
 
 class Codebook(nn.Module):
-    """Words (K, D) as a buffer, which no optimiser sees."""
+    """Words (K, D) as a buffer, so that no optimiser sees them."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int):
         super().__init__()
@@ -155,15 +159,15 @@ class Codebook(nn.Module):
 
 
 class VectorQuantizerEMA(VectorQuantizer):
-    """VectorQuantizer whose codebook is a moving average of the vectors that chose each word.
+    """VectorQuantizer whose words are moving averages of the vectors that were assigned to them.
 
     loss = commitment_cost · mean((sg[q] - x)²) + usage_cost · usage. In training, after quantising: n ←
     decay·n + (1 - decay)·counts, m ← decay·m + (1 - decay)·Σ of the vectors assigned, and a word used in the
     batch becomes m / n̂ with n̂ = (n + ε) / (Σn + Kε) · Σn. Counts start at 1 and sums at the words.
 
-    expire: a word whose moving count falls below expire × (vectors in the batch / K), and below half (expire,
-    where that is more) of the words' mean count, becomes a vector of that batch, with the count that an
-    evenly used word has; 0 switches it off. keep_last: the last word never expires.
+    expire: a word is replaced by a vector of the batch, with the count of an evenly used word, if its moving
+    count falls below expire × (vectors in the batch / K) and below max(expire, 1/2) × the words' mean count;
+    0 switches this off. keep_last: the last word never expires.
     """
 
     def __init__(
@@ -189,7 +193,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
     @torch.no_grad()
     def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
-        """As VectorQuantizer's; counts start at those of evenly used words."""
+        """As VectorQuantizer's; counts start at the count of an evenly used word."""
         super().start_from_(vectors, in_a_batch, generator)
         expected = in_a_batch / len(self._embedding.weight)
         self._ema_w.mul_(expected)
@@ -207,15 +211,16 @@ class VectorQuantizerEMA(VectorQuantizer):
         m.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         total = n.sum()
         smooth = (n + self.epsilon) / (total + len(n) * self.epsilon) * total
+        # a word that the batch did not use stays: m / n would drift as both shrink
         words.copy_(torch.where((counts > 0)[:, None], m / smooth[:, None], words))
         if self.expire > 0:
             self._expire_(x)
 
     def _expire_(self, x):
-        """Replaces words that are hardly used by vectors of the batch x (N, D)."""
+        """Replaces rarely used words by vectors of the batch x (N, D)."""
         n, m, words = self._ema_cluster_size, self._ema_w, self._embedding.weight
         expected = len(x) * rank_and_world()[1] / len(n)
-        # of words used evenly, whose counts rise from 1, none is idle however many vectors a batch has
+        # the second condition: counts start at 1, so at first all of them are below a large batch's share
         idle = (n < self.expire * expected) & (n / n.mean() < max(float(self.expire), 0.5))
         if self.keep_last:
             idle[-1] = False
@@ -226,7 +231,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
 
 def join(x: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
-    """[x, p] side by side, x (B, T, D) and p (T, P) or None."""
+    """[x, p] side by side, x (B, T, D) and p (T, P), or x alone if p is None."""
     return x if p is None else torch.cat((x, p.expand(len(x), -1, -1)), dim=-1)
 
 
@@ -256,153 +261,176 @@ class LEA(nn.Module):
     """Language-enhanced architecture; positions are added to the token embeddings once, at the input.
 
     Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored.
-    vq_type: 'EMA' or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the last word at all S
-    places. vq_expire: see VectorQuantizerEMA. slot_heads: of how many heads of ALN's cross-attention words
-    compete for what they read (see Attention). seed: of weights, dropout and expiry; None draws one.
-    ValueError for what does not fit.
+    vq_type: 'EMA' or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the codebook's last
+    word S times. vq_expire: see VectorQuantizerEMA. slot_heads: number of heads of ALN's cross-attention in
+    which words compete for what they read (see Attention). seed: of weights, dropout and expiry; None draws
+    one. pos_width: for LEAFactor. ValueError for values that contradict each other.
     """
+
+    apart = False  # whether sub-layers read stream and position code side by side
 
     def __init__(
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
         embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0, n_unmasked: int = 0,
         vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
-        seed: int | None = None,
+        seed: int | None = None, *, pos_width: int | None = None,
     ):
-        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
-                     n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
-        drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        quantiser = vq_type, bool_blank_speech, vq_expire
-        self._build(sizes, drops, *quantiser, slot_heads, seed, n_embd, apart=False)
-
-    def _build(
-        self, sizes, drops, vq_type, bool_blank_speech, vq_expire, slot_heads, seed, pos_width, apart
-    ):
-        """Makes the modules. pos_width: of position embeddings; apart: sub-layers read them side by side."""
         super().__init__()
-        check_sizes(**sizes, n_embd_pos=pos_width)
-        check_numbers(**drops)
+        P = pos_width if self.apart else n_embd
+        check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
+                    n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size,
+                    n_embd_pos=P)
+        check_numbers(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         check_numbers(None, vq_expire=vq_expire)
-        heads = sizes["n_head"]
-        check_number("slot_heads", slot_heads, f"a whole number from 0 to n_head = {heads}", 0, heads)
+        check_number("slot_heads", slot_heads, f"a whole number from 0 to n_head = {n_head}", 0, n_head)
         if vq_type not in ("EMA", "vanilla"):
             raise ValueError(f"vq_type must be EMA or vanilla, not {vq_type!r}.")
         if bool_blank_speech not in (True, False):
             raise TypeError(f"bool_blank_speech must be True or False, not {shown(bool_blank_speech)}.")
         seed = checked_seed(seed)
-        V, T, D = sizes["vocab_size"], sizes["block_size"], sizes["n_embd"]
-        width = D + apart * pos_width  # of what sub-layers read
-        K, S = sizes["vocab_speech_size"], sizes["block_speech_size"]
-        self.unk, self.bool_blank_speech = V - 1, bool_blank_speech
+        self.unk, self.bool_blank_speech = vocab_size - 1, bool_blank_speech
         self.noise = Noise(seed)
-        self.drop = Dropout(drops["embd_pdrop"], self.noise)
-        self.has_dropout = max(drops.values()) > 0
+        self.drop = Dropout(embd_pdrop, self.noise)
+        self.has_dropout = max(embd_pdrop, resid_pdrop, attn_pdrop) > 0
 
-        def blocks(stream):
-            names = [f"{stream}b{i}_" for i in range(sizes["n_layer"])]
-            how = (width, D, sizes["n_head"], drops["attn_pdrop"], drops["resid_pdrop"], self.noise)
-            return nn.ModuleList(LEABlock(*how, name) for name in names)
+        def blocks(stream: str) -> nn.ModuleList:
+            width = n_embd + P * self.apart
+            return nn.ModuleList(
+                LEABlock(width, n_embd, n_head, attn_pdrop, resid_pdrop, self.noise, f"{stream}b{i}_")
+                for i in range(n_layer)
+            )
 
-        self.ps_token_embedding, self.ps_pos_emb = embedding(V, D), embedding(T, pos_width)
-        self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(D)
-        self.ps_head = Linear(D, V, bias=False)
-        self.ss_token_init, self.ss_pos_emb = embedding(S, D), embedding(S, pos_width)
-        self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(D)
+        self.ps_token_embedding, self.ps_pos_emb = embedding(vocab_size, n_embd), embedding(block_size, P)
+        self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(n_embd)
+        self.ps_head = Linear(n_embd, vocab_size, bias=False)
+        self.ss_token_init = embedding(block_speech_size, n_embd)
+        self.ss_pos_emb = embedding(block_speech_size, P)
+        self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(n_embd)
         for block in self.ss_blocks:
             block.crossAttn.slot_heads = slot_heads
         if vq_type == "EMA":
-            keep_last = not bool_blank_speech
-            self.ss_vector_quantizer = VectorQuantizerEMA(
-                K, D, expire=vq_expire, keep_last=keep_last, seed=seed
-            )
+            quantiser = VectorQuantizerEMA(vocab_speech_size, n_embd, expire=vq_expire, seed=seed)
         else:
-            self.ss_vector_quantizer = VectorQuantizer(K, D, seed=seed)
-            self.ss_vector_quantizer.keep_last = not bool_blank_speech
-        self.ss_vector_quantizer.noise = self.noise
+            quantiser = VectorQuantizer(vocab_speech_size, n_embd, seed=seed)
+        quantiser.keep_last = not bool_blank_speech  # the last word is then the blank
+        quantiser.noise = self.noise
+        self.ss_vector_quantizer = quantiser
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit", "ss_z_out")})
         self.sites = named_sites(self)
         init_weights(self, seed)
-        self.ss_vector_quantizer.start_words_(INIT_STD * torch.randn(K, D, generator=torch_rng(seed, 1)))
+        words = torch.randn(vocab_speech_size, n_embd, generator=torch_rng(seed, 1))
+        quantiser.start_words_(INIT_STD * words)
 
-    def _place(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """x (B, T, D) and its positions as blocks take them: the stream, and the position code or None."""
-        return x + positions, None
+    # IN, the inference network
 
-    def _picture(self, tokens: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """IN: tokens (B or 1, T), a sentence (B or 1, S, D) -> logits (B, T, V), normalised state (B, T, D).
+    def start(self, idx: torch.Tensor) -> torch.Tensor:
+        """Tokens idx (B, T) -> the residual stream (B, T, D) that IN's first block reads."""
+        x, _ = self._with_positions(embedded(self.ps_token_embedding, idx), self.ps_pos_emb)
+        return self.drop(x)
 
-        What is alike for the whole batch comes with length 1 and is computed once, unless dropout or a hook
-        (an edit, a recording) wants every board's own.
+    def run(
+        self, x: torch.Tensor, first_block: int = 0, sentence: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The residual stream x (B, T, D) that IN's block first_block reads -> the stream after the last.
+
+        sentence: what IN reads, (B, S, D); None: the blank one. Of x and sentence one may have length 1 in
+        place of B.
         """
-        check_tokens("idx", tokens, self.ps_pos_emb.num_embeddings)
-        n = len(tokens) if len(sentence) == 1 else len(sentence)
+        if sentence is None:  # a copy for each board: products of fewer rows may round otherwise
+            sentence = self.blank().expand(len(x), -1, -1)
+        p = self.ps_pos_emb.weight if self.apart else None
+        z, pz = self._with_positions(sentence, self.ss_pos_emb)
+        for i in range(first_block, len(self.ps_blocks)):
+            x = self.ps_blocks[i](x, p, z, pz)
+        return x
+
+    def read_out(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, V) of a residual stream x (B, T, D) of IN, by its last LayerNorm and head."""
+        return self._logits(self._state(x))
+
+    def infer(self, idx: torch.Tensor, sentence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """IN: tokens (B or 1, T), a sentence (B or 1, S, D) -> logits (B, T, V), last hidden state (B, T, D).
+
+        What is the same for the whole batch comes with length 1 and is computed once, unless dropout or a
+        hook (an edit, a recording) wants every board's own.
+        """
+        check_tokens("idx", idx, self.ps_pos_emb.num_embeddings)
+        n = len(idx) if len(sentence) == 1 else len(sentence)
         if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
-            tokens, sentence = tokens.expand(n, -1), sentence.expand(n, -1, -1)
-        x, p = self._place(embedded(self.ps_token_embedding, tokens), self.ps_pos_emb.weight)
-        z, pz = self._place(sentence, self.ss_pos_emb.weight)
-        x = self.drop(x)
-        for block in self.ps_blocks:
-            x = block(x, p, z, pz)
-        state = self.out_sites["z_out"](self.ps_ln_out(x))
-        return self.out_sites["logit"](self.ps_head(state)), state
+            idx, sentence = idx.expand(n, -1), sentence.expand(n, -1, -1)
+        state = self._state(self.run(self.start(idx), sentence=sentence))
+        return self._logits(state), state
 
-    def _speech(self, state: torch.Tensor) -> torch.Tensor:
-        """ALN: IN's state (B, T, D) -> a sentence before quantisation (B, S, D)."""
-        x, p = self._place(self.ss_token_init.weight.expand(len(state), -1, -1), self.ss_pos_emb.weight)
-        z, pz = self._state_places(state)
-        for block in self.ss_blocks:
-            x = block(x, p, z, pz)
-        return self.out_sites["ss_z_out"](self.ss_ln_out(x))
+    def _state(self, x):
+        return self.out_sites["z_out"](self.ps_ln_out(x))
 
-    def _state_places(self, state):
-        """IN's state as ALN reads it, with positions where they are kept apart."""
-        return state, None
+    def _logits(self, state):
+        return self.out_sites["logit"](self.ps_head(state))
 
-    def _blank(self) -> torch.Tensor:
-        """The sentence that says nothing, (1, S, D)."""
+    def blank(self) -> torch.Tensor:
+        """The sentence without content, (1, S, D), that IN reads with a board."""
         words = self.ss_vector_quantizer._embedding.weight
         shape = (1, *self.ss_token_init.weight.shape)
         return words.new_zeros(shape) if self.bool_blank_speech else words[-1].expand(shape)
 
-    def _unk_board(self) -> torch.Tensor:
-        """A board of which everything is hidden, (1, T)."""
+    def hidden_board(self) -> torch.Tensor:
+        """A board with every cell hidden, (1, T)."""
         return torch.full((1, self.ps_pos_emb.num_embeddings), self.unk, device=self.ps_pos_emb.weight.device)
+
+    # ALN, the language network, and both together
+
+    def write(self, state: torch.Tensor) -> torch.Tensor:
+        """ALN: IN's last hidden state (B, T, D) -> a sentence before quantisation, (B, S, D)."""
+        tokens = self.ss_token_init.weight.expand(len(state), -1, -1)
+        x, p = self._with_positions(tokens, self.ss_pos_emb)
+        pz = self.ps_pos_emb.weight if self.apart else None  # added ones are in the state already
+        for block in self.ss_blocks:
+            x = block(x, p, state, pz)
+        return self.out_sites["ss_z_out"](self.ss_ln_out(x))
+
+    def _with_positions(self, x, table):
+        """A stream and its position code as blocks take them; None for a code that has been added."""
+        return (x, table.weight) if self.apart else (x + table.weight, None)
 
     def forward(self, idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Boards (B, T) -> logits from the board (B, T, V), logits from its sentence (B, T, V), vq loss (),
         words one-hot (B, S, K)."""
-        ps_logits, state = self._picture(idx, self._blank())
-        sentence, vq_loss, encodings, _ = self.ss_vector_quantizer(self._speech(state))
-        ps2_logits, _ = self._picture(self._unk_board(), sentence)
+        ps_logits, state = self.infer(idx, self.blank())
+        sentence, vq_loss, encodings, _ = self.ss_vector_quantizer(self.write(state))
+        ps2_logits, _ = self.infer(self.hidden_board(), sentence)
         return ps_logits, ps2_logits, vq_loss, encodings
-
-    def block_matrices(self) -> list[nn.Parameter]:
-        """The weights of all Linear layers of the blocks, the matrices that Muon takes."""
-        modules = [*self.ps_blocks.modules(), *self.ss_blocks.modules()]
-        return [module.weight for module in modules if isinstance(module, nn.Linear)]
 
     def predict_from_board(self, idx: torch.Tensor) -> torch.Tensor:
         """Boards (B, T) -> logits (B, T, V), IN reading the blank sentence."""
-        return self._picture(idx, self._blank())[0]
+        return self.infer(idx, self.blank())[0]
 
     def predict_sentence(self, idx: torch.Tensor) -> torch.Tensor:
-        """Boards (B, T) -> the words (B, S), as indices, that are said about them."""
-        return self.ss_vector_quantizer(self._speech(self._picture(idx, self._blank())[1]))[3]
+        """Boards (B, T) -> the sentences (B, S) that ALN writes about them, as word indices."""
+        return self.ss_vector_quantizer(self.write(self.infer(idx, self.blank())[1]))[3]
 
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
-        """Word indices (B, S) -> logits (B, T, V), from a board of which everything is hidden. ValueError for
-        a wrong shape or a word that is not in the codebook."""
+        """Word indices (B, S) -> logits (B, T, V) for a board with every cell hidden. ValueError for a wrong
+        shape or a word that is not in the codebook."""
         S, K = self.ss_token_init.num_embeddings, len(self.ss_vector_quantizer._embedding.weight)
         check_tokens("sentences", sentences, S)
         low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)
         if low < 0 or high >= K:
             wrong = low if low < 0 else high
             raise ValueError(f"sentences must hold word indices from 0 to {K - 1}, not {wrong}.")
-        return self._picture(self._unk_board(), self.ss_vector_quantizer.get_codebook_entries(sentences))[0]
+        words = self.ss_vector_quantizer.get_codebook_entries(sentences)
+        return self.infer(self.hidden_board(), words)[0]
+
+    def block_matrices(self) -> list[nn.Parameter]:
+        """The Linear weights of all blocks: what Muon takes."""
+        return linear_weights(self.ps_blocks, self.ss_blocks)
 
 
 class LEAFactor(LEA):
-    """LEA whose position codes, P wide, stay apart: every sub-layer reads stream and code side by side."""
+    """LEA with position codes, P = n_embd_pos wide, that stay apart: every sub-layer reads stream and code
+    side by side."""
+
+    apart = True
 
     def __init__(
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
@@ -411,14 +439,8 @@ class LEAFactor(LEA):
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
         seed: int | None = None,
     ):
-        sizes = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
-                     n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size)
-        drops = dict(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
-        quantiser = vq_type, bool_blank_speech, vq_expire
-        self._build(sizes, drops, *quantiser, slot_heads, seed, n_embd_pos, apart=True)
-
-    def _place(self, x, positions):
-        return x, positions
-
-    def _state_places(self, state):
-        return state, self.ps_pos_emb.weight
+        super().__init__(
+            vocab_size, block_size, n_layer, n_head, n_embd, embd_pdrop, resid_pdrop, attn_pdrop, n_unmasked,
+            vocab_speech_size, block_speech_size, vq_type, bool_blank_speech, vq_expire, slot_heads, seed,
+            pos_width=n_embd_pos,
+        )

@@ -1,11 +1,11 @@
-"""What LEA's sentences are worth: boards rebuilt from them alone, and whether words mean the same everywhere.
+"""How good LEA's sentences are: boards rebuilt from them alone, and whether words mean the same everywhere.
 
     python benchmarks/bench_language.py runs/<run> [more runs] --csv benchmarks/results/language.csv
 
-Rebuilt: all held-out boards with one or two objects, nothing hidden, share of whole boards. Elsewhere: the
-words by which two other boards with the same change differ are put into a board's sentence; share of boards
-that come out exactly as wanted (claims/steering.py), of 200 pairs a feature; same place: the two other boards
-have their object where this one has it. Percent.
+Rebuilt: share of held-out boards with one or two objects, nothing hidden, that are rebuilt whole. Transfer:
+the words by which two other boards with the same change differ are put into a board's sentence; share of
+boards that come out exactly as wanted (studies/claims/steering.py), of 200 pairs a feature; same place: the
+object stands at the same place on the two other boards. Percent.
 """
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import measure_runs  # noqa: E402
 
+from module_dataset import AbstractionDataset, Boards  # noqa: E402
 from module_train_probe_lea import TrainTransformer  # noqa: E402
 from studies.claims import ceiling, steering  # noqa: E402
 from studies.claims.networks import Speaker  # noqa: E402
-from studies.claims.scenes import Scenes, held_out  # noqa: E402
+from studies.claims.scenes import held_out  # noqa: E402
 from utils import numpy_rng  # noqa: E402
 
 ALL = 10**6  # boards
@@ -34,23 +35,23 @@ REBUILT = {  # columns: groups of boards
 }
 
 
-def rebuilt(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, float]:
+def rebuilt(speaker: Speaker, dataset: AbstractionDataset, rng: np.random.Generator) -> dict[str, float]:
     """Shares of held-out boards rebuilt whole from their sentence, by type and by whether objects overlap."""
-    scenes = Scenes.join([held_out(dataset, type_, ALL, rng) for type_ in (0, 1)])
-    right = (speaker.rebuild(speaker.speak(scenes.boards)) == scenes.boards).all((1, 2))
-    groups = ceiling.groups_of(dataset, scenes)
+    drawn = Boards.join([held_out(dataset, type_, ALL, rng) for type_ in (0, 1)])
+    right = (speaker.rebuild(speaker.speak(drawn.boards)) == drawn.boards).all((1, 2))
+    groups = ceiling.groups_of(dataset, drawn)
     return {title: right[groups[group]].mean() for title, group in REBUILT.items()}
 
 
-def elsewhere(speaker: Speaker, dataset, rng: np.random.Generator) -> dict[str, float]:
-    """Shares of boards that words learnt elsewhere change as wanted, by feature."""
-    found = {}
+def transfer(speaker: Speaker, dataset: AbstractionDataset, rng: np.random.Generator) -> dict[str, float]:
+    """Shares of boards that words taken from other boards change as wanted, by feature."""
+    shares = {}
     rows = steering.measure(speaker, dataset, {0, 1}, rng, draws=1)
-    for way, heading in ((steering.ELSEWHERE, "elsewhere"), (steering.SAME_PLACE, "same place")):
-        of_way = [row for row in rows if row["feature"].endswith(f" boards{way}")]
-        for row in of_way:
-            found[f"{heading}: {row['feature'].partition(' boards')[0]}"] = float(np.mean(row["effect"]))
-    return found
+    for source, heading in ((steering.ELSEWHERE, "transfer"), (steering.SAME_PLACE, "same place")):
+        for row in rows:
+            if row.feature.endswith(f" boards{source}"):
+                shares[f"{heading}: {row.feature.partition(' boards')[0]}"] = row.effect[0]
+    return shares
 
 
 def rows_of(folder: Path) -> Iterator[dict]:
@@ -58,7 +59,7 @@ def rows_of(folder: Path) -> Iterator[dict]:
     trainer = TrainTransformer.from_run(folder)
     speaker = Speaker(trainer)
     shares = rebuilt(speaker, trainer.dataset, numpy_rng(0))
-    shares |= elsewhere(speaker, trainer.dataset, numpy_rng(1))
+    shares |= transfer(speaker, trainer.dataset, numpy_rng(1))
     row = {"run": folder.name, "epochs": trainer.epochs}
     row |= {name: f"{100 * share:.1f}" for name, share in shares.items()}
     row["words in use"] = int(trainer.test_sentences("test", None)["words"])

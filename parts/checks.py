@@ -1,10 +1,10 @@
-"""Argument checks: a wrong value is a ValueError, a wrong type a TypeError, in one sentence that names it."""
+"""Checks of arguments: one sentence says what is wrong: a ValueError or, for a wrong type, a TypeError."""
 from __future__ import annotations
 
 import contextlib
 import numbers
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,26 +14,46 @@ from utils import check_number, shown
 MAX_NUMBERS = 2**31  # in a network
 
 
-def integer_array(name: str, values, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
-    """values as an int64 array of that shape, each from low to high; TypeError or ValueError, which call them
-    `name`."""
+def refuse(complaints: Iterable[str]) -> None:
+    """Raises ValueError with the first of complaints, if there is one."""
+    for sentence in complaints:
+        raise ValueError(sentence)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """value. TypeError unless it is a string, ValueError unless it is one of choices."""
+    if not isinstance(value, str) or value not in choices:
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} must be one of {', '.join(choices)}, not {shown(value)}.")
+    return value
+
+
+def check_shape(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """ValueError unless the array has that shape; None stands for any size."""
+    if array.ndim != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
+        wanted = str(shape).replace("None", "n")
+        raise ValueError(f"{name} must have shape {wanted}, not {array.shape}.")
+
+
+def integer_array(name: str, values, shape: tuple[int | None, ...], low: int, high: int) -> np.ndarray:
+    """values as an int64 array of that shape (None: any size), each from low to high; else TypeError or
+    ValueError."""
     try:
         array = np.asarray(values)
-    except ValueError:
+    except ValueError:  # lists of different lengths
         array = np.asarray(None)
-    if array.dtype.kind not in "iu":
+    if array.size and array.dtype.kind not in "iu":  # numpy takes [] for floats
         raise TypeError(f"{name} must be whole numbers, not {shown(values)}.")
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
+    check_shape(name, array, shape)
     if array.size and (array.min() < low or array.max() > high):
-        found = array.max() if array.max() > high else array.min()
-        raise ValueError(f"{name} must be from {low} to {high}, not {found}.")
+        wrong = array.max() if array.max() > high else array.min()
+        raise ValueError(f"{name} must be from {low} to {high}, not {wrong}.")
     return array.astype(np.int64)
 
 
 @contextlib.contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Turns what goes wrong inside into a ValueError that names the file, or whatever `what` is."""
+    """Turns an error inside into a ValueError that names the file, or whatever `what` is."""
     try:
         yield
     except KeyError as error:
@@ -43,8 +63,8 @@ def naming(what: object) -> Iterator[None]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """TypeError unless every size is a whole number, ValueError unless it is at least 1. Sizes of a network
-    must also have an n_embd that n_head divides and make at most MAX_NUMBERS weights and mask entries."""
+    """TypeError unless every size is a whole number, ValueError unless it is at least 1. If they are sizes of
+    a network, n_head must divide n_embd, and weights and mask entries must be at most MAX_NUMBERS."""
     for name, size in sizes.items():
         check_number(name, size, f"a whole number of at least 1 and at most {MAX_NUMBERS}", 1, MAX_NUMBERS)
     if "n_head" not in sizes:
@@ -52,6 +72,7 @@ def check_sizes(**sizes: int) -> None:
     if sizes["n_embd"] % sizes["n_head"]:
         raise ValueError(f"n_embd = {sizes['n_embd']} must be divisible by n_head = {sizes['n_head']}.")
     width, T = sizes["n_embd"] + sizes["n_embd_pos"], sizes["block_size"]
+    # a block's matrices and mask; embeddings, head and codebook are at most the last term
     count = sizes["n_layer"] * (12 * width * sizes["n_embd"] + T**2) + width * sum(sizes.values())
     if count > MAX_NUMBERS:
         given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
@@ -60,18 +81,18 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_numbers(most: float | None = 1, **values: float) -> None:
-    """TypeError unless every value is a number, ValueError unless it is from 0 to most, None: finite."""
+    """TypeError unless every value is a number, ValueError unless it is from 0 to most; None: any finite
+    number of at least 0."""
     wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
     for name, value in values.items():
         check_number(name, value, wanted, 0, sys.float_info.max if most is None else most, numbers.Real)
 
 
 def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
-    """ValueError unless the shape of tokens is (B, length), None: any length; TypeError unless they are a
-    tensor of int64 or int32."""
-    if not isinstance(tokens, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor of int64 or int32, not {type(tokens).__name__}.")
+    """TypeError unless tokens are a tensor of int64 or int32, ValueError unless its shape is (B, length);
+    None: any length."""
+    if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
+        kind = tokens.dtype if isinstance(tokens, torch.Tensor) else type(tokens).__name__
+        raise TypeError(f"{name} must be a tensor of int64 or int32, not {kind}.")
     if tokens.ndim != 2 or length not in (None, tokens.shape[1]):
         raise ValueError(f"{name} must have shape (B, {length or 'tokens'}), not {tuple(tokens.shape)}.")
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be a tensor of int64 or int32, not {tokens.dtype}.")

@@ -1,4 +1,5 @@
-"""Files: written whole or not at all, read without unpickling; a damaged one is named in one sentence."""
+"""Files are written completely or not at all, and read without unpickling. An error is one sentence that
+names the file."""
 from __future__ import annotations
 
 import contextlib
@@ -6,7 +7,6 @@ import csv
 import errno
 import io
 import json
-import math
 import os
 import pickletools
 import re
@@ -19,17 +19,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# what a file system answers where it has no such call
+from parts.checks import refuse
+
+# what a file system answers if it does not support a call
 UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-# readers of a .npy file's header, by its version
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # what the pickle of tensors, numbers and text may name
 TENSORS = re.compile(r"collections OrderedDict|torch \w+Storage|torch._utils _rebuild_(tensor_v2|parameter)")
 
 
 @contextlib.contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Turns an error inside, where a file is read, into a ValueError that names the file. kind: what the file
+    should be."""
+    try:
+        yield
+    except Exception as error:  # readers raise many kinds on damaged bytes
+        if isinstance(error, OSError) and error.strerror:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ValueError(f"{path}: is cut off, damaged or not {kind} ({reason}).") from None
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
-    """Opens a file beside path for writing and moves it to path once all of it is on the disk, or not at all.
+    """Opens a file under a temporary name in the same folder; it is flushed to disk and renamed to `path` at
+    the end, or removed if anything goes wrong.
 
     mode: "wb", or "w" for text, which is UTF-8 with lines that end in a line feed on every system. An
     OSError names path.
@@ -55,7 +69,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
 
 
 def to_disk(file: typing.IO) -> None:
-    """Waits until what a file was given is on the disk; goes on where the file system cannot say so."""
+    """Waits until everything written to a file is on the disk, if the file system can tell."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
@@ -64,92 +78,74 @@ def to_disk(file: typing.IO) -> None:
 
 
 def write_json(path: str | Path, values: dict) -> None:
-    """Writes a dict as readable JSON, all of it or nothing."""
+    """Writes a dict as readable JSON."""
     with atomic_write(path, "w") as file:
         file.write(json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> dict:
-    """The JSON object in a file; ValueError names a file that is missing, cut off or something else."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = json.load(file)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: is cut off or is not JSON.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold a JSON object.")
+    """The JSON object in a file. ValueError names a file that is missing, damaged or something else."""
+    with reading(path, "a JSON object"), open(path, encoding="utf-8") as file:
+        values = json.load(file)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
     return values
 
 
 def save_array(path: str | Path, array: np.ndarray) -> None:
-    """Writes an array as .npy, all of it or nothing."""
+    """Writes an array as .npy."""
     with atomic_write(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
 def load_array(path: str | Path) -> np.ndarray:
-    """The numeric array in a .npy file, never unpickled or larger than the file; ValueError names it."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            shape, fortran, dtype = HEADERS[version](file)
-            left = os.fstat(file.fileno()).st_size - file.tell()
-            if dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize != left:
-                raise ValueError
-            values = np.frombuffer(file.read(), dtype)
-        return values.reshape(shape, order="F" if fortran else "C").copy()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
-    except Exception:  # numpy's header parser raises many kinds on damaged bytes
-        raise ValueError(f"{path}: is cut off or is not a numeric .npy array.") from None
+    """The numeric array in a .npy file. ValueError names a file that is missing, damaged or something else;
+    nothing is ever unpickled."""
+    with reading(path, "a numeric .npy array"), np.errstate(over="ignore"):  # of a damaged header's shape
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # never takes more memory than the file
+        if values.dtype.kind not in "iufb" or values.offset + values.nbytes != os.path.getsize(path):
+            raise ValueError("other numbers than its header says")
+        return np.array(values)
 
 
 def save_tensors(path: str | Path, values) -> None:
-    """Writes what `load_tensors` reads."""
-    whole = io.BytesIO()  # written by torch itself, a full disk would be no OSError
+    """Writes tensors, numbers and text for `load_tensors`."""
+    whole = io.BytesIO()  # if torch wrote to the disk itself, a full disk would not be an OSError
     torch.save(values, whole)
     with atomic_write(path) as file:
         file.write(whole.getbuffer())
 
 
 def load_tensors(path: str | Path):
-    """What torch.save wrote of tensors, numbers and text, on the CPU.
+    """The tensors, numbers and text in a file of torch.save, on the CPU. ValueError names a file that is
+    missing, damaged or something else.
 
-    ValueError names a file that is missing, damaged or something else. Each part must fit its checksum, which
-    torch.load does not look at, and its pickle may name only what tensors are made of: no code is run, and no
-    more memory taken than the file's size.
+    The file is checked before torch reads it: each part must fit its checksum, which torch.load does not look
+    at, and its pickle may name only what tensors are made of. So no code runs, and no more memory is taken
+    than the file's size.
     """
-    try:
+    with reading(path, "a file of tensors"):
         with zipfile.ZipFile(path) as parts:
-            _check_parts(parts, os.path.getsize(path))
+            refuse(_damage(parts, os.path.getsize(path)))
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile and torch.load raise many kinds on damaged bytes
-        if isinstance(error, OSError) and error.filename:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ValueError(f"{path}: is cut off, damaged or no file of tensors ({reason}).") from None
 
 
-def _check_parts(parts: zipfile.ZipFile, size: int) -> None:
-    """ValueError where a part of a file of that size fails its checksum or names what no tensor needs."""
+def _damage(parts: zipfile.ZipFile, size: int) -> Iterator[str]:
+    """What is wrong with the parts of a file of `size` bytes."""
     if sum(part.file_size for part in parts.infolist()) > size or parts.testzip():
-        raise ValueError("a part does not fit its checksum")
+        yield "a part does not fit its checksum"
     for part in parts.namelist():
-        if not part.endswith("data.pkl"):
-            continue
-        for code, named, _ in pickletools.genops(parts.read(part)):
-            names = code.name in ("GLOBAL", "STACK_GLOBAL", "INST")
-            if names and not TENSORS.fullmatch(named or ""):
-                raise ValueError(f"it names {named}")
+        if part.endswith("data.pkl"):
+            for code, named, _ in pickletools.genops(parts.read(part)):
+                if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not TENSORS.fullmatch(named or ""):
+                    yield f"it names {named}"
 
 
 class BatchedArray:
-    """One array (n, ...) kept on disk as the .npy files of its batches, as forward_pca_batch writes them.
+    """One array (n, ...) that lies on disk in several .npy files, as forward_pca_batch writes them.
 
-    shape, dtype, len, iteration and indexing along the first axis read only the rows asked for; np.asarray
-    reads all. paths: the files, sizes: how many rows each holds.
+    Indexing along the first axis and iteration read only the rows asked for; np.asarray reads all. paths: the
+    files; sizes: the number of rows in each.
     """
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[int]):
@@ -175,10 +171,8 @@ class BatchedArray:
 
 
 def open_batches(folder: str | Path, name: str) -> BatchedArray:
-    """The batch_{k}_{name}.npy files that forward_pca_batch left in folder, as one array.
-
-    ValueError names a missing one.
-    """
+    """The batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, as one array. ValueError names a
+    missing file."""
     folder = Path(folder)
     batches = read_json(folder / "meta.json").get("batches") or []
     paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
@@ -189,20 +183,22 @@ def open_batches(folder: str | Path, name: str) -> BatchedArray:
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    """(number, path) of the files in folder whose names match pattern, its group the number; in order."""
-    found = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
-    return sorted((int(match[1]), path) for match, path in found if match)
+    """(number, path) of the files in folder whose whole name matches pattern, in order. The pattern's group
+    is the number."""
+    matches = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def as_text(value, form: str = ".3f", none: str = "-") -> str:
-    """A cell of a table: floats in the given form, none where there is no number."""
+    """A cell of a table: floats in the given form, `none` for NaN."""
     if not isinstance(value, (float, np.floating)):
         return str(value)
     return none if np.isnan(value) else format(value, form)
 
 
 def save_table(path: str | Path, rows: Sequence[dict]) -> None:
-    """Writes rows as a CSV with all their columns; floats with 6 digits, nothing where a row has no value."""
+    """Writes rows as a CSV with all their columns; floats have 6 digits, and a value that a row lacks is
+    blank."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

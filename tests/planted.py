@@ -5,7 +5,7 @@ import numpy as np
 
 from module_dataset import AbstractionDataset
 from studies.claims.sample import make_sample
-from studies.claims.scenes import rows_of, scenes_of
+from studies.claims.scenes import boards_of, rows_of
 from studies.claims.scores import verdict
 
 PROBA = [1 / 3] * 3
@@ -35,9 +35,9 @@ def sample():
 
 
 def drawn(dataset, type_, count, split, seed=0):
-    """Random scenes of a family's split."""
+    """Random boards of a type in a split."""
     rng = np.random.default_rng(seed)
-    return scenes_of(dataset, type_, rows_of(dataset, type_, split, count, rng), rng)
+    return boards_of(dataset, type_, rows_of(dataset, type_, split, count, rng), rng)
 
 
 def noise_like(sample, seed, width=16):
@@ -47,3 +47,8 @@ def noise_like(sample, seed, width=16):
 
 def verdict_of(rows):
     return verdict(rows)["verdict"]
+
+
+def cells_of(rows):
+    """The columns of each row."""
+    return [row.as_dict() for row in rows]

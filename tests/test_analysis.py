@@ -8,42 +8,43 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import module_train_probe
 import module_train_probe_lea
-import studies.claims.__main__ as module_analysis
 from module_dataset import AbstractionDataset
+from studies.claims import __main__ as command
 from studies.claims.networks import Network, Speaker
 from studies.claims.report import CLAIMS, TABLES, Findings
-from studies.claims.scores import verdict
+from studies.claims.scores import Row, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
-ORDER = ("statistics", "figures", "scores", "scenes", "sample", "networks", "readouts", "swaps", "ceiling",
-         "decodability", "generalisation", "convergence", "manipulation", "composition", "emergence", "words", "steering",
-         "report")
+ORDER = ("statistics", "scores", "figures", "scenes", "sample", "networks", "runs", "readouts", "swaps", "ceiling",
+         "decodability", "generalisation", "convergence", "manipulation", "composition", "words", "steering", "report",
+         "__main__")
 
 
 def claims_imported(path):
     """The files of claims that a file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "claims":
+        if isinstance(node, ast.ImportFrom) and node.module == "studies.claims":
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("claims."):
-            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("studies.claims."):
+            names.add(node.module.split(".")[2])
     return names
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_claims_import_downwards_only_and_say_what_they_are(name):
-    assert {path.stem for path in (ROOT / "claims").glob("*.py")} == {"__init__", *ORDER}
-    path = ROOT / "claims" / f"{name}.py"
-    assert claims_imported(path) <= set(ORDER[: ORDER.index(name)])
-    module = importlib.import_module(f"claims.{name}")
+    folder = ROOT / "studies" / "claims"
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *ORDER}
+    assert claims_imported(folder / f"{name}.py") <= set(ORDER[: ORDER.index(name)])
+    module = importlib.import_module(f"studies.claims.{name}")
     assert module.__doc__
     for key, value in vars(module).items():
         if getattr(value, "__module__", None) == module.__name__ and not key.startswith("_"):
@@ -51,29 +52,35 @@ def test_claims_import_downwards_only_and_say_what_they_are(name):
 
 
 def test_every_claim_reads_alike():
-    """A claim's file says what the paper claims, what is measured and what it is compared with."""
+    """A claim's file reads question, measure, controls, row."""
     names = [name for name, table in TABLES.items() if table.is_claim]
     assert len(TABLES) == len(CLAIMS)
     for module in CLAIMS:
         assert callable(module.measure)
         if module.TABLE.name in names:
-            for word in ("Claim:", "Measure:", "Controls:"):
-                assert word in module.__doc__, module.__name__
+            heads = re.findall(r"^(Claim|Question|Measure|Controls|Row):", module.__doc__, re.MULTILINE)
+            assert heads == ["Claim", "Question", "Measure", "Controls", "Row"], module.__name__
 
 
 def test_findings_of_several_runs_name_them_and_keep_the_first_picture():
     findings = Findings()
     for run, number in (("a", 1), ("b", 2)):
-        found = Findings([{"table": "words", "x": number}], {"lines": [{"y": number}]}, {"picture": number})
-        findings.add_(run, found)
-    rows = [{"run": run, "table": "words", "x": number} for run, number in (("a", 1), ("b", 2))]
-    assert findings.tables() == {"words": rows}
+        new = Findings([Row("words", "x", number)], {"lines": [{"y": number}]}, {"picture": number})
+        findings.add_(run, new)
+    [(name, rows)] = findings.tables().items()
+    assert (name, [(row.run, row.effect[0]) for row in rows]) == ("words", [("a", 1), ("b", 2)])
     assert findings.curves == {"lines": [{"run": "a", "y": 1}, {"run": "b", "y": 2}]}
     assert findings.pictures == {"picture": 1}
 
 
-TINY = module_analysis.Size(fit=150, test=4, masks=2, ceiling_masks=2, swaps=10, draws=30, words=200,
-                            permutations=3)
+def supported(row):
+    """The rule of judgement, of a row of a CSV."""
+    low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
+    return low > 0 and effect >= upper / 2
+
+
+TINY = command.Size(fit=150, test=4, masks=2, ceiling_masks=2, swaps=10, draws=30, words=200,
+                    permutations=3)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +98,14 @@ def runs(tmp_path_factory):
 
 
 def test_report_of_a_run(runs, monkeypatch):
-    monkeypatch.setitem(module_analysis.SIZES, True, TINY)
-    verdicts = module_analysis.run_all([runs / "factor"], runs / "lea", quick=True)
+    monkeypatch.setattr(command, "QUICK", TINY)
+    folder, verdicts = command.run_all([runs / "factor"], runs / "lea", quick=True)
     assert [v["table"] for v in verdicts] == list(TABLES)[1:]
-    folder = runs / "factor" / "analysis"
+    assert folder == runs / "factor" / "analysis" / "quick"
+    assert [path.name for path in folder.parent.iterdir()] == ["quick"]  # what may be quoted is left alone
     report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Quick look: do not quote." in report
+    assert "held out; those" not in report
     for line in verdicts:
         assert f"**{line['verdict']}**" in report
     for name in [line.split("](")[1].split(")")[0] for line in report.splitlines() if line.startswith("![")]:
@@ -104,11 +114,9 @@ def test_report_of_a_run(runs, monkeypatch):
         with open(folder / f"{table}.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert rows, table
-        if "holds" in rows[0]:
+        if "supported" in rows[0] and table != "verdicts":
             for row in rows:
-                low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
-                holds = low > 0 and effect >= upper / 2
-                assert row["holds"] == str(holds)
+                assert row["supported"] == str(supported(row))
 
 
 def test_a_network_given_its_own_activations_answers_as_it_does(runs):
@@ -137,8 +145,8 @@ def test_many_boards_are_spoken_of_as_a_few_are(runs, monkeypatch):
     assert (hidden == hidden[0]).all()  # nothing is seen
 
 
-def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeypatch):
-    monkeypatch.setitem(module_analysis.SIZES, True, replace(TINY, test=12))
+def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "QUICK", replace(TINY, test=12))
     dataset = AbstractionDataset(seed=1, board_dim=6, abs_n=3, abs_dim=2, abs_c=4, board_types=["single"],
                                  board_types_proba=[1], bool_split=False)
     trainer = module_train_probe.TrainTransformer(
@@ -146,7 +154,11 @@ def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeyp
         board_curriculum=False)
     trainer.start_run()
     trainer.save_checkpoint(trainer.folder / "checkpoints" / "model_0.pth")
-    found = {v["table"]: v for v in module_analysis.run_all([tmp_path / "odd"], quick=True)}
+    folder, verdicts = command.run_all([tmp_path / "odd"], quick=True)
+    note = "odd: no single boards are held out"
+    assert note in capsys.readouterr().err
+    assert note in (folder / "report.md").read_text(encoding="utf-8")
+    found = {v["table"]: v for v in verdicts}
     # one block: no attention follows an edit
     assert set(found) == {"decodability", "generalisation", "convergence"}
     assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
@@ -154,7 +166,7 @@ def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeyp
 
 @pytest.mark.parametrize("networks", ["full", "best", "fast", "short"])
 def test_verdicts_follow_from_the_tables(networks, monkeypatch):
-    """The verdicts in docs/claims.md follow from the rows that are kept, by the rules of now and before."""
+    """The verdicts in docs/claims.md follow from the rows that are kept."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
 
@@ -162,17 +174,11 @@ def test_verdicts_follow_from_the_tables(networks, monkeypatch):
     for v in make_docs.read_results(f"claims/{networks}/verdicts"):
         rows = make_docs.read_results(f"claims/{networks}/{v['table']}")
         for row in rows:
-            low, effect, upper = (float(row[name] or "nan") for name in ("gain low", "effect", "upper"))
-            assert row["holds"] == str(low > 0 and effect >= upper / 2)
-            row |= {name: row[name] == "True" for name in ("counts", "counted before", "holds") if name in row}
-        made = verdict(rows)
+            assert row["supported"] == str(supported(row))
+        made = verdict([SimpleNamespace(run=row["run"], feature=row["feature"], counts=row["counts"] == "True",
+                                        supported=row["supported"] == "True") for row in rows])
         assert {name: str(value) for name, value in made.items()} == {name: v[name] for name in made}
-        said = f"**{v['verdict']}** {v['holding']} of {v['features']}, n = {v['runs']}"
-        if "counted before" in rows[0]:
-            before = verdict(rows, "counted before")
-            assert v["verdict, rules before"] == before["verdict"]
-            said += f" ({before['holding']} of {before['features']})"
-        assert f"{said} |" in document
+        assert f"**{v['verdict']}** {v['supported']} of {v['features']}, n = {v['runs']} |" in document
 
 
 def test_the_words_of_the_claims_are_what_the_tables_say(monkeypatch):
@@ -211,21 +217,21 @@ def test_the_words_of_the_claims_are_what_the_tables_say(monkeypatch):
     swaps = sorted(round(float(row["effect"]), 2) for name in make_docs.AUDITED
                    for row in make_docs.read_results(f"claims/{name}/composition") if row["feature"].startswith("swap, 3 of 3"))
     assert (swaps[0], swaps[-2], swaps[-1]) == (0, 0.3, 1)
-    elsewhere = "root of single boards, words from elsewhere"
+    elsewhere = "root of single boards, words taken from other boards"
     assert [between("steering", elsewhere, [name])[0] for name in ("fast", "full", "best")] == [0.49, 0.28, 0.03]
 
 
-def test_as_much_holds_in_the_published_seeds_as_in_all(monkeypatch):
+def test_as_much_is_supported_in_the_published_seeds_as_in_all(monkeypatch):
     """As docs/claims.md says."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import make_docs
 
     published, every = (make_docs.read_results(f"claims/{name}/verdicts") for name in ("published", "full"))
     for ours, all_ in zip(published, every, strict=True):
-        for name in ("table", "verdict", "features", "holding", "holding, rules before"):
+        for name in ("table", "verdict", "features", "supported"):
             assert ours[name] == all_[name]
         for row in make_docs.read_results(f"claims/published/{ours['table']}"):
-            assert row["holds"] == str(float(row["gain low"] or "nan") > 0 and float(row["effect"]) >= float(row["upper"] or "nan") / 2)
+            assert row["supported"] == str(supported(row))
 
 
 def test_every_counted_feature_is_audited_once(monkeypatch):
@@ -246,11 +252,10 @@ def test_every_counted_feature_is_audited_once(monkeypatch):
 
 
 def test_mistakes_are_one_line(runs, tmp_path):
-    script = str(Path(module_analysis.__file__))
     for flags, words in (([str(runs / "lea")], "is a LEA run"), ([], "at least one run"),
                          ([str(tmp_path)], "params_training.json"),
                          ([str(runs / "factor"), "--device", "cuda:77"], "device must be")):
-        done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "studies.claims", *flags], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
@@ -261,9 +266,9 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, runs, monk
     (tmp_path / "factor").mkdir()
     (tmp_path / "factor" / "params_training.json").write_bytes((runs / "factor" / "params_training.json").read_bytes())
     (tmp_path / "factor" / "analysis").write_text("")
-    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", str(tmp_path / "factor")])
+    monkeypatch.setattr(sys, "argv", ["studies.claims", str(tmp_path / "factor")])
     with pytest.raises(SystemExit) as end:
-        module_analysis.main()
+        command.main()
     assert end.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "analysis' cannot be written (File exists)." in line
@@ -274,8 +279,9 @@ def test_an_analysis_computes_where_it_is_told(runs, monkeypatch):
     for wrapper in (module_train_probe, module_train_probe_lea):
         monkeypatch.setattr(wrapper.TrainTransformer, "from_run", lambda run, device: asked.append(device))
     for step in ("analyse", "analyse_lea"):
-        monkeypatch.setattr(module_analysis, step, lambda *_: module_analysis.Findings())
-    monkeypatch.setattr(module_analysis.report, "write", lambda *_: [])
-    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", str(runs / "factor"), "--lea", str(runs / "lea"), "--device", "mps"])
-    module_analysis.main()
+        monkeypatch.setattr(command, step, lambda *_: Findings())
+    monkeypatch.setattr(command, "boards_note", lambda trainer: "")
+    monkeypatch.setattr(command.report, "write", lambda *_: [])
+    monkeypatch.setattr(sys, "argv", ["studies.claims", str(runs / "factor"), "--lea", str(runs / "lea"), "--device", "mps"])
+    command.main()
     assert asked == ["mps", "mps"]

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import planted
-from planted import PROBA
+from planted import PROBA, cells_of
 
-from module_dataset import AbstractionDataset
+from module_dataset import AbstractionDataset, Boards
 from studies.claims import ceiling
-from studies.claims.scenes import Scenes, footprints, hide
+from studies.claims.scenes import footprints, hide
 from studies.claims.scores import resample
 
 
@@ -17,22 +17,22 @@ class Stub:
     def __init__(self, dataset, one_pass="marginal", easy_first="board"):
         self.dataset, self.fields = dataset, {"one pass": one_pass, "easy first": easy_first}
 
-    def _reconstruct(self, boards, masks, decode="one pass"):
+    def reconstruct(self, boards, masks, decode="one pass"):
         best = self.dataset.best_reconstruction(np.where(masks, self.dataset.masking_token, boards), PROBA)
         field = self.fields[decode]
         return {"": getattr(best, field) if field else np.zeros_like(boards)}
 
 
-def scenes_of(dataset, count):
-    return Scenes.join([planted.drawn(dataset, t, count, "test") for t in range(3)])
+def boards_of(dataset, count):
+    return Boards.join([planted.drawn(dataset, t, count, "test") for t in range(3)])
 
 
 def test_ceiling_of_the_best_and_of_a_blind_network():
     dataset = planted.dataset()
-    scenes = scenes_of(dataset, 6)
+    drawn = boards_of(dataset, 6)
     for best in (True, False):
         stub = Stub(dataset) if best else Stub(dataset, None, None)
-        rows = ceiling.measure(stub, scenes, PROBA, np.random.default_rng(1), 3)
+        rows = cells_of(ceiling.measure(stub, drawn, PROBA, np.random.default_rng(1), 3))
         assert {"all", "single", "double", "composition"} <= {row["feature"].split(", ")[1] for row in rows}
         for row in rows:
             if not row["feature"].startswith("whole"):
@@ -44,41 +44,41 @@ def test_ceiling_of_the_best_and_of_a_blind_network():
 def test_both_ways_of_decoding_stand_beside_both_ceilings():
     """One pass reaches the best token of each cell, easy first the best board: the rows say so, and which is which."""
     dataset = AbstractionDataset(seed=0, vocab_token=2)  # so that much is left to guess
-    scenes = scenes_of(dataset, 30)
-    rows = ceiling.measure(Stub(dataset), scenes, PROBA, np.random.default_rng(1), 3, 100)
+    drawn = boards_of(dataset, 30)
+    rows = cells_of(ceiling.measure(Stub(dataset), drawn, PROBA, np.random.default_rng(1), 3, 100))
     whole = {row["feature"]: row for row in rows if row["feature"].startswith("whole")}
     row = whole["whole boards, all, easy first"]
     assert row["one pass"] == row["best of one pass"] == whole["whole boards, all"]["effect"]
     assert row["effect"] == row["upper"] == row["best board"] == whole["whole boards, all"]["upper"]
     assert row["gain of easy first"] == row["effect"] - row["one pass"] > 0
     assert not any(row["counts"] for row in rows)
-    blind = ceiling.measure(Stub(dataset, easy_first=None), scenes, PROBA, np.random.default_rng(1), 3, 100)
+    blind = cells_of(ceiling.measure(Stub(dataset, easy_first=None), drawn, PROBA, np.random.default_rng(1), 3, 100))
     assert [r for r in blind if "easy first" not in r["feature"]] == [r for r in rows if "easy first" not in r["feature"]]
     assert all(r["gain of easy first"] < 0 for r in blind if r["feature"].endswith("easy first"))
 
 
 def test_double_boards_apart_and_overlapping():
     dataset = planted.dataset()
-    scenes = scenes_of(dataset, 60)
-    groups = ceiling.groups_of(dataset, scenes)
+    drawn = boards_of(dataset, 60)
+    groups = ceiling.groups_of(dataset, drawn)
     assert list(groups) == ["all", "single", "double", "composition", "double apart", "double overlapping"]
-    cells = footprints(dataset, scenes.objects)
-    for i in np.flatnonzero(scenes.types == 1):
+    cells = footprints(dataset, drawn.objects)
+    for i in np.flatnonzero(drawn.types == 1):
         shared = set(cells[i, :9]) & set(cells[i, 9:18])
         assert groups["double overlapping"][i] == bool(shared)
         assert groups["double apart"][i] == (not shared)
-    others = scenes.types != 1
+    others = drawn.types != 1
     assert not (groups["double apart"] | groups["double overlapping"])[others].any()
     assert 0 < groups["double overlapping"].sum() < 60
-    assert list(ceiling.groups_of(dataset, scenes.take(scenes.types == 0))) == ["all", "single"]
+    assert list(ceiling.groups_of(dataset, drawn.take(drawn.types == 0))) == ["all", "single"]
 
 
 def test_rows_of_easy_first_leave_the_random_draws_of_the_others_as_they_were():
     dataset = planted.dataset()
-    scenes, rng, by_hand = scenes_of(dataset, 4), np.random.default_rng(1), np.random.default_rng(1)
-    rows = ceiling.measure(Stub(dataset), scenes, PROBA, rng, 2, 30)
+    drawn, rng, by_hand = boards_of(dataset, 4), np.random.default_rng(1), np.random.default_rng(1)
+    rows = cells_of(ceiling.measure(Stub(dataset), drawn, PROBA, rng, 2, 30))
     for _ in range(2):
-        hide(dataset, scenes, by_hand)
+        hide(dataset, drawn, by_hand)
     for boards in (12, 4, 4, 4):
         resample(boards, by_hand, 30)
     assert rng.random() == by_hand.random()

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import planted
 import pytest
-from planted import noise_like, verdict_of
+from planted import cells_of, noise_like, verdict_of
 
 from studies.claims import convergence
 from studies.claims.convergence import dimensions_saved, manifold, nearness
@@ -33,17 +33,17 @@ def test_nearness_equals_a_loop_over_pairs():
 def test_convergence_of_a_planted_code_and_of_noise():
     sample = planted.sample()
     here = shared_tokens()
-    tokens = here.scenes.tokens
+    tokens = here.drawn.tokens
     by_token = np.eye(13, dtype=np.float32)[tokens] + 0.1 * noise_like(sample, 1, 13)
     by_root = np.eye(11, dtype=np.float32)[sample.labels["root"]] + 0.05 * noise_like(sample, 1, 11)
     noise = {stage: noise_like(sample, i) for i, stage in enumerate("abc")}
-    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
+    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)
     for stages, expected in (({"a": by_token, "b": by_root, "c": by_token}, True), (noise, False)):
         sources = {who: {stage: X[here.test] for stage, X in made.items()}
                    for who, made in (("network", stages), ("untrained network", noise))}
         rows, curves = convergence.measure(sources, here, W, np.random.default_rng(0))
-        held = {row["feature"]: row["holds"] for row in rows}
-        assert verdict_of(rows) == ("in part" if expected else "does not")
+        held = {row.feature: row.supported for row in rows}
+        assert verdict_of(rows) == ("partly supported" if expected else "not supported")
         for cells in ("visible cells", "hidden cells"):
             assert held[f"nearer by root than by token, {cells}"] == expected
             assert held[f"an extremum inside the stack, {cells}"] == expected
@@ -64,37 +64,36 @@ def shared_tokens():
     """The planted sample, but with three tokens that all roots are made of."""
     sample = planted.sample()
     tokens = np.where(sample.labels["root"] >= 0, sample.labels["place in the root"] % 3 + 10, 0)
-    return replace(sample, scenes=replace(sample.scenes, boards=tokens.reshape(-1, 8, 8)))
+    return replace(sample, drawn=replace(sample.drawn, boards=tokens.reshape(-1, 8, 8)))
 
 
 def measured(stages, sample, fresh):
     """The rows of made-up stages {name: (n, T, D)} beside an untrained network's."""
-    W = resample(sample.boards.max() + 1, np.random.default_rng(0), 100)
+    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)
     sources = {who: {stage: X[sample.test] for stage, X in made.items()}
                for who, made in (("network", stages), ("untrained network", fresh))}
-    return {row["feature"]: row for row in convergence.measure(sources, sample, W, np.random.default_rng(0))[0]}
+    rows, _ = convergence.measure(sources, sample, W, np.random.default_rng(0))
+    return {row["feature"]: row for row in cells_of(rows)}
 
 
 def test_roots_on_a_plane_are_a_manifold_and_in_all_directions_are_none():
-    """The row of before cannot see the plane."""
+    """The row on fewer dimensions, which does not count, cannot see the plane."""
     sample = shared_tokens()
     angles = np.arange(11) * 2 * np.pi / 10
     plane, all_ways = np.stack([np.cos(angles), np.sin(angles)], 1) @ np.eye(2, 11), np.eye(11)
     noise = {stage: noise_like(sample, i, 11) for i, stage in enumerate("abc")}
-    for codes, holds in ((plane, True), (all_ways, False)):
+    for codes, supported in ((plane, True), (all_ways, False)):
         points = codes[sample.labels["root"]].astype(np.float32)
         stages = {stage: points + 0.3 * X for stage, X in noise.items()}
         rows = measured({"a": noise["a"]} | {stage: stages[stage] for stage in "bc"}, sample, noise)
         for cells in ("visible cells", "hidden cells"):
             row = rows[f"roots' means on a manifold, {cells}"]
-            assert row["holds"] == holds
+            assert row["supported"] == supported
             assert row["counts"]
-            assert not row["counted before"]
             assert row["upper"] == pytest.approx(8 / 9)
             assert rows[f"nearer by root than by token, {cells}"]["upper"] == pytest.approx(1 + 1 / 9)
             old = rows[f"class means in fewer dimensions, {cells}"]
-            assert not old["holds"]
-            assert old["counted before"]
+            assert not old["supported"]
             assert not old["counts"]
 
 

@@ -8,21 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import studies.claims.__main__ as module_analysis
 from module_dataset import AbstractionDataset
 from module_train_probe import TrainTransformer
 from studies.claims.networks import Network, untrained
 from studies.claims.scenes import footprints
+from studies.emergence import __main__ as command
 from studies.emergence import measures as emergence
 from studies.emergence.measures import (
     ATTENTION,
-    BOUND,
     EVEN,
     HIDDEN,
     MEASURES,
     NEARNESS,
     OWN,
     READ_OUT,
+    SEEN,
     SWAPS,
     UNTRAINED,
     WHOLE,
@@ -40,7 +40,7 @@ class Knowing:
         sample = self.sample = material.sample
         self.dataset, self.stages, self.editable = dataset, ["b0_z_attn_mlp"], []
         self.trainer = SimpleNamespace(n_layer=1)
-        objects = sample.scenes.objects
+        objects = sample.drawn.objects
         cells = footprints(dataset, objects).reshape(len(objects), objects.shape[1], -1)
         n, T = sample.tokens.shape
         same = np.zeros((n, T, T))
@@ -53,16 +53,16 @@ class Knowing:
 
     def run(self, tokens, stages=()):
         acts = {"b0_a": self.attention, "b0_z_attn_mlp": np.eye(11, dtype=np.float32)[self.sample.labels["root"]]}
-        return np.eye(self.dataset.vocab_size)[self.sample.scenes.tokens], {name: acts[name] for name in stages}
+        return np.eye(self.dataset.vocab_size)[self.sample.drawn.tokens], {name: acts[name] for name in stages}
 
 
 def material_of(dataset, proba, **amounts):
-    trainer = SimpleNamespace(dataset=dataset, epoch=1, _board_proba=lambda epoch: proba)
+    trainer = SimpleNamespace(dataset=dataset, epoch=1, board_proba=lambda epoch: proba)
     return emergence.make_material(trainer, np.random.default_rng(0), **amounts)
 
 
-def values_of(rows, measure):
-    return {row["where"]: row["value"] for row in rows if row["measure"] == measure}
+def values_of(rows, measure, bound=""):
+    return {row["where"]: row["value"] for row in rows if (row["measure"], row["bound"]) == (measure, bound)}
 
 
 def test_a_network_that_knows_everything_has_everything():
@@ -75,25 +75,25 @@ def test_a_network_that_knows_everything_has_everything():
         assert values_of(rows, measure) == dict.fromkeys(groups, 1)
     assert values_of(rows, READ_OUT) == {"b0_z_attn_mlp": pytest.approx(1)}
     assert values_of(rows, NEARNESS)["b0_z_attn_mlp"] > 0.9
-    stays = values_of(rows, ATTENTION)
-    assert stays["b0"] == pytest.approx(1)
-    assert 0.2 < stays["b0, visible cells"] < 0.9  # the others are hidden
+    assert values_of(rows, ATTENTION) == {"b0": pytest.approx(1)}
+    assert 0.2 < values_of(rows, SEEN)["b0"] < 0.9  # the others are hidden
     assert values_of(rows, OWN) == {"b0": pytest.approx(1)}
     bounds = emergence.bounds(material)
-    assert 0.3 < values_of(bounds, OWN + EVEN)["every block"] < 0.6
-    assert values_of(bounds, ATTENTION + EVEN)["every block"] == pytest.approx(9 / 64, abs=0.01)
+    assert 0.3 < values_of(bounds, OWN, EVEN)["every block"] < 0.6
+    assert values_of(bounds, ATTENTION, EVEN)["every block"] == pytest.approx(9 / 64, abs=0.01)
     for name in (emergence.BEST_TOKEN, emergence.BEST_BOARD):
-        assert set(values_of(bounds, WHOLE + name)) == groups
-        assert all(0.5 < value <= 1 for value in values_of(bounds, HIDDEN + name).values())
+        assert set(values_of(bounds, WHOLE, name)) == groups
+        assert all(0.5 < value <= 1 for value in values_of(bounds, HIDDEN, name).values())
 
 
 def test_an_untrained_network_looks_everywhere_alike_and_rebuilds_nothing(run):
     trainer = TrainTransformer.from_run(run, device="cpu")
     material = emergence.make_material(trainer, np.random.default_rng(0), **FEW)
     rows = emergence.measure(Network(untrained(trainer)), material)
-    even = values_of(emergence.bounds(material), ATTENTION + EVEN)
-    for where, share in values_of(rows, ATTENTION).items():
-        assert share == pytest.approx(even["every block" + where[2:]], abs=0.01)
+    for measure in (ATTENTION, SEEN):
+        even = values_of(emergence.bounds(material), measure, EVEN)
+        for share in values_of(rows, measure).values():
+            assert share == pytest.approx(even["every block"], abs=0.01)
     assert set(values_of(rows, WHOLE).values()) == {0}
     assert set(values_of(rows, SWAPS).values()) == {0}
     assert set(values_of(rows, SWAPS)) == {f"{stage}, {type_}" for stage in (emergence.INPUT, "b0_z_attn_mlp")
@@ -118,11 +118,12 @@ def run(tmp_path_factory):
 def test_a_run_is_followed_from_the_untrained_network_on_in_the_order_of_epochs(run):
     trainer = TrainTransformer.from_run(run, device="cpu")
     rows = emergence.follow(trainer, numpy_rng(0), **FEW)
-    assert list(dict.fromkeys(row["epoch"] for row in rows)) == [BOUND, UNTRAINED, 0, 3, 20]
+    assert list(dict.fromkeys(row["epoch"] for row in rows)) == ["", UNTRAINED, 0, 3, 20]
+    assert all(bool(row["bound"]) == (row["epoch"] == "") for row in rows)
     of = {epoch: [(row["measure"], row["where"], row["value"]) for row in rows if row["epoch"] == epoch]
           for epoch in (UNTRAINED, 0, 3, 20)}
     assert of[UNTRAINED] == of[0] == of[3] != of[20]  # rebuilt from the seed; the same boards for all
-    assert {row["measure"] for row in rows if row["epoch"] != BOUND} == set(MEASURES)
+    assert {row["measure"] for row in rows if not row["bound"]} == set(MEASURES)
     again = emergence.follow(TrainTransformer.from_run(run, device="cpu"), numpy_rng(0), **FEW)
     assert [repr(row) for row in again] == [repr(row) for row in rows]
 
@@ -130,9 +131,9 @@ def test_a_run_is_followed_from_the_untrained_network_on_in_the_order_of_epochs(
 def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network():
     def rows(measure, values):
         epochs = (0, UNTRAINED, 100, 10)  # in any order
-        return [{"run": "a", "measure": measure, "where": "x", "epoch": epoch, "value": value}
-                for epoch, value in zip(epochs, values, strict=True)] + [
-                {"run": "a", "measure": measure, "where": "x", "epoch": BOUND, "value": 1}]
+        key = {"run": "a", "measure": measure, "where": "x"}
+        return [key | {"epoch": epoch, "bound": "", "value": value} for epoch, value in zip(epochs, values, strict=True)] + [
+                key | {"epoch": "", "bound": EVEN, "value": 1}]
 
     found = emergence.ways(rows("rises", (0.2, 0.0, 0.4, 0.1)) + rows("stays", (0.5, 0.5, 0.59, 0.5))
                            + rows("falls", (0, 0.5, 0.1, 0.2)))
@@ -145,20 +146,20 @@ def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network
 
 def test_the_command_writes_a_table_and_a_picture(run, monkeypatch, capsys):
     monkeypatch.setattr(emergence.make_material, "__defaults__", tuple(FEW.values()))
-    monkeypatch.setattr(sys, "argv", ["studies.claims.__main__.py", "--emergence", str(run), "--device", "cpu"])
-    module_analysis.main()
+    monkeypatch.setattr(sys, "argv", ["studies.emergence", str(run), "--device", "cpu"])
+    command.main()
     assert Path(capsys.readouterr().out.strip()) == run / "analysis" / "emergence.png"
     assert (run / "analysis" / "emergence.png").stat().st_size > 20_000
     with open(run / "analysis" / "emergence.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["run", "seed", "epoch", "measure", "where", "value", "value low", "value high"]
+    assert list(rows[0]) == ["run", "seed", "epoch", "measure", "where", "bound", "value", "value low", "value high"]
     assert {(row["run"], row["seed"]) for row in rows} == {("factor", "1")}
     figure = emergence.plot_emergence(rows)  # of the CSV too
-    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [*MEASURES, ""]
+    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == list(MEASURES)
     course = figure.axes[0].lines[0]
     assert course.get_xdata().tolist() == [emergence.LEFT, 1, 4, 21]
-    assert course.get_ydata().tolist() == [float(row["value"]) for row in rows if row["epoch"] != BOUND
-                                           and (row["measure"], row["where"]) == (HIDDEN, "single")]
+    assert course.get_ydata().tolist() == [float(row["value"]) for row in rows if (row["measure"], row["where"], row["bound"])
+                                           == (HIDDEN, "single", "")]
 
 
 def test_a_run_of_one_block_and_one_type_is_followed(tmp_path):
@@ -175,11 +176,8 @@ def test_a_run_of_one_block_and_one_type_is_followed(tmp_path):
 
 
 def test_mistakes_are_one_line(run, tmp_path):
-    script = str(Path(module_analysis.__file__))
-    for flags, words in ((["--emergence", str(run), str(run)], "names of their own"),
-                         (["--emergence", str(run), "--quick"], "runs of its own"),
-                         (["--emergence", str(tmp_path)], "params_training.json")):
-        done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+    for flags, words in (([str(run), str(run)], "names of their own"), ([str(tmp_path)], "params_training.json")):
+        done = subprocess.run([sys.executable, "-m", "studies.emergence", *flags], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
@@ -191,7 +189,8 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
     import make_docs
 
     rows = make_docs.read_results("emergence")
-    value = {(row["run"], row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan") for row in rows}
+    value = {(row["run"], row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan")
+             for row in rows if not row["bound"]}
     ways = emergence.ways(rows)
     runs = list(dict.fromkeys(row["run"] for row in rows))
     assert len(runs) == 3
@@ -206,7 +205,7 @@ def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
             assert at(epoch, HIDDEN, "single") == pytest.approx(0.8, abs=0.055)
             assert at(epoch, WHOLE, "double") < 0.02
             assert at(epoch, READ_OUT, "b2_z_attn") < at(UNTRAINED, READ_OUT, "b2_z_attn") + 0.15
-        looks, own = (ATTENTION, "b1, visible cells"), (OWN, "b1")
+        looks, own = (SEEN, "b1"), (OWN, "b1")
         assert at(100, *looks) > at(UNTRAINED, *looks) + 0.05
         assert at(100, *own) == pytest.approx(at(UNTRAINED, *own), abs=0.01) == pytest.approx(0.46, abs=0.01)
         assert at(5, ATTENTION, "b1") > at(UNTRAINED, ATTENTION, "b1") + 0.02
@@ -235,7 +234,8 @@ def test_the_words_of_the_results_on_the_best_recipe_are_what_its_table_says(mon
     runs = ["best_s0", "best_s1", "best_s2"]
     assert list(dict.fromkeys(row["run"] for row in rows)) == runs
     ways = emergence.ways(rows)
-    value = {(row["run"], row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan") for row in rows}
+    value = {(row["run"], row["measure"], row["where"], row["epoch"]): float(row["value"] or "nan")
+             for row in rows if not row["bound"]}
 
     def percent(epoch, *key):
         found = [round(100 * ways[run, *key][epoch]) for run in runs]
@@ -258,7 +258,7 @@ def test_the_words_of_the_results_on_the_best_recipe_are_what_its_table_says(mon
     assert (values(UNTRAINED, *early), values(50, *early), values(1199, *early)) == ((0.22, 0.29), (0.42, 0.57), (0.3, 0.37))
     for run in runs:
         course = {row["epoch"]: float(row["value"]) for row in rows
-                  if (row["run"], row["measure"], row["where"]) == (run, *early) and row["epoch"] != emergence.BOUND}
+                  if (row["run"], row["measure"], row["where"]) == (run, *early) and not row["bound"]}
         assert max(course, key=course.get) == "50"
     assert values(1199, READ_OUT, "b2_z_attn")[0] >= 0.98
     near = (NEARNESS, "b2_z_attn")

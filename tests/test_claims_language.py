@@ -4,16 +4,17 @@ from types import SimpleNamespace
 import numpy as np
 import planted
 import pytest
-from planted import verdict_of
+from planted import cells_of, verdict_of
 
+from module_dataset import Boards
 from module_train_probe_lea import information
 from studies.claims import steering
-from studies.claims.scenes import Scenes, scenes_of
+from studies.claims.scenes import boards_of
 from studies.claims.statistics import mantel
 from studies.claims.words import (
+    board_distances,
+    board_features,
     disentanglement,
-    scene_distances,
-    scene_features,
     word_information,
     words_readout,
 )
@@ -30,7 +31,7 @@ def code(singles):
 
     def rebuild(words):
         rows = words[:, [1, 2, 3, 0]] % [10, 6, 6, 10]
-        return scenes_of(singles, 0, rows, np.random.default_rng(0)).boards
+        return boards_of(singles, 0, rows, np.random.default_rng(0)).boards
 
     return SimpleNamespace(speak=speak, rebuild=rebuild)
 
@@ -39,30 +40,30 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
     singles = planted.singles()
     rng = np.random.default_rng(0)
     scenes = planted.drawn(singles, 0, 700, "train")
-    features = scene_features(scenes, 10)
+    features = board_features(scenes, 10)
     speaker = code(singles)
     said, silent = speaker.speak(scenes.boards), rng.integers(8, size=(700, 5))
     for words, expected in ((said, True), (silent, False)):
         sources = {"words": words, "random codes": rng.permutation(words)}
         rows = words_readout(sources, features, 500, rng, 200)
-        assert verdict_of(rows) == ("holds" if expected else "does not")
-        counted = {row["feature"] for row in rows if row["counts"]}
-        assert {row["boards"] for row in rows} == {200}
+        assert verdict_of(rows) == ("supported" if expected else "not supported")
+        counted = {row.feature for row in rows if row.counts}
+        assert {row.extras["boards"] for row in rows} == {200}
         assert counted == {"background", "row", "column", "which roots are there"}
         for row in word_information(words, scenes, 10, rng, 20):
             assert (row["MI/H"] > max(0.2, row["95% of permutations"])) == expected
-        similarity, chance, p = mantel(words[:150], scene_distances(scenes.take(slice(150))), rng, 50)
+        similarity, chance, p = mantel(words[:150], board_distances(scenes.take(slice(150))), rng, 50)
         assert (p < 0.03) == expected
         assert (similarity > 0.9) == expected
         attributes = [scenes.backgrounds, *scenes.objects[:, 0].T]
         assert (disentanglement(words, attributes) > 0.9) == expected
     steered = steering.measure(speaker, singles, [0], rng, 40, 200)
-    assert verdict_of(steered) == "holds"
-    for row in steered:
+    assert verdict_of(steered) == "supported"
+    for row in cells_of(steered):
         assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
-    assert [row["counts"] for row in steered] == [False, True, False, True, False, False, True, False, True]
+    assert [row.counts for row in steered] == [False, True, False, True, False, False, True, False, True]
     speaker.rebuild = lambda words: scenes.boards[: len(words)]  # whatever is said
-    assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "does not"
+    assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "not supported"
 
 
 def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone_does_not_steer():
@@ -81,10 +82,10 @@ def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone
         return plain.rebuild(np.stack(np.unravel_index(own, shape), 1))
 
     rows = steering.measure(SimpleNamespace(speak=speak, rebuild=rebuild), singles, [0], rng, 60, 200)
-    assert verdict_of(rows) == "does not"
-    for row in rows:
+    assert verdict_of(rows) == "not supported"
+    for row in cells_of(rows):
         assert row["upper"] == 1
-        own = row["counted before"]
+        own = "other boards" not in row["feature"]
         assert row["effect"] == 1 if own else row["effect"] < 0.1
 
 
@@ -104,14 +105,13 @@ def test_words_of_an_object_at_a_place_hold_where_it_stands_there_alone():
         return plain.rebuild(np.column_stack([words[:, 0], objects]))
 
     rows = steering.measure(SimpleNamespace(speak=speak, rebuild=rebuild), singles, [0], rng, 60, 200)
-    effects = {row["feature"]: row["effect"] for row in rows}
-    assert effects["root of single boards, words of the same place from elsewhere"] == 1
-    assert effects["root of single boards, words from elsewhere"] < 0.2
-    assert effects["background of single boards, words from elsewhere"] == 1
-    [same] = [row for row in rows if "same place" in row["feature"]]
-    assert not same["counts"]
-    assert not same["counted before"]
-    assert same["control: another pair's words"] < 0.2
+    effects = {row.feature: row.effect[0] for row in rows}
+    assert effects["root of single boards, words taken from other boards, same place"] == 1
+    assert effects["root of single boards, words taken from other boards"] < 0.2
+    assert effects["background of single boards, words taken from other boards"] == 1
+    [same] = [row for row in rows if "same place" in row.feature]
+    assert not same.counts
+    assert same.controls["another pair's words"][0] < 0.2
 
 
 def test_controls_of_steering_are_counted_as_the_effect_is():
@@ -125,18 +125,18 @@ def test_controls_of_steering_are_counted_as_the_effect_is():
     wanted = SimpleNamespace(speak=speak, rebuild=lambda words: heard[-3])
     rows = steering.measure(wanted, singles, [0], np.random.default_rng(0), 20, 50)
     for row in rows:
-        assert {row[name] for name in row if name.startswith("control: ")} == {1} == {row["effect"]}
-        assert not row["holds"]
+        assert {control[0] for control in row.controls.values()} == {1} == {row.effect[0]}
+        assert not row.supported
 
 
 def test_scene_distance_ignores_the_order_of_objects():
     dataset = planted.dataset()
     rows = np.array([[1, 0, 0, 2, 4, 4, 3], [2, 4, 4, 1, 0, 0, 3], [2, 4, 4, 1, 0, 1, 0]])
     rng = np.random.default_rng(0)
-    single = scenes_of(dataset, 0, np.array([[1, 0, 0, 3]]), rng)
-    scenes = Scenes.join([scenes_of(dataset, 1, rows, rng), single])
+    single = boards_of(dataset, 0, np.array([[1, 0, 0, 3]]), rng)
+    scenes = Boards.join([boards_of(dataset, 1, rows, rng), single])
     expected = [[0, 0, 2, 3], [0, 0, 2, 3], [2, 2, 0, 5], [3, 3, 5, 0]]
-    np.testing.assert_array_equal(scene_distances(scenes), expected)
+    np.testing.assert_array_equal(board_distances(scenes), expected)
 
 
 def test_information_equals_the_sum_over_a_contingency_table():

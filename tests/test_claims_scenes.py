@@ -3,22 +3,23 @@ import numpy as np
 import planted
 from planted import PROBA
 
-from studies.claims.sample import _to_choose_by, label_posterior
-from studies.claims.scenes import rows_of
+from module_dataset import AbstractionDataset
+from studies.claims.sample import label_posterior, make_sample, to_choose_by
+from studies.claims.scenes import hashed, rows_of, without_held_out
 
 
 def test_labels_and_their_posterior():
     dataset, sample = planted.dataset(), planted.sample()
-    scenes = sample.scenes
-    for b in range(0, len(scenes.boards), 40):
-        posterior = label_posterior(dataset, scenes.boards[b], PROBA)
+    drawn = sample.drawn
+    for b in range(0, len(drawn.boards), 40):
+        posterior = label_posterior(dataset, drawn.boards[b], PROBA)
         for name, table in posterior.items():
             np.testing.assert_allclose(table.sum(1), 1)
             true = np.take_along_axis(table, sample.labels[name][b][:, None], 1)[:, 0]
             np.testing.assert_allclose(true, 1)  # an unmasked board of these tells everything
     everything = np.full((8, 8), dataset.masking_token)
     np.testing.assert_allclose(label_posterior(dataset, everything, PROBA)["background"][:, :10], 0.1)
-    tokens = scenes.boards.reshape(len(scenes.boards), -1)
+    tokens = drawn.boards.reshape(len(drawn.boards), -1)
     on = sample.labels["root"] >= 0
     kinds = sample.labels["root"] * 9 + sample.labels["place in the root"]
     np.testing.assert_array_equal(tokens[on] - 10, kinds[on])
@@ -29,12 +30,29 @@ def test_labels_and_their_posterior():
     assert sizes == [sample.n_fit, sample.n_valid, len(tokens[sample.test])]
     assert len(parts[2]) == len(tokens[sample.test]) / 2
     assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
-    assert set(scenes.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
+    assert set(drawn.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
 
 
-def test_a_sixth_of_the_rows_is_to_choose_by_and_a_row_s_copies_stay_together():
+def test_a_sixth_of_the_rows_isto_choose_by_and_a_row_s_copies_stay_together():
     dataset = planted.dataset()
     rows = rows_of(dataset, 1, "train", 6000, np.random.default_rng(0))
-    chosen = _to_choose_by(dataset, 1, rows)
+    chosen = to_choose_by(dataset, 1, rows)
     assert 0.15 < chosen.mean() < 0.185
-    assert (_to_choose_by(dataset, 1, np.concatenate([rows[::-1], rows]))[6000:] == chosen).all()
+    assert (to_choose_by(dataset, 1, np.concatenate([rows[::-1], rows]))[6000:] == chosen).all()
+
+
+def test_boards_of_a_type_that_has_none_held_out_are_not_those_fitted_on():
+    """With split 'pairs' single boards are all of train, and a data set may have no split at all."""
+    pairs = AbstractionDataset(seed=0, split_method="pairs", card_test=3)
+    assert without_held_out(pairs, (0, 1, 2)) == ["single", "composition"]
+    assert without_held_out(planted.dataset(), (0, 1, 2)) == []
+    for dataset in (pairs, AbstractionDataset(seed=0, bool_split=False)):
+        fitted, tested = (set(map(tuple, rows_of(dataset, 0, split, 400, np.random.default_rng(0)))) for split in ("train", "test"))
+        assert len(fitted) > 200 < len(tested)
+        assert not fitted & tested
+        assert len(rows_of(dataset, 0, "test", 100, np.random.default_rng(0), distinct=True)) == 100
+    sample = make_sample(pairs, PROBA, np.random.default_rng(0), 150, 6, 1)
+    parts = [set(map(tuple, sample.drawn.tokens[sample.part == part])) for part in range(3)]
+    assert not parts[2] & (parts[0] | parts[1])
+    rows = rows_of(planted.dataset(), 0, "train", 50, np.random.default_rng(0))
+    assert (hashed(planted.dataset(), 0, rows) < 2**32).all()

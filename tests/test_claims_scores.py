@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from planted import verdict_of
 
-from studies.claims.scores import judge, resample, skill, verdict
+from studies.claims.scores import Row, resample, skill, verdict
 
 
 def test_skill_is_balanced_accuracy_above_chance():
@@ -19,27 +19,50 @@ def test_skill_is_balanced_accuracy_above_chance():
     assert skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
 
 
-def test_rules_of_judgement():
-    score = lambda mean: np.r_[mean, mean + np.linspace(-0.1, 0.1, 201)]  # noqa: E731
+def score(mean):
+    return np.r_[mean, mean + np.linspace(-0.1, 0.1, 201)]
 
-    def holds(effect, *controls, upper=1.0):
+
+def test_the_rule_of_judgement():
+    def supported(effect, *controls, upper=1.0):
         named = {str(i): np.full(202, control) for i, control in enumerate(controls)}
-        return judge("c", "f", score(effect), named, upper)["holds"]
+        return Row("c", "f", score(effect), named, upper).supported
 
-    assert holds(0.8, 0.1, 0.5)
-    assert not holds(0.8, 0.1, 0.75)  # the strongest control is within the interval
-    assert not holds(0.4, 0.1)  # less than half of the upper bound
-    assert holds(0.4, 0.1, upper=0.7)
-    row = judge("c", "f", score(0.8), {"a": np.full(202, 0.1), "b": np.full(202, 0.5)})
-    assert (row["strongest control"], row["gain"]) == ("b", pytest.approx(0.3))
-    rows = lambda *flags: [{"feature": f, "holds": h, "counts": c} for f, h, c in flags]  # noqa: E731
-    assert verdict_of(rows(("a", True, True), ("b", True, True), ("c", False, False))) == "holds"
-    assert verdict_of(rows(("a", True, True), ("b", False, True))) == "in part"
-    assert verdict_of(rows(("a", True, True), ("a", False, True))) == "does not"  # two seeds of one feature
-    seeds = [{"feature": feature, "holds": True, "counts": True, "run": run}
-             for feature, run in (("a", 0), ("a", 1), ("b", 0))]
-    assert verdict(seeds) | {"holds for": "a", "not for": "b", "runs": 2} == verdict(seeds)
-    assert verdict_of([]) == "does not"
+    assert supported(0.8, 0.1, 0.5)
+    assert not supported(0.8, 0.1, 0.75)  # the strongest control is within the interval
+    assert not supported(0.4, 0.1)  # less than half of the upper bound
+    assert supported(0.4, 0.1, upper=0.7)
+
+
+def test_a_row_as_columns():
+    controls = {"a": np.full(202, 0.1), "b": np.full(202, 0.5), "unknown": np.full(202, np.nan)}
+    row = Row("c", "f", score(0.8), controls, score(0.9), "b0_z", extras={"boards": 7, "moved": score(0.2)})
+    assert (row.strongest, row.gain[0], row.upper) == ("b", pytest.approx(0.3), 0.9)
+    cells = row.as_dict()
+    assert list(cells) == [
+        "run", "table", "feature", "stage", "effect", "effect low", "effect high", "upper", "strongest control",
+        "control", "gain", "gain low", "gain high", "counts", "supported", "boards", "moved", "moved low", "moved high",
+        "control: a", "control: b", "control: unknown"]
+    assert (cells["effect low"], cells["effect high"]) == row.interval == pytest.approx((0.705, 0.895))
+    assert (cells["gain low"], cells["moved high"]) == pytest.approx((0.205, 0.295))
+    assert cells["supported"] is row.supported is True
+    assert (cells["control"], cells["control: a"]) == (0.5, 0.1)
+    alone = Row("c", "f", 3.5, upper=np.nan, counts=False)  # a number without controls, bound or interval
+    assert (alone.strongest, alone.gain[0], alone.supported) == ("", 3.5, False)
+    assert np.isnan([alone.as_dict()[name] for name in ("effect low", "control", "upper")]).all()
+
+
+def test_verdicts():
+    def rows(*flags, runs=None):
+        return [Row("c", feature, score(0.8 if supported else 0.1), counts=counts, run=run) for run, (feature, supported, counts)
+                in zip(runs or [""] * len(flags), flags, strict=True)]
+
+    assert verdict_of(rows(("a", True, True), ("b", True, True), ("c", False, False))) == "supported"
+    assert verdict_of(rows(("a", True, True), ("b", False, True))) == "partly supported"
+    assert verdict_of(rows(("a", True, True), ("a", False, True))) == "not supported"  # two seeds of one feature
+    seeds = rows(("a", True, True), ("a", True, True), ("b", True, True), runs=["0", "1", "0"])
+    assert verdict(seeds) | {"supported features": "a", "other features": "b", "runs": 2} == verdict(seeds)
+    assert verdict_of([]) == "not supported"
 
 
 def test_equal_boards_are_drawn_together():

@@ -1,11 +1,11 @@
 """What drives decisions: swaps in networks of which the answer is known."""
 import numpy as np
 import planted
-from planted import PROBA, verdict_of
+from planted import PROBA, cells_of, verdict_of
 
 from module_dataset import AbstractionDataset
 from studies.claims.composition import measure, part_whole
-from studies.claims.manipulation import _noise, class_means, swap_rows
+from studies.claims.manipulation import class_means, noise_like, swap_rows
 from studies.claims.sample import make_sample
 from studies.claims.swaps import swaps_of
 
@@ -47,8 +47,8 @@ def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot():
         acts = network.run(sample.tokens, network.stages)[1]
         means = class_means(sample, acts, network.editable, singles)
         rows = swap_rows(network, swaps, "manipulation", "here", rng, 200, means)
-        swap, difference = rows
-        assert verdict_of(rows) == ("holds" if listens else "does not")
+        swap, difference = cells_of(rows)
+        assert verdict_of(rows) == ("supported" if listens else "not supported")
         assert swap["upper"] == 1
         assert swap["effect"] == difference["effect"] == listens
         assert swap["moved"] == (1 if listens else 0)
@@ -85,7 +85,7 @@ def test_noise_has_the_mean_and_the_covariance_of_what_it_replaces():
     acts = rng.standard_normal((4000, 5, 3)) @ np.array([[2, 1, 0], [0, 1, 0], [0, 0, 0.1]]) + [3, -2, 5]
     edit = rng.random((4000, 5)) < 0.5
     acts[~edit] = 100  # what is not edited has no part in it
-    noise = _noise(acts, edit, rng)[edit]
+    noise = noise_like(acts, edit, rng)[edit]
     np.testing.assert_allclose(noise.mean(0), acts[edit].mean(0), atol=0.1)
     np.testing.assert_allclose(np.cov(noise.T), np.cov(acts[edit].T), atol=0.15)
 
@@ -114,7 +114,7 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
 
     rng = np.random.default_rng(0)
     swaps = swaps_of(dataset, 2, 30, rng, 3)
-    row, = part_whole(Best(dataset, True), Lookup(dataset, True), dataset, swaps, PROBA, rng, 100)
+    row = part_whole(Best(dataset, True), Lookup(dataset, True), dataset, swaps, PROBA, rng, 100).as_dict()
     assert row["effect"] == row["upper"] == 1
     assert row["control: untrained network"] == 0
     slots = dataset.compositions.reshape(5, 4)
@@ -125,7 +125,7 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
 def test_all_and_fewer_of_a_composite_s_visible_constituents_are_swapped():
     dataset = planted.dataset()
     network = Lookup(dataset, True)
-    rows = measure(network, network, dataset, [2], PROBA, {}, np.random.default_rng(0), 12, 20)
+    rows = cells_of(measure(network, network, dataset, [2], PROBA, {}, np.random.default_rng(0), 12, 20))
     found = {row["feature"].split(", b0")[0] for row in rows if row["feature"].startswith("swap")}
     assert found == {f"swap, {k} of 3 visible constituents of a composite" for k in (1, 2, 3)}
     assert [row["feature"] for row in rows if row["counts"]][1:] == ["swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"]

@@ -228,8 +228,8 @@ def test_hooks_go_away_and_foreign_ones_stay(kind):
 
 
 @pytest.mark.parametrize(("edits", "error", "words"), [
-    ({"b2": {}}, ValueError, "no place 'b2'; near it are b.*"), ({"z": np.zeros((6, 8))}, ValueError, "'z'"),
-    ({"b2_z": 0}, ValueError, "no place 'b2_z'; near it are b._z, .*"), ({"b0_Z": 0}, ValueError, "'b0_Z'; near it are b0_z"),
+    ({"b2": {}}, ValueError, "no activation 'b2'; similar ones are b.*"), ({"z": np.zeros((6, 8))}, ValueError, "'z'"),
+    ({"b2_z": 0}, ValueError, "no activation 'b2_z'; similar ones are b._z, .*"), ({"b0_Z": 0}, ValueError, "'b0_Z'; similar ones are b0_z"),
     ({"b1": {"Z": 0}}, ValueError, "'b1_Z'"), ({"b1": {"Z": None}}, ValueError, "'b1_Z'"), ({1: 0}, ValueError, "'1'"),
     ({"b0": np.zeros((6, 8))}, ValueError, "'b0'"), ({"z_out": {"z_out": 0}}, ValueError, "'z_out'"),
     ({"b0": {"z": 0}, "b0_z": 0}, ValueError, "'b0_z' must be given once"),
@@ -265,7 +265,7 @@ def test_wrong_edits_are_named(edits, error, words):
 def test_lea_s_near_places_are_its_own():
     network, idx = make("LEA")
     for edits, near in (({"b0_z": 0}, "b0_out"), ({"ss_b0": {"mlps": 0}}, "ss_b0_mlp"), ({"ps_b0": {}}, "ss_b0")):
-        with pytest.raises(ValueError, match=f"no place '.*'; near it are .*{near}"), editing(network, edits):
+        with pytest.raises(ValueError, match=f"no activation '.*'; similar ones are .*{near}"), editing(network, edits):
             pass
 
 

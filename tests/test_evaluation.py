@@ -218,9 +218,9 @@ def test_many_boards_take_several_passes(kind, monkeypatch):
     trainer = make(kind)
     truth = trainer.dataset.get_n_training_boards(23)[0]
     masks = (np.random.default_rng(0).random(truth.shape) < 0.2).astype(int)
-    at_once = trainer._reconstruct(truth, masks)
+    at_once = trainer.reconstruct(truth, masks)
     monkeypatch.setattr(evaluation, "EVAL_BATCH", 5)
-    for name, recons in trainer._reconstruct(truth, masks).items():
+    for name, recons in trainer.reconstruct(truth, masks).items():
         assert (recons == at_once[name]).all()
 
 
@@ -386,10 +386,10 @@ def test_easy_first_fills_the_surest_cell_first(kind, monkeypatch):
     boards, _ = trainer.dataset.get_n_training_boards(20)
     masks = np.random.default_rng(0).random(boards.shape) < np.linspace(0, 0.9, 20)[:, None, None]
     name = next(iter(trainer.outputs))
-    recons = trainer._reconstruct(boards, masks, "easy first")
+    recons = trainer.reconstruct(boards, masks, "easy first")
     assert (recons[name] == [filled_by_hand(trainer, *one) for one in zip(boards, masks, strict=True)]).all()
-    assert (recons[name][0] == trainer._reconstruct(boards, masks)[name][0]).all()  # nothing hidden, nothing to fill
-    assert (recons[name] != trainer._reconstruct(boards, masks)[name]).any()
+    assert (recons[name][0] == trainer.reconstruct(boards, masks)[name][0]).all()  # nothing hidden, nothing to fill
+    assert (recons[name] != trainer.reconstruct(boards, masks)[name]).any()
     subset = trainer.test_model_accuracy_subset(boards, masks.astype(int), decode="easy first")
     if kind == "factor":
         assert (subset["boards_recons"] == recons[name]).all()
@@ -401,7 +401,7 @@ def test_easy_first_passes_a_board_as_often_as_it_has_hidden_cells(monkeypatch):
     masks = np.random.default_rng(0).random(boards.shape) < np.linspace(0, 0.9, 12)[:, None, None]
     passed, predict = [], trainer._predict
     monkeypatch.setattr(trainer, "_predict", lambda tokens: passed.append(len(tokens)) or predict(tokens))
-    trainer._reconstruct(boards, masks, "easy first")
+    trainer.reconstruct(boards, masks, "easy first")
     assert sum(passed) == masks.sum() + len(boards)  # and once more when it is filled
 
 
@@ -421,7 +421,7 @@ def test_boards_are_copied_to_a_gpu_from_pinned_memory_without_waiting(monkeypat
     trainer, done = make(), []
     boards = np.arange(18).reshape(2, 3, 3)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tokens: done.append("pinned") or tokens)
-    assert trainer._tokens(boards).tolist() == boards.reshape(2, 9).tolist()
+    assert trainer.tokens(boards).tolist() == boards.reshape(2, 9).tolist()
     assert not done
 
     def copied(tokens, device, non_blocking=False):
@@ -430,5 +430,5 @@ def test_boards_are_copied_to_a_gpu_from_pinned_memory_without_waiting(monkeypat
 
     monkeypatch.setattr(torch.Tensor, "to", copied)
     trainer.device = torch.device("cuda")
-    trainer._tokens(boards)
+    trainer.tokens(boards)
     assert done == ["pinned", ("cuda", True)]

@@ -1,5 +1,6 @@
 """Hooks on named places: what they leave to the bit, whose hooks are obeyed, gradients, compiled networks, devices."""
 import contextlib
+import copy
 
 import numpy as np
 import pytest
@@ -232,19 +233,15 @@ def test_gradients_flow_into_what_is_recorded(kind):
         torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def explicit_gradient(network, idx, monkeypatch):
-    """Gradient of the attention weights of block 0 where no attention is fused."""
-    with monkeypatch.context() as patched:
-        patched.setattr("module_transformer_factor.FUSE_FROM", float("inf"))
-        patched.setattr("module_transformer_factor.Attention.way", "explicit")
-        with recording(network, "b0_a", detach=False) as acts:
-            loss = network(idx).square().sum()
-        return torch.autograd.grad(loss, acts["b0_a"])[0]
+def explicit_gradient(network, idx):
+    """Gradient of the attention weights of block 0, by a network that is never fused."""
+    acts = plain_acts("GPTFactor", network, idx)
+    return torch.autograd.grad(acts["logit"].square().sum(), acts["b0_a"])[0]
 
 
-def test_attention_weights_have_gradients_where_attention_would_be_fused(monkeypatch):
+def test_attention_weights_have_gradients_where_attention_would_be_fused():
     network, idx = fused()
-    wanted = explicit_gradient(network, idx, monkeypatch)
+    wanted = explicit_gradient(network, idx)
     assert wanted.abs().sum() > 0
     found, site = {}, network.sites["b0_a"]
     with recording(network, "b0_a", detach=False) as acts:
@@ -280,23 +277,35 @@ def test_attention_weights_have_gradients_where_attention_would_be_fused(monkeyp
 # torch.compile, devices
 
 
+def compilable():
+    return fused(n_layer=1)[0], LEAFactor(21, 64, n_layer=1, seed=0).eval()
+
+
 @torch.no_grad()
-def test_networks_are_traced_whole_and_compiled_ones_are_edited_and_recorded():
-    """Hooks that come after the tracing are obeyed, and gone after the `with`."""
-    for network in (fused(n_layer=1)[0], LEAFactor(21, 64, n_layer=1, seed=0).eval()):
+def test_networks_are_traced_whole_and_compute_the_same():
+    """Without hooks, in one graph."""
+    for network in compilable():
         idx = fused()[1]
         traced = torch.compile(network, backend="eager", fullgraph=True)
-        plain, edits = traced(idx), {"b0_z" if "b0_z" in network.sites else "b0_out": torch.zeros_like}
-        plain = plain if isinstance(plain, torch.Tensor) else plain[0]
-        with editing(network, edits), recording(traced) as acts:
-            traced(idx)
-        assert set(acts) == set(network.sites)
-        with editing(network, edits), recording(network, "logit") as wanted:
-            network(idx)
-        assert torch.equal(acts["logit"], wanted["logit"])
-        assert not torch.equal(acts["logit"][: len(plain)], plain)
-        again = traced(idx)
-        assert torch.equal(again if isinstance(again, torch.Tensor) else again[0], plain)
+        wanted, found = network(idx), traced(idx)
+        if isinstance(wanted, torch.Tensor):
+            wanted, found = [wanted], [found]
+        assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_hooks_on_compiled_networks_are_refused():
+    for network in compilable():
+        traced, name = torch.compile(network, backend="eager"), "z_out"
+        compiled_in_place = copy.deepcopy(network)
+        compiled_in_place.compile(backend="eager")
+        for one in (traced, compiled_in_place):
+            for hooks in (recording(one), editing(one, {name: torch.zeros_like})):
+                with pytest.raises(ValueError, match="compiled code ignores hooks: record or edit a network that"), hooks:
+                    pass
+        with recording(traced._orig_mod, name) as acts, torch.no_grad():
+            network(fused()[1])
+        assert set(acts) == {name}
+        assert not network.sites[name].watched
 
 
 @torch.no_grad()

@@ -82,24 +82,21 @@ def test_a_compiled_network_is_saved_under_plain_names(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["factor", "lea"])
-def test_training_and_recording_under_compile_are_those_without(kind):
+def test_training_under_compile_is_that_without_and_recording_is_refused(kind):
     found = []
     for compiled in (False, True):
         torch._dynamo.reset()
         trainer = make(kind, resid_pdrop=0.2, epochs=1)
         if compiled:
             trainer.transformer.compile(backend="eager")
-        losses = trainer.train()
-        tokens = torch.zeros(2, trainer.block_size, dtype=torch.int64)
-        with torch.no_grad(), trainer.record("b0_*") as acts:
-            trainer.transformer(tokens)
-        found.append((losses, weights(trainer), dict(acts)))
-    (losses, plain, acts), (losses_compiled, compiled, acts_compiled) = found
+        found.append((trainer.train(), weights(trainer)))
+    (losses, plain), (losses_compiled, compiled) = found
     np.testing.assert_allclose(losses_compiled, losses, rtol=1e-5)
-    for before, after in ((plain, compiled), (acts, acts_compiled)):
-        assert set(before) == set(after)
-        for name, value in before.items():
-            torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    assert set(plain) == set(compiled)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    with pytest.raises(ValueError, match="compiled code ignores hooks"), trainer.record("b0_*"):
+        pass
 
 
 @both

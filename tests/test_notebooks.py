@@ -54,7 +54,8 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     """In a copy of the project, so that what probing writes does not land in it."""
     for module in ROOT.glob("*.py"):
         (tmp_path / module.name).symlink_to(module)
-    (tmp_path / "claims").symlink_to(ROOT / "claims")
+    for package in ("parts", "studies"):
+        (tmp_path / package).symlink_to(ROOT / package)
     shutil.copytree(ROOT / "pretrained", tmp_path / "pretrained")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.delenv("PYTHONPATH", raising=False)  # the notebook finds the project by itself

@@ -12,9 +12,9 @@ from plain_networks import perturbed, tokens
 from plain_networks import plain_factor as plain
 from plain_networks import small_factor as small
 
-import module_transformer_factor
 from module_transformer_factor import GPTFactor, Noise
 from parts.checks import check_sizes
+from parts.probing.sites import recording
 from parts.training.optimizers import make_optimizer
 
 
@@ -406,26 +406,6 @@ def test_wrong_sizes_are_named(sizes, error, name):
         GPTFactor(**dict(vocab_size=5, block_size=4) | sizes)
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 64, 256), (3, 1, 40, 5), (1, 9, 7, 11), (0, 4, 6, 8)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_products_by_convolution_equal_the_plain_ones(shape, bias, monkeypatch):
-    """Outputs and gradients, against float64; also for batches and boards of one or none, whose strides are ambiguous."""
-    monkeypatch.setattr(module_transformer_factor, "CONVOLVE_FROM", 0)
-    B, T, n, m = shape
-    generator = torch.Generator().manual_seed(0)
-    x, weight, offset, grad = (torch.randn(*s, generator=generator) for s in ((B, T, n), (m, n), (m,), (B, T, m)))
-    made = []
-    for dtype in (torch.float32, torch.float64):
-        given = [v.to(dtype).requires_grad_() for v in (x, weight, offset)[: 2 + bias]]
-        with torch.profiler.profile() as ran:
-            y = module_transformer_factor.product(*given[:2], given[2] if bias else None, "convolution")
-        assert ("aten::conv2d" in {event.key for event in ran.key_averages()}) == (dtype == torch.float32)
-        made.append([y, *torch.autograd.grad(y, given, grad.to(dtype))])
-    for fast, exact in zip(*made, strict=True):
-        scale = float(exact.detach().abs().max()) if exact.numel() else 0
-        torch.testing.assert_close(fast.double(), exact, rtol=1e-4, atol=1e-4 * scale)
-
-
 def test_given_embeddings_have_three_axes():
     network = GPTFactor(5, 4, n_head=1, n_embd=8, n_embd_pos=2)
     with pytest.raises(ValueError, match="embeddings"):
@@ -438,3 +418,39 @@ def test_the_size_of_a_network_counts_token_and_position_codes():
     check_sizes(**sizes | {"block_size": 2000}, n_embd=8, n_embd_pos=8)
     with pytest.raises(ValueError, match="must make a network of at most"):
         check_sizes(**sizes, n_embd=9000, n_embd_pos=9000)
+
+
+@torch.no_grad()
+def test_a_pass_can_be_entered_at_any_block():
+    """start, run and read_out are forward, to the bit, and run from a block's input gives the rest of the pass."""
+    network = small()
+    idx = tokens(network)
+    with recording(network) as acts:
+        wanted = network(idx)
+    x = network.start(idx)
+    assert torch.equal(network.read_out(network.run(x)), wanted)
+    for first, entering in enumerate((x, acts["b0_z_attn_mlp"], acts["b1_z_attn_mlp"])):
+        assert torch.equal(network.read_out(network.run(entering, first)), wanted)
+    assert torch.equal(network.run(x, 2), x)
+
+
+@pytest.mark.parametrize("n_unmasked", [None, 2])
+@torch.no_grad()
+def test_attention_weights_of_queries_and_keys(n_unmasked):
+    network = small(n_unmasked=n_unmasked)
+    idx = tokens(network)
+    with recording(network, ["b1_a", "b1_z"]) as acts:
+        network(idx)
+    attn, code = network.blocks[1].attn, network.pos_emb.expand(len(idx), -1, -1)
+    z = torch.cat([acts["b1_z"], code], -1)
+    q, k = (layer(z).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (attn.query, attn.key))
+    close(attn.weights(q, k), acts["b1_a"])
+    close(attn.weights(q[:, 1:], k[:, 1:]), acts["b1_a"][:, 1:])  # of one head alone
+
+
+def test_block_matrices_are_the_linear_weights_of_the_blocks():
+    network = small()
+    named = [p for name, p in network.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    found = network.block_matrices()
+    assert [id(p) for p in found] == [id(p) for p in named]
+    assert len(found) == 2 * 6

@@ -14,7 +14,8 @@ from plain_networks import Places, boards, close, perturbed, picture
 from plain_networks import plain_lea as plain
 from plain_networks import small_lea as small
 
-from module_transformer_lea import LEA, VQ_EXPIRE, VectorQuantizer, VectorQuantizerEMA
+from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizer, VectorQuantizerEMA
+from parts.probing.sites import recording
 from parts.training.optimizers import make_optimizer
 
 
@@ -374,3 +375,31 @@ def test_defaults_of_the_factorised_network():
     network = CLASSES["factor"](5, 4)
     assert network.ps_pos_emb.weight.shape == (4, 32)
     assert network.ps_token_embedding.weight.shape[1] == 64
+
+
+@pytest.mark.parametrize(("kind", "blank"), KIND_AND_BLANK)
+@torch.no_grad()
+def test_a_pass_of_in_can_be_entered_at_any_block(kind, blank):
+    """Reading the blank sentence, or another one."""
+    network = small(kind, bool_blank_speech=blank).eval()
+    idx, sentence = boards(network), torch.randn(3, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for read in (None, sentence):
+        with recording(network, ["b*_out", "z_out"]) as acts:
+            logits, state = network.infer(idx, network.blank() if read is None else read)
+        assert torch.equal(state, acts["z_out"])
+        for first, entering in enumerate((network.start(idx), acts["b0_out"], acts["b1_out"])):
+            close(network.read_out(network.run(entering, first, read)), logits)
+    close(network.predict_from_board(idx), network.read_out(network.run(network.start(idx))))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_block_matrices_are_the_linear_weights_of_the_blocks(kind):
+    network = small(kind)
+    named = [p for name, p in network.named_parameters() if "_blocks." in name and p.ndim == 2]
+    assert [id(p) for p in network.block_matrices()] == [id(p) for p in named]
+    assert len(named) == 2 * 2 * 10
+
+
+def test_positions_that_stay_apart_have_a_width():
+    with pytest.raises(TypeError, match="n_embd_pos"):
+        LEAFactor(7, 6, n_embd_pos=None)

@@ -1,7 +1,8 @@
-"""Files of a data set: this project's, and those of the authors' program (arXiv 2312.05361).
+"""Files of a data set: this project's exports, and those of the authors' program (arXiv 2312.05361).
 
-An export is <filename>.json, with every parameter, and the arrays beside it as .npy files; nothing is
-unpickled.
+An export is <filename>.json, which holds every parameter, and beside it arrays as .npy files: roots,
+compositions, and for each family the rows held out for val and for test. Checksums in the JSON tie them
+together. Nothing is ever unpickled.
 """
 from __future__ import annotations
 
@@ -12,53 +13,56 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from parts.boards.params import DRAWS, FAMILIES, NO_NUMBERS, SPLITS, TYPES, DatasetParams, Family, RowTable
+from parts.boards.numbering import NO_NUMBERS, Family, RowTable
+from parts.boards.params import DRAWS, FAMILIES, SPLITS, TYPES, DatasetParams
 from parts.boards.splits import row_tables
-from parts.checks import naming
+from parts.checks import integer_array, naming
 from parts.files import load_array, read_json, save_array, write_json
 from utils import numpy_rng, shown
 
 OBJECTS = ("roots", "compositions")
+# keys that official files may lack, with what they mean then; and parameters that they never have
+OFFICIAL = {
+    "card_val": 0, "card_test": 0, "split_method": "balanced", "bool_split": False, "set_type": "train"}
+NOT_OFFICIAL = {"keep_twins": False, "allow_overlap": True}
 
 
 @dataclasses.dataclass
 class Stored:
-    """What the files of a data set hold."""
+    """A data set as read from its files."""
 
     params: DatasetParams
     arrays: dict[str, np.ndarray]
-    files: dict[str, Path]  # of the arrays
+    files: dict[str, Path]  # the files of roots and compositions
     sets: dict[str, RowTable] | None
     set_type: str
     rng: np.random.Generator
 
 
 def write_export(filename: str | Path, dataset) -> None:
-    """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and the arrays
-    beside it: <filename>_roots.npy, _compositions.npy and the held-out rows of each family, _{family}_{val,
-    test}.npy. Folders are created."""
-    path = json_path(filename)
-    arrays = {name: getattr(dataset, name) for name in OBJECTS}
-    for name, family in (
-        zip(FAMILIES, dataset.params.families, strict=True) if dataset.sets is not None else ()
-    ):
+    """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and beside it
+    <filename>_roots.npy, _compositions.npy and the rows held out, _{family}_{val, test}.npy. Missing folders
+    are created."""
+    path, params, tables = json_path(filename), dataset.params, {}
+    in_order = params.split_method in ("places", "pairs")
+    for name, family in zip(FAMILIES, params.families, strict=True) if dataset.sets is not None else ():
         if family.size and not any(len(dataset.sets[f"{name}_{split}"]) for split in SPLITS):
-            continue  # an official file's family that is not in use
+            continue  # not in use in the official file that this data set was loaded from
         for table in (f"{name}_val", f"{name}_test"):
-            in_order = dataset.split_method in ("places", "pairs")
-            arrays[table] = _as_array(dataset.sets[table], in_order)
+            tables[table] = _as_array(dataset.sets[table], in_order)
+    arrays = {name: getattr(dataset, name) for name in OBJECTS} | tables
     for name, array in arrays.items():
         save_array(_beside(path, name), array)
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
     write_json(path, {
-        "format": 1, **dataset.params.as_dict(), "set_type": dataset.set_type, "checksums": checksums,
-        "checksum": checksum_of(dataset.params, checksums), "rng": dataset.rng.bit_generator.state,
+        "format": 1, **params.as_dict(), "set_type": dataset.set_type, "checksums": checksums,
+        "checksum": checksum_of(params, checksums), "rng": dataset.rng.bit_generator.state,
     })
 
 
 def _as_array(table: RowTable, in_order: bool) -> np.ndarray:
-    """A table of held-out rows as an export keeps it: rows (k, width) or, if they are in order and so many
-    that it is smaller, a bit for each row of the family, packed in bytes (b,)."""
+    """A table of held-out rows as an export keeps it: rows (k, width) or, if they are in order and that is
+    smaller, one bit for each row of the family, packed in bytes (b,)."""
     if in_order and table.size > table.family.size // 8:
         held = np.zeros(table.family.size, bool)
         held[table.numbers(np.arange(len(table)))] = True
@@ -68,7 +72,7 @@ def _as_array(table: RowTable, in_order: bool) -> np.ndarray:
 
 
 def read_export(filename: str | Path, seed: int) -> Stored:
-    """What an export, with or without '.json', in this or the official program's format holds.
+    """Reads an export, in this or the official program's format; filename with or without '.json'.
 
     seed: for an official file, which has none. ValueError names a file that is missing, cut off or
     inconsistent.
@@ -77,17 +81,15 @@ def read_export(filename: str | Path, seed: int) -> Stored:
     values = read_json(path)
     if official := "sets" in values:
         values, files, arrays = _from_official(path, values, seed)
-    elif values.pop("format", None) != 1:
-        raise ValueError(f"{path}: is not an exported data set.")
-    checksums = {}
     with naming(path):
-        set_type, rng = values.pop("set_type"), numpy_rng(0)
-        rng.bit_generator.state = values.pop("rng")
-        if not official:
-            checksums, checksum = values.pop("checksums"), values.pop("checksum")
+        version, set_type, state, checksums, checksum = (
+            values.pop(name, None) for name in ("format", "set_type", "rng", "checksums", "checksum"))
         params = DatasetParams.from_dict(values)
-        if not official and (params.seed is None or checksum_of(params, checksums) != checksum):
-            raise ValueError("its parameters or checksums are not those that it was written with.")
+        sealed = (version, checksum) == (1, checksum_of(params, checksums)) and params.seed is not None
+        if not (official or sealed):
+            raise ValueError("is not an exported data set with the parameters that it was written with.")
+        rng = numpy_rng(0)
+        rng.bit_generator.state = state
     if not official:
         files, arrays = _read_arrays(path, checksums)
     with naming(path):
@@ -97,8 +99,7 @@ def read_export(filename: str | Path, seed: int) -> Stored:
 
 
 def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path], dict[str, np.ndarray]]:
-    """The files of the arrays beside an export, and the arrays; ValueError names one that is not what was
-    written."""
+    """The files of the arrays beside an export, and the arrays."""
     names = [*OBJECTS, *(f"{family}_{split}" for family in FAMILIES for split in SPLITS[1:])]
     files = {name: _beside(path, name) for name in names if name in OBJECTS or name in checksums}
     arrays = {name: load_array(file) for name, file in files.items()}
@@ -117,37 +118,25 @@ def _from_official(
         files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
                  for name in (*OBJECTS, "board_types_proba")}
     arrays = {name: load_array(file) for name, file in files.items()}
-    missing = {
-        "card_val": 0,
-        "card_test": 0,
-        "split_method": "balanced",
-        "bool_split": False,
-        "set_type": "train",
-    }
-    own = {
-        "keep_twins": False,
-        "allow_overlap": True,
-        "seed": seed,
-        "rng": numpy_rng(seed, DRAWS).bit_generator.state,
-    }
-    given = missing | values | own
+    rng = numpy_rng(seed, DRAWS)
+    values = OFFICIAL | values | NOT_OFFICIAL | {"seed": seed, "rng": rng.bit_generator.state}
     with naming(path):
-        given["board_types_proba"] = arrays["board_types_proba"].tolist()
+        values["board_types_proba"] = arrays["board_types_proba"].tolist()
         for type_, family in zip(TYPES, FAMILIES, strict=True) if values["sets"] is not None else ():
             tables = {f"{family}_{split}": values["sets"][f"{family}_{split}"] for split in SPLITS}
             if not all(isinstance(table, list) for table in tables.values()):
                 raise ValueError(f"the tables of {family} must be lists.")
-            if type_ in given["board_types"] or any(tables.values()):
+            if type_ in values["board_types"] or any(tables.values()):
                 arrays |= {name: np.array(table) for name, table in tables.items()}
-        kept = {name: given[name] for name in (*DatasetParams.__dataclass_fields__, "set_type", "rng")}
+        kept = {name: values[name] for name in (*DatasetParams.__dataclass_fields__, "set_type", "rng")}
     return kept, files, arrays
 
 
 def _held_in(
     arrays: dict[str, np.ndarray], name: str, family: Family, whole: bool
 ) -> list[np.ndarray] | None:
-    """The numbers held out for val and for test by the tables of a family; None where there is no table.
-    whole: train is there too, and the three must hold every row."""
+    """The indices held out for val and for test by the tables of a family; None if it has no table. whole:
+    train is there too, and the three tables must hold every row."""
     tables = [
         _numbers_of(arrays[f"{name}_{split}"], family) for split in SPLITS if f"{name}_{split}" in arrays
     ]
@@ -160,22 +149,21 @@ def _held_in(
 
 
 def _numbers_of(rows: np.ndarray, family: Family) -> np.ndarray:
-    """The numbers (k,) of rows (k, width), or of packed bits (b,), read from a file; ValueError if they are
-    no rows of the family."""
+    """The indices (k,) of rows (k, width) or of packed bits (b,), as a file holds them. ValueError if they
+    are not rows of the family."""
     if not rows.size:
         return NO_NUMBERS
     if rows.ndim == 1 and rows.dtype == np.uint8 and len(rows) == -(-family.size // 8):
         return np.flatnonzero(np.unpackbits(rows, count=family.size))
-    if rows.ndim != 2 or rows.shape[1] != family.width or rows.dtype.kind not in "iu":
-        raise ValueError(f"a table's rows must be {family.width} whole numbers each.")
+    rows = integer_array("a table", rows, (None, family.width), 0, 2**62)
     try:
-        return family.rank(rows.astype(np.int64))
+        return family.rank(rows)
     except ValueError:
         raise ValueError("a table has a row that the parameters do not allow.") from None
 
 
 def json_path(filename: str | Path) -> Path:
-    """The JSON file of an export; TypeError or ValueError for what is no file's name."""
+    """The JSON file of an export; TypeError or ValueError if filename cannot name a file."""
     if not isinstance(filename, (str, Path)):
         raise TypeError(f"filename must be a string or a Path, not {shown(filename)}.")
     path = Path(filename)
@@ -189,8 +177,7 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def checksum_of(params: DatasetParams, checksums: dict[str, int]) -> int:
-    """Of the parameters that say which rows there are and which are held out, and of the arrays'
-    checksums."""
+    """Of the parameters that decide which rows exist and which are held out, and of the arrays' checksums."""
     free = ("dataset_len", "run_name", "board_types_proba", "seed")
     values = {name: value for name, value in params.as_dict().items() if name not in free}
     return zlib.crc32(json.dumps([values, checksums], sort_keys=True).encode())

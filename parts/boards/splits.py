@@ -1,28 +1,22 @@
-"""Splits: which rows of a data set are held out for validation and for test.
+"""Splits: which boards of a data set are held out of training, for validation and for test.
 
-Rows are known by their numbers in a family (module_rows); only those held out are stored.
+A board is known by its index in its family (numbering.py), and only indices of boards held out are stored.
 
-Axis letters: k rows, R = places, n = abs_n.
+Axis letters: k rows, R = places: the rows (and columns) at which a root fits.
 """
 from __future__ import annotations
 
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from parts.boards.params import (
-    FAMILIES,
-    HELD_OUT,
-    NO_NUMBERS,
-    TYPES,
-    DatasetParams,
-    Family,
-    RowTable,
-    objects_of,
-)
+from parts.boards.numbering import NO_NUMBERS, Family, RowTable, distinct
+from parts.boards.objects import alike, objects_of
+from parts.boards.params import FAMILIES, HELD_OUT, TYPES, DatasetParams
+from parts.checks import refuse
 from utils import numpy_rng
 
 MAX_HELD_OUT = 5 * 10**7  # rows
@@ -30,9 +24,11 @@ MAX_HELD_OUT = 5 * 10**7  # rows
 
 @dataclasses.dataclass
 class Draw:
-    """Numbers to hold out: in each of `groups` stretches of `size` numbers, val + test of them, never more
-    than there are; where `paired`, the lower ones of as many rows' pairs {row, twin}. among: which (root1,
-    root2) are groups; None: all.
+    """How many boards to hold out at random: of each of `groups` runs of `size` consecutive indices, val +
+    test, but never more than there are.
+
+    paired: twins lie in the same group, so the lower index of each pair {row, twin} is drawn. among: which
+    pairs (root1, root2) are groups; None: all.
     """
 
     groups: int
@@ -46,14 +42,14 @@ class Draw:
         choices = self.size
         if self.paired:
             choices, self.val, self.test = choices // 2, -(-self.val // 2), -(-self.test // 2)
-        self.enough = self.val + self.test < choices or not self.groups
+        self.enough = self.val + self.test < choices or not self.groups  # some are left to train on
         self.val = min(self.val, choices)
         self.test = min(self.test, choices - self.val)
         self.count = self.groups * (self.val + self.test)
 
 
 def draws_of(family: Family, params: DatasetParams) -> list[Draw]:
-    """What 'balanced' and 'fraction' hold out of a family."""
+    """The random draws by which 'balanced' and 'fraction' hold boards of a family out."""
     if params.split_method == "fraction":
         wanted = [math.floor(family.size * card) for card in (params.card_val, params.card_test)]
         return [Draw(1, family.size, *wanted, family.twins)]
@@ -61,108 +57,75 @@ def draws_of(family: Family, params: DatasetParams) -> list[Draw]:
     if not family.twins:
         return [Draw(family.groups, *wanted)]
     n = params.abs_n
+    # a twin is in group (root2, root1), so groups with root1 < root2 decide for both
     return [Draw(n * (n - 1) // 2, *wanted, False, operator.lt), Draw(n, *wanted, True, operator.eq)]
 
 
 def check_splits(params: DatasetParams) -> None:
-    """Raises ValueError where the splits leave nothing to train on or hold out too much. Whole numbers of
-    boards become integers."""
+    """Raises ValueError if the splits leave nothing to train on or hold out too much. Whole numbers of boards
+    become integers."""
     if not params.bool_split:
         return
-    cards = f"card_val = {params.card_val} and card_test = {params.card_test}"
-    if params.split_method in ("stringent", "places"):
+    refuse(_complaints(params))
+    if params.split_method == "balanced":
+        params.card_val, params.card_test = int(params.card_val), int(params.card_test)
+
+
+def _complaints(params: DatasetParams) -> Iterator[str]:
+    """A sentence for each reason why the splits cannot be."""
+    method, cards = params.split_method, f"card_val = {params.card_val} and card_test = {params.card_test}"
+    n_double = params.families[1].size
+    if method in ("stringent", "places"):
         if params.places < 2:
-            raise ValueError(f"split_method {params.split_method!r} needs board_dim above abs_dim, to leave "
-                             "boards to train on.")
-        if params.split_method == "places" and not 0 < params.card_test < 1:
-            raise ValueError("card_test, with split_method 'places' the share of each root's positions, must "
-                             f"be above 0 and below 1, not {params.card_test}.")
-        share = 1 / params.places**2 if params.split_method == "stringent" else params.card_test
-        held = int(params.families[1].size * (1 - (1 - share) ** 2))
-    elif params.split_method == "pairs":
-        _check_pairs(params)
-        held = 2 * int(params.card_test) * params.families[1].size // params.families[1].groups
+            yield f"split_method {method!r} needs board_dim above abs_dim, to leave boards to train on."
+        if method == "places" and not 0 < params.card_test < 1:
+            yield ("card_test, with split_method 'places' the share of each root's positions, must be above "
+                   f"0 and below 1, not {params.card_test}.")
+        share = 1 / params.places**2 if method == "stringent" else params.card_test
+        held = int(n_double * (1 - (1 - share) ** 2))  # either of two roots
+    elif method == "pairs":
+        if "double" not in params.board_types:
+            yield "split_method 'pairs' needs 'double' in board_types: it holds out double boards."
+        if params.card_test != int(params.card_test) or params.card_test < 1:
+            yield ("card_test, with split_method 'pairs' the number of pairs of roots, must be a whole "
+                   f"number of at least 1, not {params.card_test}.")
+        yield from _too_many_pairs(params, params.abs_n * (params.abs_n - 1) // 2)
+        held = 2 * int(params.card_test) * n_double // params.families[1].groups
     else:
-        _check_cards(params, cards)
-        held = _check_rest(params, cards)
+        yield from _wrong_cards(params, cards)
+        draws = [draws_of(family, params) for family in params.families]
+        for type_, family, parts in zip(TYPES, params.families, draws, strict=True):
+            if type_ in params.board_types and not all(draw.enough for draw in parts):
+                per, groups = ("", 1) if method == "fraction" else (" of each object or pair", family.groups)
+                yield f"{cards} must leave {type_} boards to train on, of {family.size // groups}{per}."
+        held = max((1 + family.twins) * sum(draw.count for draw in parts)
+                   for family, parts in zip(params.families, draws, strict=True))
     if held > MAX_HELD_OUT:
-        raise ValueError(
-            f"split_method {params.split_method!r} with abs_n = {params.abs_n}, {cards} would hold out "
-            f"{held} boards of a family, more than {MAX_HELD_OUT}."
-        )
+        yield (f"split_method {method!r} with abs_n = {params.abs_n}, {cards} would hold out {held} boards "
+               f"of a family, more than {MAX_HELD_OUT}.")
 
 
-def _check_pairs(params: DatasetParams, compositions: np.ndarray | None = None) -> None:
-    """Raises ValueError where card_test is not a number of pairs of roots that can be held out."""
-    if "double" not in params.board_types:
-        raise ValueError("split_method 'pairs' needs 'double' in board_types: it holds out double boards.")
-    if params.card_test != int(params.card_test) or params.card_test < 1:
-        raise ValueError("card_test, with split_method 'pairs' the number of pairs of roots, must be a whole "
-                         f"number of at least 1, not {params.card_test}.")
-    free = params.abs_n * (params.abs_n - 1) // 2
-    if compositions is not None:
-        free = len(pairs_apart(params, compositions))
-    if params.card_test > free:
-        raise ValueError(f"card_test = {params.card_test} must be at most {free}, the pairs of different "
-                         "roots that no composition contains.")
-
-
-def _check_cards(params: DatasetParams, cards: str) -> None:
-    """Raises ValueError where card_val and card_test are not of the kind that split_method wants."""
+def _wrong_cards(params: DatasetParams, cards: str) -> Iterator[str]:
+    """Complaints about card_val and card_test that do not suit 'balanced' or 'fraction'."""
     for name in ("card_val", "card_test"):
         value = getattr(params, name)
-        if params.split_method == "balanced":
-            if value != int(value):
-                raise ValueError(f"{name} must be a whole number with split_method 'balanced', not {value}.")
-            setattr(params, name, int(value))
-        elif value >= 1:
-            raise ValueError(f"{name} must be below 1 with split_method 'fraction', not {value}.")
+        if params.split_method == "balanced" and value != int(value):
+            yield f"{name} must be a whole number with split_method 'balanced', not {value}."
+        if params.split_method == "fraction" and value >= 1:
+            yield f"{name} must be below 1 with split_method 'fraction', not {value}."
     if params.split_method == "fraction" and params.card_val + params.card_test >= 1:
-        raise ValueError(f"{cards} must sum to less than 1 with split_method 'fraction'.")
+        yield f"{cards} must sum to less than 1 with split_method 'fraction'."
 
 
-def _check_rest(params: DatasetParams, cards: str) -> int:
-    """The most rows that are held out of a family; ValueError where none of them is left to train on."""
-    draws = [draws_of(family, params) for family in params.families]
-    for type_, family, parts in zip(TYPES, params.families, draws, strict=True):
-        if type_ in params.board_types and not all(draw.enough for draw in parts):
-            whole = params.split_method == "fraction"
-            per, groups = ("", 1) if whole else (" of each object or pair", family.groups)
-            raise ValueError(
-                f"{cards} must leave {type_} boards to train on, of {family.size // groups}{per}."
-            )
-    held = ((1 + family.twins) * sum(draw.count for draw in parts)
-            for family, parts in zip(params.families, draws, strict=True))
-    return max(held)
-
-
-def distinct(
-    rng: np.random.Generator, groups: int, n: int, m: int, twin: Callable | None = None
-) -> np.ndarray:
-    """(groups, m) numbers below n in random order, distinct in each row, all choices equally likely.
-
-    twin: maps each number to its partner; of partners only the lower one is drawn, so m distinct pairs are.
-    """
-    if 2 * m > (n // 2 if twin else n):
-        every = np.arange(n)
-        every = every[every < twin(every)] if twin else every
-        return rng.permuted(np.broadcast_to(every, (groups, len(every))), axis=1)[:, :m]
-
-    def draw(size):
-        numbers = rng.integers(n, size=size) if m else np.zeros(size, np.int64)
-        return np.minimum(numbers, twin(numbers.ravel()).reshape(numbers.shape)) if twin else numbers
-
-    picks = draw((groups, m))
-    while True:
-        picks.sort(axis=1)
-        again = picks[:, 1:] == picks[:, :-1]
-        if not again.any():
-            return rng.permuted(picks, axis=1)
-        picks[:, 1:][again] = draw(np.count_nonzero(again))
+def _too_many_pairs(params: DatasetParams, free: int) -> Iterator[str]:
+    """A complaint if 'pairs' shall hold out more pairs than are free."""
+    if params.card_test > free:
+        yield (f"card_test = {params.card_test} must be at most {free}, the number of pairs of different "
+               "roots that no composition contains.")
 
 
 def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Generator) -> list[np.ndarray]:
-    """Numbers for val and for test, by 'balanced' or 'fraction'."""
+    """Indices for val and for test, by 'balanced' or 'fraction'."""
     held = [[NO_NUMBERS], [NO_NUMBERS]]
     for draw in draws_of(family, params):
         if not draw.count:
@@ -182,8 +145,8 @@ def _hold_out_evenly(family: Family, params: DatasetParams, rng: np.random.Gener
 def _hold_out_shown(
     params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """Numbers for val and for test in each family by 'stringent' or 'places': the boards that show any root
-    at a position held out for that root."""
+    """Indices for val and for test in each family, by 'stringent' or 'places': the boards that show a root at
+    a position held out for that root."""
     held = _held_positions(params, rng)
     single, double, composite = params.families
     showing = (
@@ -198,13 +161,14 @@ def _hold_out_shown(
 def _hold_out_pairs(
     params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """Numbers for val and for test in each family by 'pairs': the double boards that show both roots of a
+    """Indices for val and for test in each family, by 'pairs': the double boards that show both roots of a
     held-out pair."""
     free = pairs_apart(params, compositions)
+    refuse(_too_many_pairs(params, len(free)))
     double = params.families[1]
     held = [NO_NUMBERS]
     for i, j in free[rng.permutation(len(free))[: int(params.card_test)]]:
-        for group in (i * params.abs_n + j, j * params.abs_n + i):
+        for group in (i * params.abs_n + j, j * params.abs_n + i):  # either order
             size = double.size // double.groups
             held.append(np.arange(group * size, (group + 1) * size))
     numbers = np.concatenate(held)
@@ -226,8 +190,9 @@ def pairs_apart(params: DatasetParams, compositions: np.ndarray) -> np.ndarray:
 def _val_and_test(
     family: Family, numbers: np.ndarray, params: DatasetParams, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Held-out numbers (k,), of twins that stay together the lower ones, shuffled and divided: half of them
-    val if card_val > 0. With 'places' and 'pairs' each part is sorted, so that its file can be a bit mask."""
+    """Indices to hold out (k,), of twins that stay together only the lower one -> those for val and those for
+    test: a random half is val if card_val > 0, else none. With 'places' and 'pairs' each part is sorted, so
+    that its file can be a bit for each board."""
     numbers = rng.permutation(numbers)
     n_val = len(numbers) // 2 if params.card_val > 0 else 0
     parts = [family.with_twins(numbers[:n_val]), family.with_twins(numbers[n_val:])]
@@ -235,8 +200,8 @@ def _val_and_test(
 
 
 def _held_positions(params: DatasetParams, rng: np.random.Generator) -> np.ndarray:
-    """(abs_n, R * R) whether a position, counted in reading order, is held out for a root: one of each root
-    with 'stringent', the share card_test with 'places'."""
+    """(abs_n, R * R) whether a position, counted in reading order, is held out for a root: one position of
+    each root with 'stringent', the share card_test with 'places'."""
     held = np.zeros((params.abs_n, params.places**2), bool)
     if params.split_method == "stringent":
         chosen = rng.integers(params.places**2, size=params.abs_n)[:, None]
@@ -248,7 +213,7 @@ def _held_positions(params: DatasetParams, rng: np.random.Generator) -> np.ndarr
 
 
 def _on_every_background(scenes: np.ndarray, params: DatasetParams) -> np.ndarray:
-    """Numbers of the rows of scenes (k,), which are numbers // vocab_bck."""
+    """Indices of the boards that show scenes (k,) on any background. A scene is index // vocab_bck."""
     return (scenes[:, None] * params.vocab_bck + np.arange(params.vocab_bck)).ravel()
 
 
@@ -261,10 +226,10 @@ def _composite_scenes(params: DatasetParams, compositions: np.ndarray, held: np.
 
 
 def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
-    """Numbers of the double boards of which either root is at a position held out for it; of twins that stay
-    together the lower."""
+    """Indices of the double boards of which either root is at a position held out for it; of twins that stay
+    together only the lower one."""
     double = params.families[1]
-    first = [NO_NUMBERS]  # root1 at such a position, any root2 anywhere
+    first = [NO_NUMBERS]  # root1 at such a position, any root2 at any position
     for root, at in np.argwhere(held) if double.size else ():
         pairs = np.arange(double.before[at], double.before[at + 1])
         digits = np.ix_([root], np.arange(params.abs_n), pairs, np.arange(params.vocab_bck))
@@ -274,20 +239,44 @@ def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
     return np.unique(np.minimum(first, second) if double.twins else np.concatenate([first, second]))
 
 
+def make_splits(params: DatasetParams, compositions: np.ndarray) -> dict[str, RowTable] | None:
+    """The nine tables of a new data set, or None if it has no splits. ValueError if one of its board types
+    has nothing to train on."""
+    if not params.bool_split:
+        return None
+    sets = row_tables(params, hold_out(params, compositions))
+    refuse(f"split_method {params.split_method!r} with seed = {params.seed} leaves no {type_!r} boards to "
+           "train on; choose another seed or larger boards."
+           for type_, family in zip(TYPES, FAMILIES, strict=True)
+           if type_ in params.board_types and not len(sets[f"{family}_train"]))
+    return sets
+
+
+def shared_pictures(params: DatasetParams, roots: np.ndarray) -> list[str]:
+    """Why pictures held out may also be drawn in training: splits keep rows apart, but different rows may
+    draw the same picture."""
+    reasons = []
+    if pair := alike(roots):
+        reasons.append(f"roots {pair[0]} and {pair[1]} are shifts of each other")
+    twin = {1: "single", 2: "double"}.get(params.comp_c)
+    if {"composition", twin} <= set(params.board_types):
+        reasons.append(f"composites of comp_c = {params.comp_c} roots are {twin} boards too")
+    return reasons
+
+
 def hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.ndarray]]:
-    """Numbers held out for val and for test in each family."""
+    """Indices held out for val and for test in each family."""
     rng = numpy_rng(params.seed, HELD_OUT)
     if params.split_method in ("stringent", "places"):
         return _hold_out_shown(params, compositions, rng)
     if params.split_method == "pairs":
-        _check_pairs(params, compositions)
         return _hold_out_pairs(params, compositions, rng)
     return [_hold_out_evenly(family, params, rng) for family in params.families]
 
 
 def row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> dict[str, RowTable]:
-    """The nine tables, from the numbers held out of each family for val and for test; None empties all
-    three."""
+    """The nine tables, from the indices held out of each family for val and for test. None: the family is not
+    in use, and its three tables are empty."""
     sets = {}
     for name, family, parts in zip(FAMILIES, params.families, held, strict=True):
         val, test = parts or [NO_NUMBERS] * 2

@@ -1,59 +1,146 @@
-"""Tests a network on masked boards: the one evaluation, for training and for notebooks.
+"""How well a network reconstructs masked boards: the one evaluation, for training and for notebooks.
 
 Axis letters: n boards, h x w cells of a board, B boards in a batch, T = h * w tokens, V tokens of the
 vocabulary.
+
+A network comes with `predict`, a function of masked boards (B, T) that returns logits (B, T, V), one tensor
+for each output of the network: one for GPTFactor; two for LEA, from the board and from its sentence.
 """
 from __future__ import annotations
 
 import contextlib
-import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from parts.boards.params import TYPES, Boards
-from parts.checks import check_sizes
-from parts.probing.panels import plot_reconstructions, save_figure, show_figure
-from parts.probing.sites import alone_with
+from parts.checks import check_numbers
 from utils import shown, to_numpy
 
 EVAL_BATCH = 512  # boards in a forward pass without gradient
 DECODES = ("one pass", "easy first")
 
+Predict = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+@contextlib.contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside; each module's own mode is restored, also after an exception."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+# reconstruction
+
+
+def as_tokens(boards: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Boards or masks (n, h, w) as a tensor (n, T) on the device."""
+    tokens = torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1))
+    if device.type == "cuda":  # a copy from pinned memory does not wait for the GPU
+        tokens = tokens.pin_memory()
+    return tokens.to(device, non_blocking=True)
+
+
+def masked_batches(
+    boards: np.ndarray, masks: np.ndarray, masking_token: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Boards (n, h, w) under masks (n, h, w) as tokens (B, T) on the device, EVAL_BATCH boards at a time."""
+    for start in range(0, len(boards), EVAL_BATCH):
+        part = slice(start, start + EVAL_BATCH)
+        hidden = as_tokens(masks[part].astype(bool), device)
+        yield as_tokens(boards[part], device).masked_fill(hidden, masking_token)
+
+
+def reconstruct(
+    network: torch.nn.Module, predict: Predict, batches: Iterator[torch.Tensor], masking_token: int,
+    decode: str = "one pass",
+) -> list[np.ndarray]:
+    """Greedy reconstructions (n, T) of batches of masked boards (B, T), one array for each output.
+
+    decode: 'one pass': each cell takes its own most probable token; 'easy first': hidden cells are filled one
+    at a time, the surest first, and the network reads what it has filled (a sentence then describes the
+    filled board). ValueError for another decode.
+    """
+    if decode not in DECODES:
+        raise ValueError(f"decode must be one of {', '.join(DECODES)}, not {shown(decode)}.")
+    answers = []
+    with evaluating(network):
+        for tokens in batches:
+            filled = filled_easy_first(predict, tokens, masking_token) if decode == "easy first" else tokens
+            first, *others = (logits.argmax(-1) for logits in predict(filled))
+            if decode == "easy first":  # what was filled stays; visible cells are as the network answers
+                first = torch.where(tokens == masking_token, filled, first)
+            answers.append([answer.cpu().numpy() for answer in (first, *others)])
+    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+
+def filled_easy_first(predict: Predict, tokens: torch.Tensor, masking_token: int) -> torch.Tensor:
+    """Masked boards (B, T) with all hidden cells filled: in each pass one cell of each board, the one whose
+    most probable token is the most probable."""
+    tokens, hidden = tokens.clone(), tokens == masking_token
+    left = hidden.any(1).nonzero()[:, 0]  # boards with something hidden
+    while len(left):
+        logits = predict(tokens[left])[0]
+        sure = logits.softmax(-1).amax(-1).masked_fill(~hidden[left], -1)
+        cell = sure.argmax(1)  # (len(left),)
+        tokens[left, cell] = logits.argmax(-1).gather(1, cell[:, None])[:, 0]
+        hidden[left, cell] = False
+        left = left[hidden[left].any(1)]
+    return tokens
+
+
+# scores
+
 
 class Accuracy(tuple):
-    """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); acc_hidden is the accuracy
-    on hidden tokens alone. Shares 0 ... 1; the breakdown is by board type, NaN for a type without boards."""
+    """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); its attribute acc_hidden is
+    the accuracy on hidden tokens alone. Shares from 0 to 1; the breakdown is by board type, NaN for a type
+    without boards."""
 
     acc_hidden: float
 
+    @classmethod
+    def of(cls, scores: dict, boards: np.ndarray, recons: np.ndarray, masks: np.ndarray) -> Accuracy:
+        """The result of a test, from what `score` returns."""
+        result = cls((scores["acc_tokens"], scores["acc_boards"], boards, recons, masks,
+                      scores["acc_boards_breakdown"]))
+        result.acc_hidden = scores["acc_hidden"]
+        return result
+
 
 def score(boards: np.ndarray, recons: np.ndarray, masks: np.ndarray, types: np.ndarray) -> dict:
-    """acc_tokens, acc_hidden (NaN where nothing is hidden), acc_boards and acc_boards_breakdown (3,), shares
-    0 ... 1, of reconstructions (n, h, w); types (n,): 0 single, 1 double, 2 composition."""
+    """Shares from 0 to 1 of reconstructions (n, h, w): acc_tokens; acc_hidden, NaN if nothing is hidden;
+    acc_boards; acc_boards_breakdown (3,), by types (n,): 0 single, 1 double, 2 composition."""
     right = boards == recons
     whole = right.reshape(len(right), -1).all(1)
     return {
-        "acc_tokens": _share(right),
-        "acc_hidden": _share(right[masks.astype(bool)]),
-        "acc_boards": _share(whole),
-        "acc_boards_breakdown": np.array([_share(whole[types == t]) for t in range(3)]),
+        "acc_tokens": share(right),
+        "acc_hidden": share(right[masks.astype(bool)]),
+        "acc_boards": share(whole),
+        "acc_boards_breakdown": np.array([share(whole[types == t]) for t in range(3)]),
     }
 
 
-def _share(right: np.ndarray) -> float:
-    """Mean of truth values, NaN where there are none."""
+def share(right: np.ndarray) -> float:
+    """Mean of truth values, NaN if there are none."""
     return float(right.mean()) if right.size else float("nan")
 
 
-def score_values(s: dict) -> list[float]:
-    """A score's accuracies in the order of a test's log columns."""
-    return [s["acc_tokens"], s["acc_hidden"], s["acc_boards"], *s["acc_boards_breakdown"]]
+def score_values(scores: dict) -> list[float]:
+    """The accuracies of `score` in the order of a test's log columns."""
+    return [scores["acc_tokens"], scores["acc_hidden"], scores["acc_boards"], *scores["acc_boards_breakdown"]]
 
 
 def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
-    """Accuracies in percent as text, a line for each of rows, values in the order of a test's log columns."""
+    """Accuracies in percent as text, one line for each of rows; values in the order of a test's log
+    columns."""
     width = max([8, *(len(name) + 2 for name in rows)])
     lines = [" " * width + "".join(f"{head:>12}" for head in ("tokens", "hidden", "boards", *TYPES))]
     for name, values in rows.items():
@@ -62,299 +149,116 @@ def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside; every module's own mode restored after, also after an exception."""
-    with alone_with(network):
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+def subset_errors(scores: dict, boards: np.ndarray, recons: np.ndarray, masks: np.ndarray) -> dict:
+    """What test_model_accuracy_subset returns for GPTFactor: arrays, shares that are wrong, and the indices
+    of boards with a mistake."""
+    return {
+        "boards_recons": recons, "boards": boards, "masks": masks,
+        "error_token": 1 - scores["acc_tokens"], "error_masked_token": 1 - scores["acc_hidden"],
+        "error_board": 1 - scores["acc_boards"],
+        "erroneous_boards": np.flatnonzero((recons != boards).any((1, 2))),
+    }
 
 
-class Evaluation:
-    """A data set and a network, and how well the one is reconstructed by the other; base of both wrappers.
+def by_output(scores: dict[str, dict], leave_out: str = "") -> dict:
+    """{output + name: value} of the scores of each output, without the name leave_out."""
+    return {f"{output}{name}": value for output, named in scores.items() for name, value in named.items()
+            if name != leave_out}
 
-    A subclass has the attributes dataset, transformer, device, block_size, vocab_size, masking_token, folder,
-    run_name, plot_dpi, and `_user_rng`, the random stream of what its user asks for.
-    """
 
-    outputs = {"": "reconstruction"}  # of the network, with a title each
+def report(recons: np.ndarray, boards: np.ndarray) -> None:
+    """Prints the shares of right tokens and of right boards, in percent."""
+    right = recons.reshape(boards.shape) == boards
+    print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all((1, 2)).mean():.2f}%")
 
-    dataset: torch.utils.data.Dataset
-    transformer: torch.nn.Module
 
-    def _predict(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Logits (B, T, V) for masked boards (B, T), one for each of `outputs`."""
-        return (self.transformer(tokens),)
+# boards and masks to test on
 
-    # masking
 
-    def _mask(self, boards: np.ndarray, p: float, patch_p: float, rng, types=None, corners=None):
-        """Masks (n, h, w) and kinds of patches (n,) as `AbstractionDataset.mask` gives them."""
-        for name, value in (("masking_p", p), ("patch_masking_p", patch_p)):
-            if not isinstance(value, numbers.Real):
-                raise TypeError(f"{name} must be a number from 0 to 1, not {value!r}.")
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}.")
-        return self.dataset.mask(boards, p, patch_p, types, corners, rng)
+def masks_of(dataset, boards: np.ndarray, masking_p: float, patch_masking_p: float, rng, types=None,
+             corners=None) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (n, h, w) and kinds of patches (n,), as `AbstractionDataset.mask` draws them; TypeError or
+    ValueError names a probability that is none."""
+    check_numbers(masking_p=masking_p, patch_masking_p=patch_masking_p)
+    return dataset.mask(boards, masking_p, patch_masking_p, types, corners, rng)
 
-    def _mask_input(
-        self, board, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
-        bool_report: bool = False,
-    ):
-        """Boards (n, h, w) or (n, T), tensor or array, with cells hidden as in training; the same kind and
-        shape.
 
-        With bool_report also {'boardType': (n,): 0 no patch, 1 root board, 3 composite}.
-        """
-        array = board.cpu().numpy() if isinstance(board, torch.Tensor) else np.asarray(board)
-        side = self.dataset.board_dim
-        if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
-            raise ValueError(
-                f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}."
-            )
-        boards = array.reshape(-1, side, side)
-        mask, kinds = self._mask(boards, masking_p, patch_masking_p if patch_masking else 0.0, self._user_rng)
-        masked = np.where(mask, self.masking_token, boards).reshape(array.shape)
-        if isinstance(board, torch.Tensor):
-            masked = torch.from_numpy(masked).to(board.device)
-        return (masked, {"boardType": kinds}) if bool_report else masked
-
-    def _tokens(self, boards: np.ndarray) -> torch.Tensor:
-        """(n, h, w) -> (n, T) on the device."""
-        tokens = torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1))
-        if self.device.type == "cuda":  # from pinned memory a copy does not wait
-            tokens = tokens.pin_memory()
-        return tokens.to(self.device, non_blocking=True)
-
-    def _masked_batches(self, boards: np.ndarray, masks: np.ndarray) -> Iterator[torch.Tensor]:
-        """Masked boards (n, h, w) as tokens (B, T) on the device, EVAL_BATCH boards at a time."""
-        for start in range(0, len(boards), EVAL_BATCH):
-            part = slice(start, start + EVAL_BATCH)
-            hidden = self._tokens(masks[part].astype(bool))
-            yield self._tokens(boards[part]).masked_fill(hidden, self.masking_token)
-
-    # reconstruction
-
-    def _reconstruct(
-        self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass"
-    ) -> dict[str, np.ndarray]:
-        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`.
-
-        decode: 'one pass', every cell's own most probable token; 'easy first', hidden cells filled one at a
-        time, the surest first, by a network that reads what it has filled; a sentence is then that of the
-        filled board.
-        """
-        if decode not in DECODES:
-            raise ValueError(f"decode must be one of {', '.join(DECODES)}, not {shown(decode)}.")
-        made = []
-        with evaluating(self.transformer):
-            for tokens in self._masked_batches(boards, masks):
-                hidden = tokens == self.masking_token
-                filled = self._filled(tokens) if decode == "easy first" else tokens
-                first, *others = (logits.argmax(-1) for logits in self._predict(filled))
-                first = torch.where(hidden, filled, first) if decode == "easy first" else first
-                made.append([answer.cpu().numpy() for answer in (first, *others)])
-        by_output = zip(self.outputs, zip(*made, strict=True), strict=True)
-        return {name: np.concatenate(parts).reshape(boards.shape) for name, parts in by_output}
-
-    def _filled(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Masked boards (B, T) with all hidden cells filled, one a pass on each board, the surest first."""
-        tokens, hidden = tokens.clone(), tokens == self.masking_token
-        left = hidden.any(1).nonzero()[:, 0]  # boards with something hidden
-        while len(left):
-            logits = self._predict(tokens[left])[0]
-            sure = logits.softmax(-1).amax(-1).masked_fill(~hidden[left], -1)
-            cell = sure.argmax(1)  # (len(left),)
-            tokens[left, cell] = logits.argmax(-1).gather(1, cell[:, None])[:, 0]
-            hidden[left, cell] = False
-            left = left[hidden[left].any(1)]
-        return tokens
-
-    def _evaluate(
-        self, drawn: Boards, p: float, patch_p: float, rounds: int, rng, decode: str = "one pass"
-    ) -> tuple[dict, dict]:
-        """Scores by output and {boards, recons by output, masks, types} of boards masked `rounds` times
-        afresh."""
-        drawn = Boards.join([drawn] * rounds)
-        masks, _ = self._mask(drawn.boards, p, patch_p, rng, drawn.types, drawn.corners)
-        recons = self._reconstruct(drawn.boards, masks, decode)
-        scores = {name: score(drawn.boards, recon, masks, drawn.types) for name, recon in recons.items()}
-        made = {
-            "boards": drawn.boards,
-            "recons": recons,
-            "masks": masks.astype(np.int64),
-            "types": drawn.types,
-        }
-        return scores, made
-
-    def _test_boards(self, rng, count_max: int = 100) -> tuple[dict[str, Boards], list[int]]:
-        """Boards of 'test', where there are some, and as many of 'train' by type; how many of each type."""
-        dataset, drawn = self.dataset, {}
-        tables = {} if dataset.sets is None else dataset.sets
-        if any(len(table) for name, table in tables.items() if name.endswith("_test")):
-            drawn["test"] = dataset.all_boards("test", count_max, rng)
-            counts = np.bincount(drawn["test"].types, minlength=3).tolist()
-        else:
-            counts = [count_max * (name in dataset.board_types) for name in TYPES]
-        one_type = dict(zip(dataset.board_types, np.eye(len(dataset.board_types)), strict=True))
-        drawn["train"] = Boards.join([
-            dataset.sample(count, "train", one_type[name], rng)
-            for name, count in zip(TYPES, counts, strict=True) if count
-        ])
-        return drawn, counts
-
-    # what a user calls
-
-    def test_model_accuracy(
-        self, nb_instances: int, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
-        verbose: bool = False, display_erroneous_boards: bool = False, decode: str = "one pass",
-    ) -> Accuracy:
-        """Greedy reconstruction of nb_instances boards drawn from train, hidden cells and patches as in
-        training.
-
-        decode: 'one pass', or 'easy first': hidden cells are filled one at a time, the surest first, the
-        network reading what it has filled.
-        """
-        check_sizes(nb_instances=nb_instances)
-        drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
-        patch_p = patch_masking_p if patch_masking else 0.0
-        return self._accuracy(drawn, masking_p, patch_p, 1, verbose, display_erroneous_boards, decode)
-
-    def test_model_accuracy_set(
-        self, target_set: str, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
-        masking_rounds: int = 1, verbose: bool = False, display_erroneous_boards: bool = False,
-        count_max: int | None = 100, decode: str = "one pass",
-    ) -> Accuracy:
-        """As test_model_accuracy, of the boards of a split, at most count_max a type, each masked
-        masking_rounds times."""
-        check_sizes(masking_rounds=masking_rounds)
-        drawn = self._boards_of(target_set, count_max, self._user_rng)
-        patch_p = patch_masking_p if patch_masking else 0.0
-        return self._accuracy(
-            drawn, masking_p, patch_p, masking_rounds, verbose, display_erroneous_boards, decode
+def mask_input(dataset, boards, masking_p: float, patch_masking_p: float, rng):
+    """Boards (n, h, w) or (n, T), tensor or array, with cells hidden, of the same kind and shape; and kinds
+    (n,) of patches: 0 none, 1 root board, 3 composite. ValueError for another shape."""
+    array = boards.cpu().numpy() if isinstance(boards, torch.Tensor) else np.asarray(boards)
+    side = dataset.board_dim
+    if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
+        raise ValueError(
+            f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}."
         )
+    cells = array.reshape(-1, side, side)
+    masks, kinds = masks_of(dataset, cells, masking_p, patch_masking_p, rng)
+    masked = np.where(masks, dataset.masking_token, cells).reshape(array.shape)
+    return (torch.from_numpy(masked).to(boards.device) if isinstance(boards, torch.Tensor) else masked), kinds
 
-    def test_model_accuracy_subset(
-        self, boards, masks, bool_show_erroneous_boards: bool = False, decode: str = "one pass"
-    ) -> dict:
-        """Greedy reconstruction of the boards (n, h, w) given, under the masks (n, h, w) given, 1 = hidden;
-        decode as in test_model_accuracy.
 
-        Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares
-        of wrong tokens, hidden tokens and boards; erroneous_boards: indices of the boards with a mistake.
-        """
-        boards, masks = self._given(boards, masks)
-        recons = self._reconstruct(boards, masks, decode)
-        scores = {name: score(boards, recon, masks, np.zeros(len(boards))) for name, recon in recons.items()}
-        made = {"boards": boards, "recons": recons, "masks": masks}
-        if bool_show_erroneous_boards:
-            self._show_erroneous(made)
-        return self._subset_result(scores, made)
+def boards_of_split(dataset, target_set: str, count_max: int | None, rng) -> Boards:
+    """The boards of a split, at most count_max of each type; ValueError if there are none."""
+    drawn = dataset.all_boards(target_set, count_max, rng)
+    if not len(drawn):
+        raise ValueError(f"target_set = {target_set!r} holds no boards (count_max = {count_max}).")
+    return drawn
 
-    def _boards_of(self, target_set: str, count_max: int | None, rng) -> Boards:
-        """The boards of a split, at most count_max a type; ValueError where there are none."""
-        drawn = self.dataset.all_boards(target_set, count_max, rng)
-        if not len(drawn):
-            raise ValueError(f"target_set = {target_set!r} holds no boards (count_max = {count_max}).")
-        return drawn
 
-    def _accuracy(
-        self, drawn: Boards, p: float, patch_p: float, rounds: int, verbose: bool, display: bool, decode: str
-    ):
-        scores, made = self._evaluate(drawn, p, patch_p, rounds, self._user_rng, decode)
-        if verbose:
-            print(accuracy_table({self.outputs[name]: score_values(s) for name, s in scores.items()}))
-        if display:
-            self._show_erroneous(made)
-        return self._accuracy_result(scores, made)
+def boards_to_test(dataset, rng, count_max: int = 100) -> tuple[dict[str, Boards], list[int]]:
+    """Boards for a test during training: those of 'test', at most count_max of each type, and as many of
+    each type drawn from 'train'; without test boards only 'train'. Also the number of boards of each type."""
+    drawn, tables = {}, {} if dataset.sets is None else dataset.sets
+    if any(len(table) for name, table in tables.items() if name.endswith("_test")):
+        drawn["test"] = dataset.all_boards("test", count_max, rng)
+        counts = np.bincount(drawn["test"].types, minlength=3).tolist()
+    else:
+        counts = [count_max * (name in dataset.board_types) for name in TYPES]
+    one_type = dict(zip(dataset.board_types, np.eye(len(dataset.board_types)), strict=True))
+    drawn["train"] = Boards.join([
+        dataset.sample(count, "train", one_type[name], rng)
+        for name, count in zip(TYPES, counts, strict=True) if count
+    ])
+    return drawn, counts
 
-    def _accuracy_result(self, scores: dict, made: dict):
-        """What test_model_accuracy and test_model_accuracy_set return."""
-        s = scores[""]
-        result = Accuracy(
-            (
-                s["acc_tokens"],
-                s["acc_boards"],
-                made["boards"],
-                made["recons"][""],
-                made["masks"],
-                s["acc_boards_breakdown"],
-            )
-        )
-        result.acc_hidden = s["acc_hidden"]
-        return result
 
-    def _subset_result(self, scores: dict, made: dict) -> dict:
-        """What test_model_accuracy_subset returns."""
-        s, recons = scores[""], made["recons"][""]
-        return {
-            "boards_recons": recons, "boards": made["boards"], "masks": made["masks"],
-            "error_token": 1 - s["acc_tokens"], "error_masked_token": 1 - s["acc_hidden"],
-            "error_board": 1 - s["acc_boards"],
-            "erroneous_boards": np.flatnonzero((recons != made["boards"]).any((1, 2))),
-        }
+# what a user gives
 
-    def _plot_reconstructions(self, boards, recons: dict, masks, types=None):
-        """Masked board, reconstructions and truth, a board a row."""
-        titles = {self.outputs[name]: recon for name, recon in recons.items()}
-        return plot_reconstructions(boards, titles, masks, self.dataset.vocab_bck, self.dataset.vocab_token)
 
-    def _show_erroneous(self, made: dict, most: int = 10) -> None:
-        """Shows up to `most` boards with mistakes in a notebook; with a run_name also in
-        analysis/erroneous_boards.png."""
-        mistaken = [(recon != made["boards"]).any((1, 2)) for recon in made["recons"].values()]
-        wrong = np.flatnonzero(np.any(mistaken, axis=0))[:most]
-        if not len(wrong):
-            return
-        recons = {name: recon[wrong] for name, recon in made["recons"].items()}
-        figure = self._plot_reconstructions(made["boards"][wrong], recons, made["masks"][wrong])
-        if self.run_name:
-            save_figure(figure, self.folder / "analysis" / "erroneous_boards.png", self.plot_dpi)
-        show_figure(figure)
+def checked_arrays(
+    arrays: Sequence, names: Sequence[str], side: int, vocab_size: int, one: bool = False
+) -> tuple[np.ndarray, ...]:
+    """Arrays or tensors (n, side, side) or (side, side) as int64 arrays (n, side, side), as many boards in
+    each; n = 1 if `one`. TypeError or ValueError names an array of another shape or with values that its name
+    does not allow: board and boards hold tokens, names with 'mask' 0 and 1, others -1 or more."""
+    checked = tuple(checked_cells(name, array, side, vocab_size, one)
+                    for name, array in zip(names, arrays, strict=False))
+    for name, array in zip(names, checked, strict=False):
+        if len(array) != len(checked[0]):
+            raise ValueError(f"{name} must be as many as {names[0]}, {len(checked[0])}, not {len(array)}.")
+    return checked
 
-    # what a user gives
 
-    def _given(
-        self, *arrays, names=("boards", "masks", "boards_abs"), one: bool = False
-    ) -> tuple[np.ndarray, ...]:
-        """Arrays as int64 (n, h, w), from (n, h, w) or (h, w), n = 1 where one; ValueError names one of
-        another shape or with values that its name does not allow: boards hold tokens, masks 0 and 1, others
-        -1 or more."""
-        given = []
-        for name, array in zip(names, arrays, strict=False):
-            given.append(self._checked_cells(name, array, one))
-            if len(given[-1]) != len(given[0]):
-                raise ValueError(
-                    f"{name} must be as many as {names[0]}, {len(given[0])}, not {len(given[-1])}."
-                )
-        return tuple(given)
-
-    def _checked_cells(self, name: str, array, one: bool) -> np.ndarray:
-        """One of the arrays of `_given`."""
-        side = self.dataset.board_dim
-        try:
-            array = to_numpy(array) if isinstance(array, torch.Tensor) else np.asarray(array)
-        except ValueError:
-            raise TypeError(f"{name} must be an array of whole numbers, not {shown(array)}.") from None
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be an array of whole numbers, not of {array.dtype}.")
-        shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)
-        if array.ndim not in (2, 3) or shape[1:] != (side, side) or not shape[0] or (one and shape[0] > 1):
-            wanted = f"({side}, {side})" if one else f"(n, {side}, {side}) or ({side}, {side})"
-            raise ValueError(f"{name} must have shape {wanted}, not {array.shape}.")
-        if name in ("board", "boards"):
-            low, high, end = 0, self.vocab_size - 1, f"to {self.vocab_size - 1}"
-        elif "mask" in name:
-            low, high, end = 0, 1, "to 1"
-        else:
-            low, high, end = -1, np.iinfo(np.int64).max, "on"
-        fits = (np.floor(array) == array) & (array >= low) & (array <= high)
-        if not fits.all():
-            raise ValueError(f"{name} must hold whole numbers from {low} {end}, not {array[~fits][0]}.")
-        return array.reshape(shape).astype(np.int64)
+def checked_cells(name: str, array, side: int, vocab_size: int, one: bool) -> np.ndarray:
+    """One of the arrays of `checked_arrays`."""
+    try:
+        array = to_numpy(array) if isinstance(array, torch.Tensor) else np.asarray(array)
+    except ValueError:  # a ragged list
+        raise TypeError(f"{name} must be an array of whole numbers, not {shown(array)}.") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be an array of whole numbers, not of {array.dtype}.")
+    shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)
+    if array.ndim not in (2, 3) or shape[1:] != (side, side) or not shape[0] or (one and shape[0] > 1):
+        wanted = f"({side}, {side})" if one else f"(n, {side}, {side}) or ({side}, {side})"
+        raise ValueError(f"{name} must have shape {wanted}, not {array.shape}.")
+    if name in ("board", "boards"):
+        low, high, end = 0, vocab_size - 1, f"to {vocab_size - 1}"
+    elif "mask" in name:
+        low, high, end = 0, 1, "to 1"
+    else:
+        low, high, end = -1, np.iinfo(np.int64).max, "on"
+    fits = (np.floor(array) == array) & (array >= low) & (array <= high)  # floats and booleans may come, too
+    if not fits.all():
+        raise ValueError(f"{name} must hold whole numbers from {low} {end}, not {array[~fits][0]}.")
+    return array.reshape(shape).astype(np.int64)

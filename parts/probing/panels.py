@@ -1,53 +1,33 @@
-"""Pictures as functions of arrays: boards, panels of matrices, curves."""
+"""Figures as functions of arrays: panels of matrices, maps laid out as the board, curves, reconstructions.
+
+Axis letters: R x C panels of a figure, n boards, h x w cells of a board, T = h * w tokens, Q queries, S words
+of a sentence, K words of the codebook, V tokens of the vocabulary.
+"""
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from einops import rearrange
 
+from parts.boards.pictures import blank_figure, draw_board, new_figure, token_colors
 from utils import dist, dist_cosine, dist_unit, in_notebook
 
 # of Okabe and Ito, told apart by colour-blind readers
 OBJECT_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#000000")
 
 
-def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4), **kwargs):
-    """(Figure, axes (rows, columns)) that needs no display and is on nobody's list of open figures."""
-    figure = blank_figure(size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
-
-
-def blank_figure(size: tuple[float, float], **kwargs):
-    """A Figure of size inches that a notebook shows as a picture when a cell ends in it, also without
-    %matplotlib inline."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, **kwargs)
-    figure._repr_png_ = functools.partial(png_of, figure)
-    return figure
-
-
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
-    """Inside, pictures are drawn with matplotlib's own settings, whatever a matplotlibrc says: a font or a
-    TeX that is missing must not end a training."""
+    """Inside, figures are drawn with matplotlib's default settings, whatever a matplotlibrc says: a missing
+    font or TeX must not end a training."""
     from matplotlib import style
 
     with style.context("default"):
         yield
-
-
-def png_of(figure) -> bytes:
-    """A figure as PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def save_figure(figure, path: str | Path, dpi: int = 150):
@@ -65,60 +45,9 @@ def show_figure(figure) -> None:
         display(figure)
 
 
-def token_colors(n_background: int, n_token: int) -> np.ndarray:
-    """RGBA (V, 4): backgrounds in pale greys, object tokens in strong colours, UNK black."""
-    from matplotlib import colormaps
-
-    greys = np.tile(np.linspace(0.95, 0.72, n_background)[:, None], (1, 3))
-    greys[:, 2] += 0.04  # a cool tint keeps backgrounds apart from white paper
-    strong = colormaps["turbo"](np.linspace(0.06, 0.94, n_token))[:, :3]
-    rgb = np.concatenate([greys, strong, [[0.1, 0.1, 0.1]]])
-    return np.clip(np.concatenate([rgb, np.ones((len(rgb), 1))], axis=1), 0, 1)
-
-
-def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: float = 8) -> None:
-    """Draws a board (h, w) of tokens: a colour a token, a number where `numbers` (h, w) is true, hatched
-    where `mask` is 1, a cross where `wrong` is true."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path as Outline
-    from matplotlib.patheffects import withStroke
-
-    board = np.asarray(board)
-    h, w = board.shape
-    ax.imshow(np.asarray(colors)[board], interpolation="nearest", origin="upper")
-    ax.set(xticks=[], yticks=[])
-    ax.hlines(np.arange(1, h) - 0.5, -0.5, w - 0.5, color="white", linewidth=0.6)
-    ax.vlines(np.arange(1, w) - 0.5, -0.5, h - 0.5, color="white", linewidth=0.6)
-    for i, j in np.argwhere(np.zeros((h, w)) if numbers is None else np.asarray(numbers)):
-        light = np.dot(colors[board[i, j]][:3], (0.3, 0.59, 0.11)) > 0.55
-        ax.text(
-            j,
-            i,
-            str(board[i, j]),
-            ha="center",
-            va="center",
-            fontsize=font,
-            color="black" if light else "white",
-        )
-    hidden = np.argwhere(np.zeros((h, w)) if mask is None else np.asarray(mask))
-    if len(hidden):
-        square = Outline.unit_rectangle()
-        shape = Outline.make_compound_path(*(Outline(square.vertices + (j - 0.5, i - 0.5), square.codes)
-                                             for i, j in hidden))
-        ax.add_patch(PathPatch(shape, facecolor=(0, 0, 0, 0.25), hatch="////", edgecolor=(1, 1, 1, 0.6),
-                               linewidth=0))
-    i, j = np.nonzero(np.zeros((h, w)) if wrong is None else np.asarray(wrong))
-    if len(i):
-        ends = [np.stack([[j - 0.35, i - 0.35 * way], [j + 0.35, i + 0.35 * way]]) for way in (1, -1)]
-        crosses = rearrange(ends, "way end xy n -> (n way) end xy")
-        rim = [withStroke(linewidth=3, foreground="white")]  # to be seen on red tokens
-        ax.add_collection(LineCollection(crosses, color="crimson", linewidth=1.5, path_effects=rim))
-
-
 def object_colors(labels) -> np.ndarray:
-    """RGBA (..., 4) of labels (...), told apart by colour-blind readers: a colour for each label >= 0, clear
-    at -1."""
+    """RGBA (..., 4) of labels (...): a colour for each label >= 0, told apart by colour-blind readers;
+    transparent at -1."""
     from matplotlib.colors import to_rgba_array
 
     labels = np.asarray(labels)
@@ -129,6 +58,7 @@ def object_colors(labels) -> np.ndarray:
 def outline(ax, inside, color) -> None:
     """Draws a line around the cells of a board where inside (h, w) is true."""
     padded = np.pad(np.asarray(inside, bool), 1)
+    # a line runs wherever neighbours differ, so objects of any shape are outlined
     i, j = np.nonzero(padded[1:] != padded[:-1])
     ax.hlines(i - 0.5, j - 1.5, j - 0.5, color=color, linewidth=2, clip_on=False, zorder=3)
     i, j = np.nonzero(padded[:, 1:] != padded[:, :-1])
@@ -137,9 +67,9 @@ def outline(ax, inside, color) -> None:
 
 @dataclasses.dataclass
 class BoardView:
-    """A board (h, w) as the panel beside other pictures: tokens by colour; those of objects (h, w; -1 is
-    none) numbered and outlined in their object's colour; cells hidden by mask (h, w) hatched. colors: RGBA
-    (V, 4) of the tokens."""
+    """A board (h, w) as the panel left of other panels: a colour for each token, numbers and an outline in
+    the object's colour where objects (h, w) >= 0, hatching where mask (h, w) is 1. colors: RGBA (V, 4) of the
+    tokens."""
 
     board: np.ndarray
     objects: np.ndarray
@@ -157,9 +87,9 @@ class BoardView:
 
 def panel_figure(rows: int, columns: int, size: float, view: BoardView | None = None, gap: float = 0.14,
                  left: float = 0.5, bottom: float = 0.45):
-    """(Figure, axes (rows, columns)) of square panels, `size` inches wide and gap apart, with room for
-    titles, labels and a colour bar, and a board at the left. Placed by arithmetic: matplotlib takes seconds
-    to lay out that many panels."""
+    """(Figure, axes (rows, columns)) of square panels, `size` inches wide and `gap` inches apart, with room
+    for titles, labels and a colour bar, and the board of `view` at the left."""
+    # placed by arithmetic: matplotlib's layout takes seconds for that many panels
     left += 2.2 * (view is not None)
     width, height = left + columns * (size + gap) + 0.75, rows * (size + 0.3) + bottom + 0.25
     figure = blank_figure((width, height))
@@ -182,13 +112,13 @@ def mirrored(upper: np.ndarray) -> np.ndarray:
 
 
 def tiled(maps: np.ndarray) -> np.ndarray:
-    """Maps (..., h, w, a, b), one for each cell of a board, laid out as that board: (..., h * a, w * b)."""
+    """Maps (..., h, w, a, b), one for each cell of a board, laid out as the board: (..., h * a, w * b)."""
     return rearrange(maps, "... h w a b -> ... (h a) (w b)")
 
 
 def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis", title="", names=("", "")):
     """Draws a matrix with lines between groups [(name, size), ...] of rows and of columns; returns the image.
-    names: what rows and columns are, None leaves the groups' names out."""
+    names: labels of the two axes; None also leaves out the names of the groups."""
     image = ax.imshow(
         values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto",
         origin="upper",
@@ -202,7 +132,7 @@ def draw_matrix(ax, values, groups=((), ()), limits=(None, None), cmap="viridis"
         axis.set_ticks(shown, labels=[label for label, _ in group][: len(shown)], fontsize=6)
         axis.set_label_text(name or "", fontsize=7)
     ax.tick_params(length=0, pad=2)
-    ax.set_title(title, fontsize=8, y=1)  # a given y spares matplotlib the search for one
+    ax.set_title(title, fontsize=8, y=1)  # with y given, matplotlib does not search for one
     return image
 
 
@@ -217,7 +147,7 @@ def draw_bar(image, ax, label: str, height: float = 1, extend: str = "neither") 
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
     bar.ax.yaxis.get_offset_text().set_fontsize(6)
-    bar.formatter.set_powerlimits((-2, 4))  # short numbers, which leave the next panel alone
+    bar.formatter.set_powerlimits((-2, 4))  # short numbers, which do not reach into the next panel
 
 
 def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridis", objects=None, view=None,
@@ -225,10 +155,10 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
     """Matrices values (R, C, a, b) as titled panels, titles (R, C), with lines between groups of rows and of
     columns.
 
-    scale: None gives each panel its own and a colour bar, 'shared' one over all values, (low, high) that one.
-    objects (T,): only upper triangles are drawn, and below them the pairs of tokens of an object are marked
-    in its colour. view: a BoardView at the left. names: what rows and columns are. size: of a panel, in
-    inches. extend: of the colour bar.
+    scale: None: each panel has its own scale and colour bar; 'shared': one scale over all values; (low,
+    high): that scale. objects (T,), -1 is none: only upper triangles are drawn, and below the diagonal the
+    pairs of tokens of each object are marked in its colour. view: a BoardView at the left. names: labels of
+    rows and columns. size: width of a panel in inches. extend: of the colour bar.
     """
     values = np.asarray(values)
     R, C, a, _ = values.shape
@@ -252,7 +182,7 @@ def plot_panels(values, titles, label, groups=((), ()), scale=None, cmap="viridi
 
 def plot_table(table, groups, title, name):
     """An embedding table (n, d) beside the Euclidean, unit-norm Euclidean and cosine matrices of its rows,
-    with lines between groups [(name, size), ...] of rows. name: what rows are."""
+    with lines between groups [(name, size), ...] of rows. name: label of the rows."""
     figure, axes = panel_figure(1, 4, 2.3, gap=0.65)
     panels = [(title, table, "viridis", (None, None)),
               ("Euclidean distance", mirrored(dist(table)), "magma", (0, None)),
@@ -268,34 +198,26 @@ def plot_table(table, groups, title, name):
 
 
 def plot_across(values, names, label, scale, view):
-    """A matrix (S, S) of distances between stages for each cell of a board, values (h, w, S, S), upper
-    triangles; on the right the mean over cells, with the stages' names. scale: (low, high) of the colours or
-    None."""
-    h, w, S, _ = values.shape
-    values = np.where(np.tri(S, k=-1, dtype=bool), np.nan, values)
+    """A matrix of distances between k stages for each cell of a board, values (h, w, k, k), upper triangles;
+    on the right the mean over cells, with the stages' names. scale: (low, high) of the colours, or None."""
+    h, w, k, _ = values.shape
+    values = np.where(np.tri(k, k=-1, dtype=bool), np.nan, values)
     figure, axes = panel_figure(1, 2, 5, view, gap=1, bottom=0.9)
-    cells = [[(str(i), S) for i in range(n)] for n in (h, w)]
+    cells = [[(str(i), k) for i in range(n)] for n in (h, w)]
     limits = scale or (0, np.nanmax(values))
-    draw_matrix(
-        axes[0, 0],
-        tiled(values),
-        cells,
-        limits,
-        "magma",
-        "stages by stages of each token, laid out as the board",
-        ("row of the token", "column of the token"),
-    )
+    draw_matrix(axes[0, 0], tiled(values), cells, limits, "magma",
+                "stages by stages of each token, laid out as the board",
+                ("row of the token", "column of the token"))
     stages = [(name, 1) for name in names]
-    image = draw_matrix(
-        axes[0, 1], values.mean((0, 1)), (stages, stages), limits, "magma", "mean over tokens"
-    )
+    mean = values.mean((0, 1))
+    image = draw_matrix(axes[0, 1], mean, (stages, stages), limits, "magma", "mean over tokens")
     axes[0, 1].tick_params(axis="x", labelrotation=90)
     draw_bar(image, axes[0, 1], label)
     return figure
 
 
 def plot_queries(maps, cells, names, label, title="", view=None):
-    """A map (h, w) for each query, maps (Q, h, w), on one scale from 0; the query's cell, of cells (Q, 2), is
+    """A map for each query, maps (Q, h, w), on one scale from 0; the query's own cell, cells (Q, 2), is
     outlined."""
     columns = min(len(maps), 5)
     figure, axes = panel_figure(-(-len(maps) // columns), columns, 2, view, left=0.1, bottom=0)
@@ -304,18 +226,15 @@ def plot_queries(maps, cells, names, label, title="", view=None):
         ax.remove()
     for ax, values, (i, j), name in zip(axes.flat, maps, cells, names, strict=False):
         image = draw_matrix(ax, values, limits=(0, np.max(maps)), title=f"query {name}")
-        ax.plot(
-            [j - 0.4, j + 0.4, j + 0.4, j - 0.4, j - 0.4],
-            [i - 0.4, i - 0.4, i + 0.4, i + 0.4, i - 0.4],
-            "#D55E00",
-        )
+        right, down = np.array([-0.4, 0.4, 0.4, -0.4, -0.4]), np.array([-0.4, -0.4, 0.4, 0.4, -0.4])
+        ax.plot(j + right, i + down, "#D55E00")  # a square around the cell
     draw_bar(image, axes[0, -1], label)
     return figure
 
 
 def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, dict[str, str]]]):
-    """Curves over epochs, a panel each: (y label, logarithmic scale, {curve label: column of log}). Values
-    that were not measured (NaN, or -1 without test boards) are left out."""
+    """Curves over epochs; panels: (y label, whether the scale is logarithmic, {curve label: column of log}).
+    Values that were not measured (NaN, or -1 without test boards) are left out."""
     figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 3.6))
     for ax, (label, logarithmic, curves) in zip(axes[0], panels, strict=True):
         for name, column in curves.items():
@@ -331,10 +250,10 @@ def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, di
 
 
 def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_background: int, n_token: int):
-    """Masked board, reconstructions and truth, a board a row; hidden cells hatched, mistakes crossed out.
+    """Masked board, reconstructions and truth, one board a row; hidden cells hatched, mistakes crossed out.
 
-    boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: how many tokens there are of
-    each; the one after them is UNK.
+    boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: number of background and of
+    object tokens; the token after them is UNK.
     """
     figure, axes = panel_figure(len(boards), len(recons) + 2, 2)
     colors, unk = token_colors(n_background, n_token), n_background + n_token
@@ -347,4 +266,37 @@ def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_backgro
         draw_board(row[-1], boards[i], colors, objects, font=6)
     for ax, title in zip(axes[0], ["masked board", *recons, "truth"], strict=True):
         ax.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_sentences(boards, rebuilt, sentences, n_background: int, n_token: int):
+    """Boards (n, h, w), their sentences (n, S), and the boards (n, h, w) rebuilt from the sentences alone,
+    one board a row; mistakes crossed out."""
+    figure, axes = panel_figure(len(boards), 3, 2)
+    colors = token_colors(n_background, n_token)
+    for (left, middle, right), board, words, answer in zip(axes, boards, sentences, rebuilt, strict=True):
+        draw_board(left, board, colors, board >= n_background, font=6)
+        draw_board(right, answer, colors, answer >= n_background, None, answer != board, 6)
+        middle.axis("off")
+        rows = [words[start : start + 8] for start in range(0, len(words), 8)]
+        lines = [" ".join(f"{word:3d}" for word in row) for row in rows]
+        middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=7)
+    for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+def plot_codebook(sentences, n_words: int):
+    """How often each of n_words words stands at each place of sentences (n, S); words ordered by use."""
+    used = np.eye(n_words)[sentences].mean(0)  # (S, K)
+    order = np.argsort(-used.sum(0), kind="stable")
+    figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
+    (top,), (bottom,) = axes
+    top.bar(np.arange(len(order)), used.sum(0)[order], width=1)
+    top.set(ylabel="times in a sentence", title="use of the words, unmasked boards")
+    image = bottom.imshow(
+        used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest", origin="upper"
+    )
+    bottom.set(xlabel="word, by use", ylabel="place in the sentence")
+    figure.colorbar(image, ax=bottom, label="share of boards")
     return figure

@@ -1,9 +1,9 @@
-"""Named places of a network: what passes there can be recorded and edited, both by forward hooks.
+"""Named activations of a network: recorded and edited, both by forward hooks.
 
 Axis letters: B boards, T tokens of a board or words of a sentence, H heads, d numbers of a head.
 
 Every named activation of a network passes through a `Site`. `recording` and `editing` put forward hooks on
-sites for the length of a `with`, and may be nested in any order: a recorded activation is always the one that
+sites for the length of a `with`, and can be nested in any order: a recorded activation is always the one that
 is used downstream.
 
     with editing(network, {"b1_attn_v": Edit(torch.zeros_like, head=2)}), recording(network, "b1_*") as acts:
@@ -15,8 +15,6 @@ import contextlib
 import dataclasses
 import difflib
 import fnmatch
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -27,10 +25,10 @@ from utils import check_number
 
 
 class Site(nn.Module):
-    """A named place in a network. It passes its activation on; hooks on it look at that or replace it.
+    """A named activation: an identity layer that it passes through, so that hooks can read or replace it.
 
-    n_head: of how many heads the activation consists, along axis 1 of attention weights (B, H, T, keys) or
-    side by side on the last axis; 0 where it has none.
+    n_head: number of heads of the activation, along axis 1 of attention weights (B, H, T, keys) or side by
+    side on the last axis; 0 if it has none.
     """
 
     def __init__(self, name: str, n_head: int = 0):
@@ -38,38 +36,38 @@ class Site(nn.Module):
         self.name, self.n_head = name, n_head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The activation as it is."""
+        """The activation, unchanged."""
         return x
 
     def register_forward_hook(self, hook: Callable, **how) -> torch.utils.hooks.RemovableHandle:
-        """As torch's, but edits go before all other hooks and recorders after them, whenever they came:
-        everybody sees edited activations, and a recorder what is used downstream."""
+        """As torch's, but edits run before all other hooks and recorders after them, whenever they were
+        registered: all hooks see edited activations, and a recorder sees what is used downstream."""
         handle = super().register_forward_hook(hook, **how)
 
-        def turn(key):
+        def rank(key):
             hook = self._forward_hooks[key]
             return isinstance(hook, Recorder) - isinstance(hook, Editor)
 
-        for key in sorted(self._forward_hooks, key=turn):
+        for key in sorted(self._forward_hooks, key=rank):  # a stable sort: otherwise in order of registration
             self._forward_hooks.move_to_end(key)
         return handle
 
     @property
     def watched(self) -> bool:
-        """Whether a hook is on it, forward or backward."""
+        """Whether it has a hook, forward or backward."""
         forward = self._forward_hooks or self._forward_pre_hooks
         return bool(forward or self._backward_hooks or self._backward_pre_hooks)
 
     @property
     def only_copied(self) -> bool:
-        """Whether only detaching recorders are on it, which change nothing and ask for no gradient."""
+        """Whether its hooks are all detaching recorders, which change nothing and need no gradient."""
         if self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
             return False
         return all(isinstance(hook, Recorder) and hook.detach for hook in self._forward_hooks.values())
 
     def index_of_head(self, x: torch.Tensor, head: int | None) -> tuple:
-        """The index that picks one head's part out of the activation x: (B, T, keys) of attention weights,
-        else (B, T, d); all of x where head is None."""
+        """The index of one head's part of the activation x: (B, T, keys) of attention weights, else (B, T,
+        d); of all of x if head is None."""
         if head is None:
             return (...,)
         if x.ndim == 4:
@@ -79,19 +77,20 @@ class Site(nn.Module):
 
 
 def named_sites(network: nn.Module) -> dict[str, Site]:
-    """The named places of a network, in no particular order."""
+    """{name: site} of all named activations of a network."""
     return {module.name: module for module in network.modules() if isinstance(module, Site)}
 
 
 class Recorder:
-    """A forward hook that keeps what passes at sites in `acts`, {name: tensor}, joined along the batch."""
+    """A forward hook that stores activations in `acts`, {name: tensor}, several passes joined along the
+    batch."""
 
     def __init__(self, detach: bool):
         self.detach = detach
         self.acts: dict[str, torch.Tensor] = {}
 
     def __call__(self, site: Site, args: tuple, out: torch.Tensor) -> None:
-        """Keeps the activation out of the site."""
+        """Stores the activation of the site."""
         kept = out.detach() if self.detach else out
         if site.name in self.acts:
             kept = torch.cat((self.acts[site.name], kept))
@@ -99,60 +98,29 @@ class Recorder:
 
 
 class Editor:
-    """A forward hook that makes edits of its site one after the other."""
+    """A forward hook that applies edits to the activation of its site, one after the other."""
 
     def __init__(self, edits: Sequence[Edit]):
         self.edits = edits
 
     def __call__(self, site: Site, args: tuple, out: torch.Tensor) -> torch.Tensor:
-        """The activation out of the site after the edits."""
+        """The activation of the site after the edits."""
         for edit in self.edits:
             out = edited(out, edit, site)
         return out
 
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-_STANCE = contextlib.ExitStack()  # torch.compile's way before the first of the `uncompiled` that are open
-_OPEN = 0
-_SHARED = threading.Lock()  # over these three
-
-
 @contextlib.contextmanager
-def alone_with(network: nn.Module) -> Iterator[None]:
-    """No other thread is inside an `alone_with` of the network meanwhile. Hooks and modes are the network's,
-    and a pass in another thread would meet them, so what records, edits, evaluates or trains is inside."""
-    with _SHARED:
-        lock = _LOCKS.setdefault(network, threading.RLock())
-    with lock:
-        yield
-
-
-@contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """What torch.compile compiled runs uncompiled inside. How it runs is one setting for all threads, so that
-    the last `with` to end puts it back."""
-    global _OPEN
-    with _SHARED:
-        _OPEN += 1
-        if _OPEN == 1:
-            _STANCE.enter_context(torch.compiler.set_stance("force_eager"))
-    try:
-        yield
-    finally:
-        with _SHARED:
-            _OPEN -= 1
-            if not _OPEN:
-                _STANCE.close()
-
-
-@contextlib.contextmanager
-def hooked(hooks: dict[Site, Callable]) -> Iterator[None]:
-    """Forward hooks on sites inside the `with`; they alone go away afterwards, also after an exception. What
-    torch.compile compiled before runs uncompiled meanwhile, as it would not see them."""
+def hooked(network: nn.Module, hooks: dict[str, Callable]) -> Iterator[None]:
+    """Forward hooks on named sites of the network inside the `with`; only these go away afterwards, also
+    after an exception. ValueError for a network compiled by torch.compile."""
+    # torch.compile(network) wraps it, network.compile() changes its call
+    if hasattr(network, "_orig_mod") or network._compiled_call_impl is not None:
+        raise ValueError("compiled code ignores hooks: record or edit a network that torch.compile has not "
+                         "compiled, such as the one it was given, compiled._orig_mod.")
     with contextlib.ExitStack() as stack:
-        for site, hook in hooks.items():
-            stack.callback(site.register_forward_hook(hook).remove)
-        stack.enter_context(uncompiled())
+        for name, hook in hooks.items():
+            stack.callback(network.sites[name].register_forward_hook(hook).remove)
         yield
 
 
@@ -162,13 +130,13 @@ def recording(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Named activations of the network's forward passes inside the `with`, as {name: tensor, batch first}.
 
-    names: exact names or patterns ('b0_*'), all where None; ValueError for one that matches nothing. Several
-    passes are joined along the batch. Only this recorder's own hooks go away afterwards, also after an
-    exception.
+    names: exact names or patterns ('b0_*'), None: all; ValueError for one that matches nothing, or for a
+    network that torch.compile has compiled. Several passes are joined along the batch. Only this recorder's
+    own hooks are removed afterwards, also after an exception.
 
-    detach: True keeps tensors apart from the graph and leaves every result to the bit. False keeps the very
-    tensors used downstream, so that gradients can be taken with respect to them; not so where several passes
-    were joined, as that makes copies.
+    detach: True detaches tensors from the graph and changes no bit of any result. False keeps the tensors
+    that are used downstream, so that gradients can be taken with respect to them; not after several passes,
+    as joining makes copies.
     """
     sites = network.sites
     if names is None:
@@ -182,18 +150,18 @@ def recording(
             raise ValueError(f"names: {pattern!r} matches no activation; there are {known}.")
         wanted.update(matching)
     recorder = Recorder(detach)
-    with alone_with(network), hooked({sites[name]: recorder for name in sites if name in wanted}):
+    with hooked(network, {name: recorder for name in sites if name in wanted}):
         yield recorder.acts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Edit:
-    """What to put in the place of one activation, (B, T, D) or, for attention weights, (B, H, T, keys).
+    """The replacement of one activation, (B, T, D) or, for attention weights, (B, H, T, keys).
 
     value: an array or tensor of the activation's shape, with or without its batch axis, or a function that
     takes the activation and returns such a tensor. mask: (T,) or (B, T), true at the tokens to change, of
-    attention weights the queries; None: at all of them. head: the only head to change, of places named …_a,
-    …_v and …_attn_v; value is then that head's alone, (B, T, keys) or (B, T, d).
+    attention weights the queries; None: all of them. head: the only head to change, of activations named
+    …_a, …_v and …_attn_v; value is then that head's alone, (B, T, keys) or (B, T, d).
     """
 
     value: torch.Tensor | np.ndarray | Sequence | Callable[[torch.Tensor], torch.Tensor]
@@ -202,8 +170,8 @@ class Edit:
 
 
 def edited(x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
-    """The activation x of the site after an edit that `as_edit` made, a tensor of its own; gradients flow
-    through both. ValueError for a value or mask of another shape."""
+    """The activation x of the site after an edit (made by `as_edit`), as a new tensor; gradients flow through
+    both. ValueError for a value or mask of a wrong shape."""
     index = site.index_of_head(x, edit.head)
     part = x[index]
     value = edit.value
@@ -223,7 +191,7 @@ def edited(x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
 
 
 def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
-    """A mask of tokens (T,) or (B, T) in a shape that spreads over part, (B, T, …) or (B, H, T, keys)."""
+    """A mask of tokens (T,) or (B, T) in a shape that broadcasts over part, (B, T, …) or (B, H, T, keys)."""
     B, T = len(part), part.shape[-2]
     if mask.shape not in ((B, T), (T,)):
         shapes = f"{(B, T)} or {(T,)}"
@@ -233,7 +201,7 @@ def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor
 
 
 def as_tensor(values, what: str, wanted: str = "an array, a tensor or a function") -> torch.Tensor:
-    """An array or tensor as a tensor; ValueError, in the words what and wanted, for anything else."""
+    """An array or tensor as a tensor; ValueError, worded by `what` and `wanted`, for anything else."""
     if isinstance(values, torch.Tensor):
         return values
     try:
@@ -243,13 +211,13 @@ def as_tensor(values, what: str, wanted: str = "an array, a tensor or a function
 
 
 def edits_of(given, name: str) -> list[Edit]:
-    """What is given for one place, a list of Edits or what `as_edit` takes, as a list of Edits of tensors."""
+    """The edits given for one activation, a list of Edits or what `as_edit` takes, as Edits of tensors."""
     several = isinstance(given, list) and any(isinstance(one, Edit) for one in given)
     return [as_edit(one, name) for one in (given if several else [given])]
 
 
 def as_edit(given, name: str) -> Edit:
-    """An Edit, a pair (value, mask) or a value as an Edit of tensors; ValueError where it is none of them."""
+    """An Edit, a pair (value, mask) or a value, as an Edit of tensors; ValueError if it is none of them."""
     if isinstance(given, tuple):
         if len(given) != 2:
             count = len(given)
@@ -266,11 +234,11 @@ def as_edit(given, name: str) -> Edit:
 
 
 def edits_by_name(edits: dict, sites: dict[str, Site]) -> dict[str, list[Edit]]:
-    """{name: its Edits} of edits keyed by name or nested by parts of it. ValueError for a place that there is
-    not, that is given twice or has no such head; TypeError for no dict."""
+    """{name: its Edits} of edits keyed by name or nested by parts of names. ValueError for an activation that
+    is unknown, given twice or has no such head; TypeError unless edits are a dict."""
     if not isinstance(edits, dict):
-        raise TypeError(f"edits must be a dict {{place: edit}}, not {type(edits).__name__}.")
-    found: dict[str, list[Edit]] = {}
+        raise TypeError(f"edits must be a dict {{name: edit}}, not {type(edits).__name__}.")
+    by_name: dict[str, list[Edit]] = {}
 
     def visit(level: dict, prefix: str) -> None:
         for key, given in level.items():
@@ -279,19 +247,19 @@ def edits_by_name(edits: dict, sites: dict[str, Site]) -> dict[str, list[Edit]]:
             known = any(site.startswith(f"{name}_") for site in sites) if nested else name in sites
             if not known:
                 near = difflib.get_close_matches(name, sites, n=5, cutoff=0)
-                raise ValueError(f"edits: there is no place {name!r}; near it are {', '.join(near)}.")
+                raise ValueError(f"edits: no activation {name!r}; similar ones are {', '.join(near)}.")
             if nested:
                 visit(given, f"{name}_")
-            elif name in found:
-                raise ValueError(f"edits: the place {name!r} must be given once, not twice.")
+            elif name in by_name:
+                raise ValueError(f"edits: the activation {name!r} must be given once, not twice.")
             elif given is not None:
-                found[name] = edits_of(given, name)
+                by_name[name] = edits_of(given, name)
 
     visit(edits, "")
-    for name, several in found.items():
+    for name, several in by_name.items():
         for edit in several:
             check_head(edit.head, sites[name])
-    return found
+    return by_name
 
 
 def check_head(head: int | None, site: Site) -> None:
@@ -299,7 +267,7 @@ def check_head(head: int | None, site: Site) -> None:
     if head is None:
         return
     if not site.n_head:
-        raise ValueError(f"head of edit {site.name} must be None, as that place has no heads, not {head!r}.")
+        raise ValueError(f"head of edit {site.name} must be None, as it has none, not {head!r}.")
     last = site.n_head - 1
     check_number(f"head of edit {site.name}", head, f"a whole number from 0 to {last}", 0, last)
 
@@ -309,22 +277,23 @@ def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
     """Replaces named activations in the forward passes inside the `with`, for all that is downstream.
 
     edits: {name: edit}, or nested by the parts of names, {'b1': {'z': ..., 'attn_update': ...}}; None, also
-    at a place, is no edit. An edit is an array, a tensor, a function of the activation, a pair (one of these,
-    mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s made one after the other. Of
-    nested `with`s the inner edit comes after the outer. Gradients flow into edits and through them; see
-    `Edit` for the shapes.
+    as the edit of a name, is no edit. An edit is an array, a tensor, a function of the activation, a pair
+    (one of these, mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s applied one
+    after the other. Of nested `with`s the inner edit comes after the outer. Gradients flow into edits and
+    through them; see `Edit` for the shapes.
 
-    ValueError for an unknown place (it names those near), head or shape, the last during the pass; TypeError
-    where edits are no dict. Only the hooks of this `with` go away afterwards, also after an exception.
+    ValueError for an unknown activation (it names similar ones), head or shape, the last during the pass, or
+    for a network that torch.compile has compiled; TypeError unless edits are a dict. Only the hooks of this
+    `with` are removed afterwards, also after an exception.
     """
-    found = edits_by_name({} if edits is None else edits, network.sites)
-    with alone_with(network), hooked({network.sites[name]: Editor(these) for name, these in found.items()}):
+    by_name = edits_by_name({} if edits is None else edits, network.sites)
+    with hooked(network, {name: Editor(several) for name, several in by_name.items()}):
         yield
 
 
 def cut_edits(edits: dict | None, part: slice, n: int) -> dict | None:
-    """The edits of n boards, as `editing` takes them, for the boards in part; the caller's are left alone.
-    ValueError where an edit or mask with a batch axis is of another number of boards."""
+    """The edits of n boards, as `editing` takes them, cut to the boards in part; the caller's stay as they
+    are. ValueError if an edit or mask with a batch axis is of another number of boards."""
 
     def cut(given, name):
         if isinstance(given, dict):
@@ -337,14 +306,15 @@ def cut_edits(edits: dict | None, part: slice, n: int) -> dict | None:
 
 
 def cut_edit(edit: Edit, part: slice, n: int, name: str) -> Edit:
-    """An edit of n boards, made by `as_edit`, at the place name for the boards in part."""
+    """An edit of n boards (made by `as_edit`) of the activation `name`, cut to the boards in part."""
     has_head_axis = name.rpartition("_")[2] == "a" and edit.head is None
     value = cut_boards(edit.value, 4 if has_head_axis else 3, part, n, f"edit {name}")
     return Edit(value, cut_boards(edit.mask, 2, part, n, f"the mask of edit {name}"), edit.head)
 
 
 def cut_boards(values, ndim: int, part: slice, n: int, what: str):
-    """values for the boards in part; a function, None and a tensor of other than ndim axes are for all n."""
+    """values cut to the boards in part; a function, None or a tensor without batch axis (not ndim axes)
+    stays."""
     if not isinstance(values, torch.Tensor) or values.ndim != ndim:
         return values
     if len(values) != n:

@@ -1,11 +1,13 @@
 """Claim: the abstractions are compositional, independent of context, part and whole.
 
-Measure: four things. Read-outs of a root learnt on single boards and tried on others (made by
-`claims.generalisation`, which has the method). Activations taken from a single board and given to a double
-one. The wholly hidden root of a composite, filled in from its other roots, against the best possible. That
-root when the visible constituents are swapped for another composite's; all of them at once count.
+Question: do codes of objects learnt on single boards serve on others, and do parts determine the whole?
+Measure: four things. Read-outs of a root learnt on single boards and tried on others (`generalisation` has
+the method). Activations taken from a single board and given to a double one. The wholly hidden root of a
+composite, filled in from its other roots, against the best possible. That root when the visible constituents
+are swapped for another composite's; only all of them at once count.
 Controls: those of the read-outs and of the swaps; for the hidden root an untrained network and the root most
 frequent there.
+Row: a read-out, a swap at a stage, or the hidden root.
 """
 from __future__ import annotations
 
@@ -16,40 +18,37 @@ import numpy as np
 from module_dataset import AbstractionDataset
 from studies.claims.manipulation import DIFFERENCE, SWAP, swap_rows
 from studies.claims.networks import Network
-from studies.claims.scores import DRAWS, Table, judge, ratio, resample
+from studies.claims.scores import DRAWS, Row, Table, ratio, resample
 from studies.claims.swaps import Swaps, swaps_of
 
-TABLE = Table(
-    "composition", "they are compositional: independent of context, part and whole", "skill or exact success",
-    "Read-outs (skill) and swaps (exact success) learnt on single boards and applied to others; the "
-    "wholly hidden root of a composite, from its other roots, against the best possible; that root when "
-    "others are swapped.")
+TABLE = Table("composition", "they are compositional: independent of context, part and whole",
+              "skill or exact success")
 
 
 def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types: Iterable[int],
             proba: Sequence[float], means: dict[str, np.ndarray], rng: np.random.Generator, count: int = 200,
-            draws: int = DRAWS, bar: Callable = iter) -> list[dict]:
+            draws: int = DRAWS, bar: Callable = iter) -> list[Row]:
     """Rows on whether codes are compositional. fresh: the untrained network. types: the board types in use;
-    proba: their prior, in the data set's order. means: class means of single boards."""
+    proba: their prior. means: class means of single boards."""
     rows = []
     if 0 in types and 1 in types:
         swaps = swaps_of(dataset, 1, count, rng)
         if swaps is not None:
             where = "from single boards into double ones"
             rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, means, alone(dataset, swaps),
-                              counts=(SWAP, DIFFERENCE))
+                              counted=(SWAP, DIFFERENCE))
     if 2 in types:
         visible = dataset.params.comp_c - 1
         for swapped in bar(range(visible, 0, -1)):
             swaps = swaps_of(dataset, 2, count, rng, swapped)
             if swaps is None:
                 continue
-            everything = swapped == visible
-            if everything:
-                rows += part_whole(network, fresh, dataset, swaps, proba, rng, draws)
+            all_of_them = swapped == visible
+            if all_of_them:
+                rows.append(part_whole(network, fresh, dataset, swaps, proba, rng, draws))
             where = f"{swapped} of {visible} visible constituents of a composite"
             rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, fresh=fresh,
-                              counts=(SWAP,) if everything else ())
+                              counted=(SWAP,) if all_of_them else ())
     return rows
 
 
@@ -63,20 +62,19 @@ def alone(dataset: AbstractionDataset, swaps: Swaps) -> np.ndarray:
 
 
 def part_whole(network: Network, fresh: Network, dataset: AbstractionDataset, swaps: Swaps,
-               proba: Sequence[float], rng: np.random.Generator, draws: int = DRAWS) -> list[dict]:
-    """A row on the wholly hidden root of held-out composites, filled in from the other roots, against the
-    best possible."""
+               proba: Sequence[float], rng: np.random.Generator, draws: int = DRAWS) -> Row:
+    """The row on the wholly hidden root of held-out composites, filled in from the other roots."""
     tokens, n, side = swaps.tokens["base"], len(swaps.rows), dataset.params.board_dim
     hidden, W = tokens == dataset.masking_token, resample(swaps.base, rng, draws)
 
-    def exact(made: np.ndarray) -> np.ndarray:
-        return ratio(((made == swaps.base) | ~hidden).all(1), 1, W)
+    def exact(answers: np.ndarray) -> np.ndarray:
+        return ratio(((answers == swaps.base) | ~hidden).all(1), 1, W)
 
     best = dataset.best_reconstruction(tokens.reshape(n, side, side), proba).board.reshape(n, -1)
     controls = {"untrained network": exact(fresh.run(tokens)[0].argmax(-1)),
                 "the root most frequent there": ratio(_most_frequent(dataset, swaps, hidden), 1, W)}
     effect = exact(network.run(tokens)[0].argmax(-1))
-    return [judge(TABLE.name, "hidden root of a composite, from the others", effect, controls, exact(best))]
+    return Row(TABLE.name, "hidden root of a composite, from the others", effect, controls, exact(best))
 
 
 def _most_frequent(dataset: AbstractionDataset, swaps: Swaps, hidden: np.ndarray) -> np.ndarray:

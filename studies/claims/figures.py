@@ -1,44 +1,38 @@
-"""Pictures of the claims' tables."""
+"""Figures of the claims' tables."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 
 from parts.probing.panels import OBJECT_COLORS, draw_board, draw_matrix, new_figure
+from studies.claims.scores import Row
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
 MARKERS = "so^D*vP"  # of runs
 LINES = ("-", "--", ":", "-.", (0, (1, 3)), "-", "--")  # of sources
 
 
-def _distinct(rows: Iterable[dict], name: str) -> list:
-    """The values of a column, in the order in which they occur."""
-    return list(dict.fromkeys(row[name] for row in rows))
-
-
-def plot_rows(rows: Sequence[dict], label: str):
-    """A line a feature: the effect of each run with its interval, its controls, its upper bound.
-
-    rows: as claims.scores.judge makes them, with 'run'; those that count are marked by whether they hold in
-    every run. label: of the effect.
-    """
-    features, runs = _distinct(rows, "feature"), _distinct(rows, "run")
+def plot_rows(rows: Sequence[Row], label: str):
+    """A line per feature: the effect of each run with its interval, its controls, its upper bound. Features
+    that count are marked by whether they are supported in every run. label: of the effect."""
+    features, runs = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("feature", "run"))
     marks = {run: (marker, ink) for run, marker, ink in zip(runs, MARKERS, INKS, strict=False)}
     step = min(0.24, 0.7 / len(runs))
     figure, axes = new_figure(1, 1, (9, 1.4 + 0.34 * len(features)))
     ax = axes[0, 0]
     for row in rows:
-        y = features.index(row["feature"]) + (runs.index(row["run"]) - (len(runs) - 1) / 2) * step
-        _draw_row(ax, row, y, *marks[row["run"]])
-    signs = {row["feature"]: "✓ " if row["counts"] else "" for row in rows}
-    signs |= {row["feature"]: "✗ " for row in rows if row["counts"] and not row["holds"]}
+        y = features.index(row.feature) + (runs.index(row.run) - (len(runs) - 1) / 2) * step
+        _draw_row(ax, row, y, *marks[row.run])
+    signs = {row.feature: "✓ " if row.counts else "" for row in rows}
+    signs |= {row.feature: "✗ " for row in rows if row.counts and not row.supported}
     ax.set_yticks(range(len(features)), [signs[feature] + feature for feature in features], fontsize=8)
     ax.set(xlabel=label, ylim=(len(features) - 0.4, -0.6))
     ax.grid(axis="x", alpha=0.3)
     for run, (marker, ink) in marks.items():
         ax.plot([], [], marker, color=ink, label=run)
-    if any(row["strongest control"] for row in rows):
+    if any(row.strongest for row in rows):
         ax.plot([], [], "o", color="black", markerfacecolor="none", label="strongest control")
         ax.plot([], [], "o", color="0.7", markerfacecolor="none", label="other controls")
     ax.plot([], [], "|", color="black", markersize=9, markeredgewidth=2, label="upper bound")
@@ -46,26 +40,26 @@ def plot_rows(rows: Sequence[dict], label: str):
     return figure
 
 
-def _draw_row(ax, row: dict, y: float, marker: str, ink) -> None:
+def _draw_row(ax, row: Row, y: float, marker: str, ink) -> None:
     """A row's controls, upper bound and effect at height y."""
-    for name, value in row.items():
-        if name.startswith("control: "):
-            strongest = name == f"control: {row['strongest control']}"
-            color, size, order = ("black", 4.5, 4) if strongest else ("0.7", 3.5, 2)
-            ax.plot(value, y, "o", color=color, markersize=size, markerfacecolor="none", zorder=order)
-    ax.plot([row["upper"]] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
-    error = np.abs([[row["effect"] - row["effect low"]], [row["effect high"] - row["effect"]]])
-    ax.errorbar(row["effect"], y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
+    for name, control in row.controls.items():
+        color, size, order = ("black", 4.5, 4) if name == row.strongest else ("0.7", 3.5, 2)
+        ax.plot(control[0], y, "o", color=color, markersize=size, markerfacecolor="none", zorder=order)
+    ax.plot([row.upper] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
+    effect, (low, high) = row.effect[0], row.interval
+    error = np.abs([[effect - low], [high - effect]])
+    ax.errorbar(effect, y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
 
 
 def plot_stages(curves: Sequence[dict], label: str):
     """Values by stage with their intervals; label: of the values.
 
-    curves: rows with run, cells (a line of panels each), label (a column each), source (a colour each; those
-    named 'epoch ...' of the first run alone), stage, 'value', 'value low', 'value high'.
+    curves: rows with run, cells (a line of panels each), label (a column each), source (a colour each; 'epoch
+    ...' of the first run alone), stage, 'value', 'value low', 'value high'.
     """
-    kinds, labels = _distinct(curves, "cells"), _distinct(curves, "label")
-    inks, first_run = _inks(_distinct(curves, "source")), curves[0]["run"]
+    kinds, labels, sources = (list(dict.fromkeys(row[name] for row in curves))
+                              for name in ("cells", "label", "source"))
+    inks, first_run = _inks(sources), curves[0]["run"]
     groups: dict[tuple, list] = {}
     for row in curves:
         if not row["source"].startswith("epoch") or row["run"] == first_run:
@@ -86,21 +80,17 @@ def plot_stages(curves: Sequence[dict], label: str):
 
 
 def _inks(sources: Sequence[str]) -> dict[str, tuple]:
-    """{source: (colour, line)}: those named 'epoch ...' go from light to dark, the others have a colour
-    each."""
-    from matplotlib import colormaps
-
+    """{source: (colour, line)}: 'epoch ...' from dark to light, a colour each for the others."""
     epochs = [name for name in sources if name.startswith("epoch")]
     others = [name for name in sources if name not in epochs]
     inks = {name: (ink, line) for name, ink, line in zip(others, INKS, LINES, strict=False)}
-    for i, name in enumerate(epochs):
-        inks[name] = (colormaps["viridis"](0.9 * i / max(len(epochs) - 1, 1)), "-")
-    return inks
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(epochs)))
+    return inks | {name: (shade, "-") for name, shade in zip(epochs, shades, strict=True)}
 
 
 def _draw_curve(ax, rows: Sequence[dict], ink, line):
-    """The values of rows, a stage each, with their intervals; of a single row a level line. Returns what a
-    legend shows."""
+    """The values of rows, a stage each, with their intervals; a single row as a level line. Returns the
+    legend's handle."""
     value, low, high = ([row[name] for row in rows] for name in ("value", "value low", "value high"))
     if len(rows) == 1:
         return ax.axhline(value[0], color=ink, linestyle=line, linewidth=1.2)
@@ -127,8 +117,6 @@ def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str],
 def plot_components(stages: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
     """Two principal components of the points X (N, D) of each stage, a column each, a line of panels for each
     of labels (N,): a colour a label, and its number at its mean."""
-    from matplotlib import colormaps
-
     colors = colormaps["tab10"]
     figure, axes = new_figure(len(labels), len(stages), (2.6 * len(stages), 2.8 * len(labels)))
     for column, (stage, X) in zip(axes.T, stages.items(), strict=True):

@@ -1,10 +1,13 @@
-"""Claim: what is encoded is abstract, so that read-outs carry over to contexts they were not fitted in.
+"""Claim: what is encoded is abstract.
 
-Measure: the contexts of a label are halved; a linear read-out is fitted in one half and tested in the other,
-both ways (Bernardi et al. 2020). Upper bound: a read-out fitted in both halves. From single boards to double
-ones or composites there is one way only, and the row belongs to the claim of compositionality.
-Controls: the same from an untrained network and from the input. Beside it the parallelism score at that
-stage: the mean cosine between the two halves' differences of class means, and the same with classes shuffled.
+Question: do read-outs of a label carry over to contexts in which they were not fitted?
+Measure: the contexts of a label are halved; skill of a linear read-out fitted in one half and tested in the
+other, both ways (Bernardi et al. 2020). From single boards to double ones or composites there is one way
+only, and the row belongs to the claim of compositionality.
+Upper bound: a read-out fitted in both halves.
+Controls: the same from an untrained network and from the input.
+Row: a label across what divides its contexts. Beside it the parallelism score at that stage: the mean cosine
+between the two halves' differences of class means, and the same with classes shuffled.
 """
 from __future__ import annotations
 
@@ -16,13 +19,10 @@ import numpy as np
 from module_dataset import AbstractionDataset
 from studies.claims.readouts import best_stage, readouts
 from studies.claims.sample import Sample
-from studies.claims.scores import Table, judge
+from studies.claims.scores import Row, Table
 
-TABLE = Table(
-    "generalisation", "what is encoded is abstract: read-outs carry over to unseen contexts",
-    "skill in the other contexts",
-    "Skill of read-outs fitted in one half of the contexts and tested in the other, both ways; upper "
-    "bound: fitted in both. Parallelism: mean cosine between the two halves' differences of class means.")
+TABLE = Table("generalisation", "what is encoded is abstract: read-outs carry over to unseen contexts",
+              "skill in the other contexts")
 CROSSINGS = (  # (label, what divides its contexts)
     ("root", "background"), ("root", "place on the board"), ("root", "companion"), ("background", "root"),
     ("place in the root", "root"), ("row", "root"), ("column", "root"), ("composite", "background"),
@@ -37,8 +37,8 @@ class Crossing:
     label: str
     condition: str
     values: np.ndarray  # (n, T) of the label
-    half: np.ndarray  # (n, T) 0 or 1, -1 in neither
-    usable: np.ndarray  # (n, T) cells that have the label and a half, and of which the label can be known
+    half: np.ndarray  # (n, T) 0 or 1, -1 for neither
+    usable: np.ndarray  # (n, T) cells that have a half and the label, which the visible cells determine
 
     @property
     def one_way(self) -> bool:
@@ -52,8 +52,8 @@ class Crossing:
 
 def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, contexts: dict[str, np.ndarray],
             W: np.ndarray, rng: np.random.Generator, crossings: Sequence[tuple[str, str]] = CROSSINGS,
-            bar: Callable = iter) -> list[dict]:
-    """Rows on whether codes are abstract; those of ONE_WAY contexts are rows of the table on composition.
+            bar: Callable = iter) -> list[Row]:
+    """Rows on whether codes are abstract; those of ONE_WAY contexts belong to the table on composition.
 
     sources: {'network': {stage: (n, T, D)}, control: {stage: features}}. contexts: as `contexts_of` makes
     them. crossings: (label, what divides its contexts). W (R + 1, masked test boards).
@@ -67,17 +67,17 @@ def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, contexts:
 
 
 def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.ndarray]:
-    """{what divides contexts: (n, T)}: 0 or 1, the half a cell's context belongs to; -1 in neither."""
-    labels, objects = sample.labels, sample.scenes.objects
+    """{what divides contexts: (n, T)}: the half, 0 or 1, that a cell's context belongs to; -1 for neither."""
+    labels, objects = sample.labels, sample.drawn.objects
     root = labels["root"]
-    types = np.broadcast_to(sample.scenes.types[:, None], root.shape)
+    types = np.broadcast_to(sample.drawn.types[:, None], root.shape)
     number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1)  # of two objects
-    other = objects[np.arange(len(objects))[:, None], 1 - number, 0]
+    companion = objects[np.arange(len(objects))[:, None], 1 - number, 0]
     of_the_board = _half(objects[:, :1, 0], types == 0)
     return {"background": _half(labels["background"]),
             "place on the board": _half(labels["row"] + labels["column"], root >= 0),
             "root": np.where(root >= 0, _half(root), of_the_board),
-            "companion": _half(other, (types == 1) & (root >= 0)),
+            "companion": _half(companion, (types == 1) & (root >= 0)),
             "double boards": np.where(types < 2, types, -1),
             "composites": np.array([0, -1, 1])[types]}
 
@@ -87,17 +87,16 @@ def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
 
 
 def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, condition: str) -> Crossing:
-    """The crossing of a label with what divides its contexts; a background is asked for on single boards
-    only."""
+    """The crossing of a label with what divides its contexts."""
     values, half = sample.labels[label], contexts[condition]
     usable = (half >= 0) & (values >= 0) & sample.known[label]
-    if label == "background":
-        usable &= (sample.scenes.types == 0)[:, None]
+    if label == "background":  # of single boards only, whose one root is the context of all cells
+        usable &= (sample.drawn.types == 0)[:, None]
     return Crossing(label, condition, values, half, usable)
 
 
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
-    """Whether each half has two classes among the boards to fit, those to choose by and those to test."""
+    """Whether each half has two classes among the boards to fit, to choose by and to test."""
     for half in (0, 1):
         for part in range(3):
             cells = crossing.within(half) & (sample.part == part)[:, None]
@@ -106,7 +105,7 @@ def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
     return True
 
 
-def _row(crossing: Crossing, sources: dict, sample: Sample, W: np.ndarray, rng: np.random.Generator) -> dict:
+def _row(crossing: Crossing, sources: dict, sample: Sample, W: np.ndarray, rng: np.random.Generator) -> Row:
     fitted_in = (0,) if crossing.one_way else (0, 1)
     stage, scores = "", {}
     for source, stages in sources.items():
@@ -115,31 +114,30 @@ def _row(crossing: Crossing, sources: dict, sample: Sample, W: np.ndarray, rng: 
             stage = ways[-1][0]
         scores[source] = np.mean([score for _, score in ways], axis=0)
     tested = crossing.usable & np.isin(crossing.half, [1 - half for half in fitted_in])
-    both = readouts(sources["network"], crossing.values, crossing.usable, tested, sample, W)
-    upper = best_stage(both)[1]
+    in_both = readouts(sources["network"], crossing.values, crossing.usable, tested, sample, W)
     parallel, shuffled = parallelism(sources["network"][stage], crossing, rng)
-    fresh, _ = parallelism(sources["untrained network"][stage], crossing, rng)
+    untrained, _ = parallelism(sources["untrained network"][stage], crossing, rng)
     if crossing.one_way:
         table = "composition"
         feature = f"read-out of the root learnt on single boards, on {crossing.condition}"
     else:
         table = TABLE.name
         feature = f"{crossing.label} across {crossing.condition}"
-    row = judge(table, feature, scores.pop("network"), scores, upper, stage=stage)
-    return row | {"parallelism": parallel, "parallelism, shuffled": shuffled, "parallelism, untrained": fresh}
+    return Row(table, feature, scores.pop("network"), scores, best_stage(in_both)[1], stage, extras={
+        "parallelism": parallel, "parallelism, shuffled": shuffled, "parallelism, untrained": untrained})
 
 
 def _carried(crossing: Crossing, stages: dict, half: int, sample: Sample,
              W: np.ndarray) -> tuple[str, np.ndarray]:
     """(stage, score) of the best read-out that is fitted and chosen in a half and tested in the other."""
     judged_in = np.where(sample.part < 2, half, 1 - half)[:, None]
-    found = readouts(stages, crossing.values, crossing.within(half), crossing.within(judged_in), sample, W)
-    return best_stage(found)
+    return best_stage(readouts(stages, crossing.values, crossing.within(half), crossing.within(judged_in),
+                               sample, W))
 
 
 def parallelism(X: np.ndarray, crossing: Crossing, rng: np.random.Generator) -> tuple[float, float]:
-    """Parallelism score of a crossing's label at activations X (n, T, D), and with classes shuffled within
-    each half."""
+    """Parallelism score of a crossing's label at activations X (n, T, D), and with the classes shuffled
+    within each half."""
     cells = [crossing.within(half) for half in (0, 1)]
     points = [X[where] for where in cells]
     classes = [crossing.values[where] for where in cells]
@@ -148,8 +146,8 @@ def parallelism(X: np.ndarray, crossing: Crossing, rng: np.random.Generator) -> 
 
 
 def _parallelism(points: list[np.ndarray], classes: list[np.ndarray]) -> float:
-    """Mean cosine between the two halves' differences of class means, over pairs of the classes that both
-    have."""
+    """Mean cosine between the two halves' differences of class means, over pairs of classes in both
+    halves."""
     common = np.intersect1d(*classes)
     i, j = np.triu_indices(len(common), 1)
     differences = []

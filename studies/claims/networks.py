@@ -1,4 +1,5 @@
-"""A trained run as the measurements use it: a network that is recorded and edited, and one that speaks."""
+"""A trained run as the measurements use it: a network that is recorded and edited, and LEA, which encodes
+boards as sentences and rebuilds boards from sentences."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,14 +10,14 @@ import module_train_probe
 import module_train_probe_lea
 import utils
 
-BOARDS_AT_ONCE = 512  # that a speaker is given
+BOARDS_AT_ONCE = 512  # in one call of LEA, to save memory
 
 
 class Network:
     """A trainer's network as the measurements see it.
 
-    stages: names of recorded activations in the order of the stack. editable: those that can be replaced and
-    that an attention still follows.
+    stages: names of recorded activations in the order of the stack. editable: the stages that can be replaced
+    and that an attention still follows.
     """
 
     def __init__(self, trainer: module_train_probe.TrainTransformer):
@@ -45,18 +46,19 @@ class Network:
             stage, values, where = edit
             block, site = stage.split("_", 1)
             edits = {block: {site: (values, where)}}
-        acts = self.trainer._recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])
+        acts = self.trainer.recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])
         return acts.pop("logit"), acts
 
 
 class Speaker:
-    """A LEA run that says sentences about boards and rebuilds boards from them, in eval mode."""
+    """A LEA run in evaluation mode, from boards to sentences and back."""
 
     def __init__(self, trainer: module_train_probe_lea.TrainTransformer):
         self.trainer = trainer
 
     def speak(self, boards: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """Sentences (n, S) about boards (n, h, w), whose cells are hidden where masks (n, h, w) says so."""
+        """Sentences (n, S) that encode boards (n, h, w), whose cells are hidden where masks (n, h, w) is
+        true."""
         masks = np.zeros_like(boards) if masks is None else masks
         pieces = zip(_pieces(boards), _pieces(masks), strict=True)
         return np.concatenate([self.trainer.speaker_sentence(*piece) for piece in pieces])

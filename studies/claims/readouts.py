@@ -1,6 +1,5 @@
 """Linear read-outs of labels from activations, tokens or words: fitted, chosen by their skill, and tested on
-other boards.
-"""
+other boards."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ class ReadOut:
 
 def predict(X: np.ndarray, values: np.ndarray, train: np.ndarray,
             beside: np.ndarray | None = None) -> list[np.ndarray]:
-    """Linear read-outs of values (n, T) fitted on the cells in train (n_fit, T), one for each strength of
+    """Linear read-outs of values (n, T), fitted on the cells in train (n_fit, T), one for each strength of
     RIDGE.
 
-    X (n, T, D) of cells, beside which each may have features of its position (T, P), or (n, F) of boards,
-    from which each cell has a read-out of its own. Returns predictions (n - n_fit, T) for the other boards.
+    X (n, T, D) of cells, to which features of the position (T, P) may be joined; or (n, F) of boards, from
+    which each cell has a read-out of its own. Returns predictions (n - n_fit, T) for the other boards.
     """
     n_fit, T, C = len(train), values.shape[1], values.max() + 1
     b, t = np.nonzero(train & (values[:n_fit] >= 0))
@@ -51,33 +50,33 @@ def predict(X: np.ndarray, values: np.ndarray, train: np.ndarray,
     return predictions
 
 
-def choose(made: list[np.ndarray], values: np.ndarray, judged: np.ndarray, n_valid: int,
+def choose(predictions: list[np.ndarray], values: np.ndarray, judged: np.ndarray, n_valid: int,
            W: np.ndarray) -> ReadOut:
-    """Of predictions made for the boards to choose by and the test boards, those that are best on the former.
+    """Of several predictions, those with the best skill on the boards to choose by.
 
-    made, values, judged all (n_valid + n_test, T): over the cells judged. W (R + 1, n_test).
+    predictions, values, judged all (n_valid + n_test, T); skill is over the cells judged. W (R + 1, n_test).
     """
     once = np.ones((1, n_valid))
-    skills = [skill(predicted[:n_valid], values[:n_valid], judged[:n_valid], once)[0] for predicted in made]
+    skills = [skill(p[:n_valid], values[:n_valid], judged[:n_valid], once)[0] for p in predictions]
     best = int(np.argmax(np.nan_to_num(skills, nan=-np.inf)))
-    return ReadOut(skills[best], skill(made[best][n_valid:], values[n_valid:], judged[n_valid:], W))
+    return ReadOut(skills[best], skill(predictions[best][n_valid:], values[n_valid:], judged[n_valid:], W))
 
 
 def readouts(stages: dict[str, np.ndarray], values: np.ndarray, train: np.ndarray, judged: np.ndarray,
              sample: Sample, W: np.ndarray, beside: np.ndarray | None = None) -> dict[str, ReadOut]:
-    """{stage: read-out of values} from stages {name: features}, beside them features of the position (T, P);
+    """{stage: read-out of values} from stages {name: features}, joined with features of the position (T, P);
     values, train, judged (n, T) as the sample's boards."""
-    found, rest = {}, slice(sample.n_fit, None)
+    by_stage, rest = {}, slice(sample.n_fit, None)
     for stage, X in stages.items():
-        made = predict(X, values, train[: sample.n_fit], beside)
-        found[stage] = choose(made, values[rest], judged[rest], sample.n_valid, W)
-    return found
+        predictions = predict(X, values, train[: sample.n_fit], beside)
+        by_stage[stage] = choose(predictions, values[rest], judged[rest], sample.n_valid, W)
+    return by_stage
 
 
-def best_stage(found: dict[str, ReadOut]) -> tuple[str, np.ndarray]:
+def best_stage(by_stage: dict[str, ReadOut]) -> tuple[str, np.ndarray]:
     """(stage, score on the test boards) of the stage that was best on the boards to choose by."""
-    stage = max(found, key=lambda name: np.nan_to_num(found[name].chosen_by, nan=-np.inf))
-    return stage, found[stage].score
+    stage = max(by_stage, key=lambda name: np.nan_to_num(by_stage[name].chosen_by, nan=-np.inf))
+    return stage, by_stage[stage].score
 
 
 def input_features(tokens: np.ndarray, vocab: int) -> dict[str, dict[str, np.ndarray]]:

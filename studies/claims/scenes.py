@@ -1,89 +1,74 @@
-"""Scenes: boards drawn from rows of a data set, and what is on them."""
+"""Boards of a data set for a study: which types are in use, random and held-out boards, and their masks."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from module_dataset import TYPES, AbstractionDataset
+from module_dataset import TYPES, AbstractionDataset, Boards
 
-MASKING = (0.25, 0.5)  # as at the end of training: share of cells hidden, of boards that lose a patch
-
-
-@dataclass
-class Scenes:
-    """n boards and what is on them."""
-
-    boards: np.ndarray  # (n, h, w)
-    types: np.ndarray  # (n,) 0 single, 1 double, 2 composition
-    composites: np.ndarray  # (n,) index or -1
-    backgrounds: np.ndarray  # (n,)
-    objects: np.ndarray  # (n, m, 3) root (-1: none), row and column, in drawing order
-
-    def __len__(self) -> int:
-        return len(self.boards)
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """The boards, cell after cell: (n, T)."""
-        return self.boards.reshape(len(self), -1)
-
-    def take(self, which: np.ndarray | slice) -> Scenes:
-        """The scenes that which, an index of the first axis, picks."""
-        return Scenes(*(values[which] for values in vars(self).values()))
-
-    @classmethod
-    def join(cls, parts: Sequence[Scenes]) -> Scenes:
-        """The scenes of all parts, in order; as many objects in each."""
-        fields = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*map(np.concatenate, fields))
+MASKING = (0.25, 0.5)  # as at the end of training: share of cells hidden, share of boards that lose a patch
 
 
 def types_in_use(dataset: AbstractionDataset, proba: Sequence[float]) -> dict[int, float]:
-    """{type: probability} of the board types that are drawn; proba in the order of the data set's
-    board_types."""
+    """{type: probability} of the board types that are drawn. proba: in the order of dataset.board_types."""
     return {TYPES.index(name): float(p) for name, p in zip(dataset.board_types, proba, strict=True) if p > 0}
+
+
+def without_held_out(dataset: AbstractionDataset, types: Iterable[int]) -> list[str]:
+    """The names of types of which no board is held out."""
+    return [TYPES[type_] for type_ in types if dataset.sets is None or not len(dataset.table(type_, "test"))]
 
 
 def rows_of(dataset: AbstractionDataset, type_: int, split: str, count: int, rng: np.random.Generator,
             distinct: bool = False) -> np.ndarray:
-    """(count, width) random rows of a family's split (of train where that is empty), with repetition.
+    """(count, width) random rows of a type, with repetition; split: 'train', or 'test' for held-out ones.
 
-    distinct: without repetition, and all there are where they are fewer.
+    Of a type without held-out boards a quarter of train is taken in their place and kept out of what is
+    fitted. distinct: without repetition, so there may be fewer than count.
     """
-    table = dataset._table(type_, split)
-    if not len(table):
-        table = dataset._table(type_, "train")
+    table = dataset.table(type_, split)
+    if without_held_out(dataset, [type_]):
+        train = dataset.table(type_, "train")
+        some = train.take(rng.choice(len(train), min(len(train), 8 * count), replace=False))
+        table = some[(hashed(dataset, type_, some) >= 3 * 2**30) == (split == "test")]
+        if not len(table):
+            raise ValueError(f"{TYPES[type_]!r} boards are too few to keep some apart from those fitted on.")
     if distinct:
         count = min(count, len(table))
-    return table.take(rng.choice(len(table), count, replace=not distinct))
+    return table[rng.choice(len(table), count, replace=not distinct)]
 
 
-def scenes_of(dataset: AbstractionDataset, type_: int, rows: np.ndarray, rng: np.random.Generator) -> Scenes:
-    """The scenes of rows (n, width) of a family."""
-    root, row, column, backgrounds = dataset._objects(type_, rows)
-    boards, _ = dataset._draw(root, row, column, backgrounds, root, rng)
-    composites = rows[:, 0] if type_ == 2 else np.full(len(rows), -1)
+def hashed(dataset: AbstractionDataset, type_: int, rows: np.ndarray) -> np.ndarray:
+    """(n,) a number below 2^32 for each of rows (n, width), the same for every copy of a row."""
+    return dataset.params.families[type_].rank(rows) * 2654435761 % 2**32  # Knuth's multiplicative hash
+
+
+def boards_of(dataset: AbstractionDataset, type_: int, rows: np.ndarray, rng: np.random.Generator) -> Boards:
+    """The boards of rows (n, width) of a type. Boards of all types have room for as many objects (two at
+    least), so that code that looks at two objects needs no special case for boards of one."""
+    root, row, column, backgrounds = dataset.objects(type_, rows)
+    boards, slots = dataset.draw_objects(root, row, column, backgrounds, root, rng)
     objects = np.full((len(rows), max(2, dataset.params.comp_dim**2), 3), -1)
-    objects[:, : root.shape[1]] = np.stack([root, row, column], -1)
-    return Scenes(boards, np.full(len(rows), type_), composites, backgrounds, objects)
+    objects[:, : root.shape[1]] = np.where(root[..., None] >= 0, np.stack([root, row, column], -1), -1)
+    composites = rows[:, 0] if type_ == 2 else np.full(len(rows), -1)
+    return Boards(boards, np.full(len(rows), type_), slots, objects, composites, backgrounds)
 
 
-def held_out(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator) -> Scenes:
-    """At most count held-out scenes of a family, no picture twice, though two rows may draw it."""
-    scenes = scenes_of(dataset, type_, rows_of(dataset, type_, "test", count, rng, distinct=True), rng)
-    return scenes.take(np.unique(scenes.tokens, axis=0, return_index=True)[1])
+def held_out(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator) -> Boards:
+    """At most count held-out boards of a type, each picture once, although two rows may draw the same."""
+    boards = boards_of(dataset, type_, rows_of(dataset, type_, "test", count, rng, distinct=True), rng)
+    return boards.take(np.unique(boards.tokens, axis=0, return_index=True)[1])
 
 
-def hide(dataset: AbstractionDataset, scenes: Scenes, rng: np.random.Generator) -> np.ndarray:
+def hide(dataset: AbstractionDataset, boards: Boards, rng: np.random.Generator) -> np.ndarray:
     """Masks (n, h, w) as at the end of training."""
-    corners = np.where(scenes.objects[..., :1] >= 0, scenes.objects[..., 1:], -1)
-    return dataset.mask(scenes.boards, *MASKING, scenes.types, corners, rng)[0]
+    return dataset.mask(boards.boards, *MASKING, boards.types, boards.corners, rng)[0]
 
 
 def footprints(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:
-    """Cells (n, m * d * d) of objects (n, m, 3), object by object; -1 for one that is not there."""
+    """Cells (n, m * d * d) that objects (n, m, 3) cover, object by object; -1 for an object that is
+    missing."""
     h, d = dataset.params.board_dim, dataset.params.abs_dim
     inside = (np.arange(d)[:, None] * h + np.arange(d)).ravel()
     corners = objects[..., 1, None] * h + objects[..., 2, None]

@@ -1,9 +1,7 @@
-"""Scores with intervals, and the rules by which claims are judged, which were fixed before any number was
-seen.
+"""Scores with intervals, the rows made of them, and the rule of judgement, which was fixed beforehand.
 
-A *score* is an array (R + 1,): the measured value, then the same over boards drawn with replacement by
-`resample`, whose weights all scores of a comparison share, so that their difference has an interval too. A
-*row* of a table is what `judge` makes; a claim's rows together have the verdict that `verdict` gives.
+A *score* is an array (R + 1,): the measured value, then its value on each of R bootstrap samples of the
+boards (`resample`). All scores of a row share these samples, so that differences have intervals too.
 """
 from __future__ import annotations
 
@@ -12,24 +10,95 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-DRAWS = 500  # bootstrap draws
+DRAWS = 500  # bootstrap samples
 
 
 @dataclass(frozen=True)
 class Table:
-    """What the report says about a table of rows, and how it draws more than the rows."""
+    """The rows of one claim's file, and the figures that the report draws besides them."""
 
     name: str
-    title: str  # what the paper claims, or what the table is
-    axis: str  # of the figure of its rows
-    measured: str  # what is measured, in whole sentences
-    is_claim: bool = True  # whether its rows have a verdict
-    # further figures {name: function that draws what was found under that name}
-    figures: Mapping[str, Callable] = field(default_factory=dict)
+    title: str  # what the paper claims, or what the table shows
+    axis: str  # label of the effect in the figure
+    figures: Mapping[str, Callable] = field(default_factory=dict)  # {name: function of what has that name}
+    is_claim: bool = True  # whether its rows get a verdict
+
+
+@dataclass
+class Row:
+    """A feature's effect beside its controls; effect and controls are scores, or single numbers."""
+
+    table: str
+    feature: str
+    effect: np.ndarray
+    controls: dict[str, np.ndarray] = field(default_factory=dict)
+    upper: float = 1.0  # upper bound of the effect; of a score, the measured value
+    stage: str = ""  # where in the network
+    counts: bool = True  # whether the verdict counts the feature
+    extras: dict = field(default_factory=dict)  # further columns; a score gets an interval
+    run: str = ""
+
+    def __post_init__(self):
+        self.effect, self.upper = np.atleast_1d(self.effect), float(np.ravel(self.upper)[0])
+        self.controls = {name: np.atleast_1d(control) for name, control in self.controls.items()}
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The effect's 95% bootstrap interval."""
+        return interval(self.effect)
+
+    @property
+    def strongest(self) -> str:
+        """The control with the greatest measured value; '' without controls."""
+        known = [name for name, control in self.controls.items() if np.isfinite(control[0])]
+        return max(known, key=lambda name: self.controls[name][0], default="")
+
+    @property
+    def gain(self) -> np.ndarray:
+        """Score of the effect minus its strongest control."""
+        return self.effect - self.controls.get(self.strongest, 0)
+
+    @property
+    def supported(self) -> bool:
+        """The rule: the interval of the gain lies above 0, and the effect is at least half of its upper
+        bound."""
+        return bool(interval(self.gain)[0] > 0 and self.effect[0] >= self.upper / 2)
+
+    def as_dict(self) -> dict:
+        """The row as columns of a CSV."""
+        control = self.controls.get(self.strongest, [np.nan])[0]
+        cells = {"run": self.run, "table": self.table, "feature": self.feature, "stage": self.stage}
+        cells |= spread("effect", self.effect)
+        cells |= {"upper": self.upper, "strongest control": self.strongest, "control": control}
+        cells |= spread("gain", self.gain) | {"counts": self.counts, "supported": self.supported}
+        for name, value in self.extras.items():
+            cells |= spread(name, value) if np.ndim(value) else {name: value}
+        return cells | {f"control: {name}": score[0] for name, score in self.controls.items()}
+
+
+def verdict(rows: Sequence[Row]) -> dict:
+    """The verdict on the rows of one claim, of all runs together.
+
+    A feature is supported if it was measured and is supported in every run. The claim is supported if all its
+    features are, partly supported if some are.
+    """
+    runs = {row.run for row in rows}
+    by_feature: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.counts:
+            by_feature.setdefault(row.feature, []).append(row.supported)
+    supported = [name for name, each in by_feature.items() if all(each) and len(each) >= len(runs)]
+    others = [name for name in by_feature if name not in supported]
+    if not supported:
+        word = "not supported"
+    else:
+        word = "partly supported" if others else "supported"
+    return {"verdict": word, "features": len(by_feature), "supported": len(supported), "runs": len(runs),
+            "supported features": "; ".join(supported), "other features": "; ".join(others)}
 
 
 def resample(boards: int | np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """How often each of n boards counts: (draws + 1, n), once in the first row, then as drawn with
+    """How often each of n boards counts: W (draws + 1, n), once in the first row, then as drawn with
     replacement.
 
     boards: n, or the boards (n, T), of which equal ones are drawn together.
@@ -51,18 +120,23 @@ def ratio(part: np.ndarray, whole: np.ndarray | float, W: np.ndarray) -> np.ndar
         return (W @ part) / (W @ whole)
 
 
-def spread(name: str, score: np.ndarray) -> dict[str, float]:
-    """A score's value and its 95% bootstrap interval as cells of a row."""
+def interval(score: np.ndarray) -> tuple[float, float]:
+    """A score's 95% bootstrap interval."""
     draws = score[1:][np.isfinite(score[1:])]
-    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
+    return tuple(np.quantile(draws, [0.025, 0.975])) if len(draws) else (np.nan, np.nan)
+
+
+def spread(name: str, score: np.ndarray) -> dict[str, float]:
+    """A score's value and interval as three columns."""
+    low, high = interval(score)
     return {name: score[0], f"{name} low": low, f"{name} high": high}
 
 
 def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """Score of balanced accuracy above chance: 0 is what the majority class (or any constant answer) reaches,
-    1 is perfect.
+    """Score of balanced accuracy above chance: 0 for the majority class (or any constant answer), 1 if
+    perfect.
 
-    predicted, truth, use (n, T): over the cells in use. NaN where fewer than two classes occur.
+    predicted, truth, use (n, T): over the cells in use. NaN if fewer than two classes occur.
     """
     names, classes = np.unique(truth[use], return_inverse=True)
     n, C = len(truth), len(names)
@@ -70,55 +144,10 @@ def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarr
         return np.full(len(W), np.nan)
     place = np.nonzero(use)[0] * C + classes  # of a cell's board and class in the tables (n, C)
     occurs = np.bincount(place, minlength=n * C).reshape(n, C)
-    found = np.bincount(place, predicted[use] == truth[use], n * C).reshape(n, C)
-    occurs, found = W @ occurs, W @ found
+    right = np.bincount(place, predicted[use] == truth[use], n * C).reshape(n, C)
+    occurs, right = W @ occurs, W @ right
     drawn = occurs > 0  # a class that was not drawn is left out
-    recall = found / np.maximum(occurs, 1)
+    recall = right / np.maximum(occurs, 1)
     with np.errstate(invalid="ignore"):
         accuracy = recall.sum(1, where=drawn) / drawn.sum(1)
         return (accuracy - 1 / C) / (1 - 1 / C)
-
-
-def judge(table: str, feature: str, effect: np.ndarray, controls: dict[str, np.ndarray],
-          upper: np.ndarray | float = 1.0, counts: bool = True, stage: str = "",
-          counted_before: bool | None = None, **more) -> dict:
-    """A row of a table: a feature's effect beside its controls, and whether it holds.
-
-    It holds where the 95% interval of the effect minus its strongest control (by measured value) lies above 0
-    and the effect is at least half of its upper bound. effect and controls are scores; upper is a number, or
-    a score whose measured value is used. counts: whether `verdict` looks at the row; counted_before: whether
-    it did by the rules before those announced in docs/claims.md, None: as now. more: further cells of the
-    row.
-    """
-    known = {name: score for name, score in controls.items() if np.isfinite(score[0])}
-    strongest = max(known, key=lambda name: known[name][0], default="")
-    gain = spread("gain", effect - known.get(strongest, 0))
-    upper = float(np.ravel(upper)[0])
-    row = {"table": table, "feature": feature, "stage": stage} | spread("effect", effect)
-    row |= {"upper": upper, "strongest control": strongest}
-    row |= {"control": known[strongest][0] if known else np.nan} | gain
-    row |= {"counts": counts, "counted before": counts if counted_before is None else counted_before}
-    row |= {"holds": bool(gain["gain low"] > 0 and effect[0] >= upper / 2)}
-    return row | more | {f"control: {name}": score[0] for name, score in controls.items()}
-
-
-def verdict(rows: Sequence[dict], rules: str = "counts") -> dict:
-    """What the rows of one claim, all runs' together, come to: it holds, holds in part (and for what) or does
-    not.
-
-    A feature holds if it was measured and holds in every run. rules: 'counts', or 'counted before' for those
-    before the ones announced in docs/claims.md.
-    """
-    runs = {row.get("run") for row in rows}
-    by_feature: dict[str, list[bool]] = {}
-    for row in rows:
-        if row[rules]:
-            by_feature.setdefault(row["feature"], []).append(row["holds"])
-    holding = [name for name, each in by_feature.items() if all(each) and len(each) >= len(runs)]
-    failing = [name for name in by_feature if name not in holding]
-    if not holding:
-        word = "does not"
-    else:
-        word = "in part" if failing else "holds"
-    return {"verdict": word, "features": len(by_feature), "holding": len(holding), "runs": len(runs),
-            "holds for": "; ".join(holding), "not for": "; ".join(failing)}

@@ -1,8 +1,8 @@
 """Swaps: held-out boards beside donors that differ in one object (or several of a composite), and which cells
 to edit.
 
-What a donor shows is given to the visible cells of the object; what comes of it is read from its hidden
-cells, none of which is edited.
+The visible cells of the object get the donor's activations; the effect is read at its hidden cells, none of
+which is edited.
 """
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from module_dataset import AbstractionDataset
+from module_dataset import AbstractionDataset, Boards
 from parts.boards.params import apart
-from studies.claims.scenes import MASKING, Scenes, footprints, rows_of, scenes_of
+from studies.claims.scenes import MASKING, boards_of, footprints, rows_of
 
 HIDDEN_OF_OBJECT = 1 / 3  # share of a swapped object's cells that is hidden, to be read
 ROWS_FOR_ONE = 12  # rows drawn for each swap that is wanted: not all can be used
@@ -25,65 +25,61 @@ class Swaps:
 
     rows: np.ndarray  # (n, width) of the base
     tokens: dict[str, np.ndarray]  # (n, T) masked: base; donor, third: other roots in the edited cells; same
-    cells: np.ndarray  # (n, c) footprints of what may be edited, -1 for what is not there
+    cells: np.ndarray  # (n, c) footprints of what may be edited, -1 for a missing object
     same_cells: np.ndarray  # (n, c) those of `same`, the same object on another board
     edit: np.ndarray  # (n, c) which are edited
     read: np.ndarray  # (n, T) hidden cells, not edited, where base and donor differ
-    away: np.ndarray  # (n, T) cells on which the swap should do nothing
+    away: np.ndarray  # (n, T) cells on which the swap should have no effect
     base: np.ndarray  # (n, T) whole boards
     donor: np.ndarray  # (n, T)
     kinds: dict[str, np.ndarray]  # (n, c) root x d * d + place of each of cells, in base and donor
 
     def take(self, which: np.ndarray) -> Swaps:
-        """The swaps that which, an index of the first axis, picks."""
-        taken = {}
-        for name, value in vars(self).items():
-            if isinstance(value, dict):
-                taken[name] = {who: array[which] for who, array in value.items()}
-            else:
-                taken[name] = value[which]
-        return Swaps(**taken)
+        """The swaps that `which`, an index of the first axis, picks."""
+        return Swaps(**{name: {key: array[which] for key, array in value.items()} if isinstance(value, dict)
+                        else value[which] for name, value in vars(self).items()})
 
 
 def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator,
              swapped: int = 1) -> Swaps | None:
-    """At most count swaps on held-out boards without overlap, everything but the swapped objects the same.
+    """At most count swaps on held-out boards without overlap; all but the swapped objects stays the same.
 
-    Single and double boards: of the first root, a third of whose cells is hidden; the visible ones are
-    edited. Composites: of `swapped` visible constituents by another composite's, one root being wholly
-    hidden. None where fewer than two can be made.
+    Single and double boards: the first root is swapped, a third of its cells hidden and the visible ones
+    edited. Composites: `swapped` visible constituents become another composite's, and one more root is wholly
+    hidden. None if fewer than two swaps can be made.
     """
     rows = _rows(dataset, type_, count, rng)
     if rows is None:
         return None
-    scenes = {who: scenes_of(dataset, type_, r, rng) for who, r in rows.items()}
-    objects = {who: s.objects if type_ == COMPOSITION else s.objects[:, :1] for who, s in scenes.items()}
-    cells, same_cells = (footprints(dataset, objects[who]) for who in ("base", "same"))
+    boards = {name: boards_of(dataset, type_, r, rng) for name, r in rows.items()}
+    objects = {name: b.objects if type_ == COMPOSITION else b.objects[:, :1] for name, b in boards.items()}
+    cells, same_cells = (footprints(dataset, objects[name]) for name in ("base", "same"))
     if type_ == COMPOSITION:
         gone, edit = _constituents(dataset, objects, swapped, rng)
     else:
         gone = rng.random(cells.shape) < HIDDEN_OF_OBJECT
         edit = ~gone
-    base, donor = scenes["base"].tokens, scenes["donor"].tokens
+    base, donor = boards["base"].tokens, boards["donor"].tokens
     hidden_elsewhere = rng.random(base.shape) < (0 if type_ == COMPOSITION else MASKING[0])
     inside, edited = (_on_board(values, cells, base.shape) for values in (cells >= 0, edit))
     hidden = _hidden(gone, cells, hidden_elsewhere)
     differ = (base != donor) & inside
-    made = Swaps(
+    swaps = Swaps(
         rows=rows["base"],
-        tokens=_tokens(dataset, scenes, edited, hidden, _hidden(gone, same_cells, hidden_elsewhere)),
+        tokens=_tokens(dataset, boards, edited, hidden, _hidden(gone, same_cells, hidden_elsewhere)),
         cells=cells, same_cells=same_cells, edit=edit,
         read=differ & hidden, away=~inside, base=base, donor=donor,
-        kinds={who: _kinds(dataset, objects[who]) for who in ("base", "donor")})
-    enough = made.read.any(1) & ((differ & edited).sum(1) >= 2)
+        kinds={name: _kinds(dataset, objects[name]) for name in ("base", "donor")})
+    # something to read, and enough in the edited cells to tell the roots apart
+    enough = swaps.read.any(1) & ((differ & edited).sum(1) >= 2)
     keep = np.flatnonzero(enough)[:count]
-    return made.take(keep) if len(keep) >= 2 else None
+    return swaps.take(keep) if len(keep) >= 2 else None
 
 
 def _rows(dataset: AbstractionDataset, type_: int, count: int,
           rng: np.random.Generator) -> dict[str, np.ndarray] | None:
     """{base, donor, third, same: (n, width)}: the base's rows with two other roots (or composites), and rows
-    elsewhere with the same. None where there are too few roots or rows."""
+    elsewhere with the same root. None if there are too few roots or rows."""
     kinds = dataset.params.comp_n if type_ == COMPOSITION else dataset.params.abs_n
     base = rows_of(dataset, type_, "test", ROWS_FOR_ONE * count, rng)
     base = base[apart(dataset.params, base)]
@@ -102,7 +98,7 @@ def _constituents(dataset: AbstractionDataset, objects: dict[str, np.ndarray], s
     """Of the slots that base, donor and third all use, one that is wholly hidden and `swapped` that are
     edited: (n, c) each."""
     d2 = dataset.params.abs_dim**2
-    shared = np.all([objects[who][..., 0] >= 0 for who in ("base", "donor", "third")], axis=0)
+    shared = np.all([objects[name][..., 0] >= 0 for name in ("base", "donor", "third")], axis=0)
     rank = np.where(shared, rng.random(shared.shape), 2).argsort(1).argsort(1)
     gone = shared & (rank == 0)
     edit = shared & (rank > 0) & (rank <= swapped)
@@ -118,21 +114,19 @@ def _on_board(values: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -> 
 
 
 def _hidden(gone: np.ndarray, cells: np.ndarray, hidden_elsewhere: np.ndarray) -> np.ndarray:
-    """(n, T) what is hidden of a board whose objects have cells (n, c), hidden where gone (n, c) says so."""
+    """(n, T) what is hidden of boards whose objects have cells (n, c), of which `gone` (n, c) are hidden."""
     inside = _on_board(cells >= 0, cells, hidden_elsewhere.shape)
     return _on_board(gone, cells, hidden_elsewhere.shape) | (hidden_elsewhere & ~inside)
 
 
-def _tokens(dataset: AbstractionDataset, scenes: dict[str, Scenes], edited: np.ndarray, hidden: np.ndarray,
+def _tokens(dataset: AbstractionDataset, boards: dict[str, Boards], edited: np.ndarray, hidden: np.ndarray,
             hidden_same: np.ndarray) -> dict[str, np.ndarray]:
-    """The masked boards (n, T): donor and third differ from the base in the edited cells alone, none of which
+    """The masked boards (n, T). Donor and third differ from the base in the edited cells alone, none of which
     is hidden."""
     unk = dataset.masking_token
-    base = np.where(hidden, unk, scenes["base"].tokens)
-    tokens = {"base": base}
-    for who in ("donor", "third"):
-        tokens[who] = np.where(edited, scenes[who].tokens, base)
-    return tokens | {"same": np.where(hidden_same, unk, scenes["same"].tokens)}
+    base = np.where(hidden, unk, boards["base"].tokens)
+    others = {name: np.where(edited, boards[name].tokens, base) for name in ("donor", "third")}
+    return {"base": base, **others, "same": np.where(hidden_same, unk, boards["same"].tokens)}
 
 
 def _kinds(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""Circuits of a trained run: which activations, heads and MLPs carry its answer.
+
+    python -m studies.circuits runs/<run> [--quick]
+
+writes runs/<run>/analysis/circuits/: a table (CSV) and a picture of each measure. Measures that need pairs of
+boards are left out, with a note on stderr, if the run's boards allow no pairs.
+"""
+from __future__ import annotations
+
+import parts.training.threads  # noqa: F401, before torch is loaded
+
+# isort: split
+
+import argparse
+import sys
+from pathlib import Path
+
+import utils
+from parts import files
+from parts.probing.panels import save_figure
+from studies.circuits import figures
+from studies.circuits.ablation import ablate, components
+from studies.circuits.boards import held_out_boards, pairs_of
+from studies.circuits.direct_paths import paths
+from studies.circuits.gradients import attribution
+from studies.circuits.logit_lens import lens
+from studies.circuits.patching import patch
+from studies.circuits.stack import CIRCUITS, Stack
+from studies.claims.runs import bars, boards_note, command, open_run
+
+DRAWN_BY = {
+    "lens": figures.plot_lens,
+    "ablate": figures.plot_ablate,
+    "patch_head": figures.plot_patch,
+    "patch_all": figures.plot_patch,
+    "patch": figures.plot_patch,
+    "attribution": figures.plot_attribution,
+    "paths": figures.plot_paths,
+}  # the picture of each table
+
+
+def run_all(run: str | Path, quick: bool = False) -> Path:
+    """Measures a run and writes <run>/analysis/circuits/; returns that folder. ValueError names a file of the
+    run that is missing or damaged."""
+    trainer, count = open_run(run), 20 if quick else 100
+    boards_note(trainer)
+    rng, bar, out = utils.numpy_rng(trainer.seed, CIRCUITS, 2), bars(run), Path(run) / "analysis" / "circuits"
+    stages = [f"b{i}_{stage}" for i in range(trainer.n_layer) for stage in trainer.stages]
+    parts = list(dict.fromkeys(place for place, _ in components(trainer).values()))
+    try:
+        pairs, reason = pairs_of(trainer, count, rng), ""
+    except ValueError as error:
+        pairs, reason = None, str(error)
+    drawn, hidden = held_out_boards(trainer, count, rng)
+    tables = {"lens": lens(trainer, drawn.boards, hidden, drawn.types),
+              "ablate": ablate(trainer, drawn.boards, hidden, [*parts, *stages])}
+    if pairs is None:
+        print(f"{Path(run).name}: no patch, attribution and paths, as {reason}", file=sys.stderr)
+    else:
+        few = [array[:: 1 if quick else 4] for array in pairs]  # a backward pass keeps all activations
+        heads = [place for place in parts if place.endswith("_v")]
+        tables["patch_head"] = patch(trainer, *pairs, heads, "head")
+        tables["patch_all"] = patch(trainer, *pairs, stages, "all")
+        tables["patch"] = patch(trainer, *pairs, stages, bar=bar("cells"))
+        tables["attribution"] = attribution(trainer, *few, stages, bar=bar("attribution"))
+        if not Stack(trainer).is_lea:
+            tables["paths"] = paths(trainer, *pairs, bar=bar("paths"))
+    for name, rows in tables.items():
+        files.save_table(out / f"{name}.csv", rows)
+        save_figure(DRAWN_BY[name](rows), out / f"{name}.png")
+    return out
+
+
+def main() -> None:
+    """The command line: prints the folder."""
+    parser = argparse.ArgumentParser(prog="studies.circuits", description=__doc__.split("\n\n")[0],
+                                     allow_abbrev=False)
+    parser.add_argument("run", help="a run folder of the factor network or of LEA")
+    parser.add_argument("--quick", action="store_true", help="measure fewer boards: a smoke test")
+    flags = parser.parse_args()
+    with command(parser):
+        print(run_all(flags.run, flags.quick))
+
+
+if __name__ == "__main__":
+    main()
