@@ -12,6 +12,7 @@ import parts.training.threads  # noqa: F401, before torch is loaded
 
 # isort: split
 
+import argparse
 import contextlib
 import sys
 import warnings
@@ -53,6 +54,7 @@ def main(
             tell(f"{trainer.folder} is finished, {trainer.epoch} epochs; a larger --epoch trains on.")
             return trainer
         with wandb_run(trainer, flags.wandb) as logging:
+            trainer.start_run()  # what is wrong with the folder is said before anything else
             tell(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, "
                  f"device {trainer.device}" + f", {trainer.world} processes" * (trainer.world > 1))
             if trainer.epochs == 1:
@@ -82,7 +84,11 @@ def make_parser(
 
 def seed(text: str) -> int | None:
     """The seed in a flag's text."""
-    return DatasetParams.checked("seed", None if is_none(text) else int(text))
+    if is_none(text):
+        return None
+    if not (text.isdecimal() and len(text) < 20):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {shown(text)}")
+    return int(text)
 
 
 def new_trainer(trainer_class: type, boards: dict, training: dict) -> TrainTransformer:
