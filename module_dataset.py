@@ -14,33 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parts.boards import ideal_observer
-from parts.boards.files import OBJECTS, json_path, read_export, write_export
-from parts.boards.masking import find_corners, object_tokens, patches
+from parts.boards import files, ideal_observer, masking, objects, splits
 from parts.boards.numbering import RowTable, distinct
-from parts.boards.objects import (
-    alike,
-    checked_compositions,
-    checked_roots,
-    draw_compositions,
-    draw_roots,
-    footprints,
-    objects_of,
-)
-from parts.boards.params import (
-    COMPOSITIONS,
-    DRAWS,
-    FAMILIES,
-    ROOTS,
-    SPLITS,
-    TYPES,
-    WORKERS,
-    Boards,
-    DatasetParams,
-    weights_of,
-)
-from parts.boards.pictures import draw_board, new_figure, token_colors
-from parts.boards.splits import check_splits, hold_out, row_tables
+from parts.boards.params import DRAWS, FAMILIES, SPLITS, TYPES, WORKERS, Boards, DatasetParams, weights_of
+from parts.boards.pictures import draw_board, draw_boards, new_figure, token_colors
 from parts.checks import check_choice, check_numbers, check_shape, integer_array, naming
 from parts.params import assigned, keywords_of
 from utils import caution, fresh_seed, numpy_rng, print_dict
@@ -81,40 +58,17 @@ class AbstractionDataset(torch.utils.data.Dataset):
     def __init__(self, **params):
         self.params = DatasetParams.from_dict(params)
         self.params.check_makeable()
-        check_splits(self.params)
+        splits.check_splits(self.params)
         if self.params.seed is None:
             self.params.seed = fresh_seed()
         self.rng = numpy_rng(self.params.seed, DRAWS)
-        self.roots = draw_roots(self.params, numpy_rng(self.params.seed, ROOTS))
-        self.compositions = draw_compositions(self.params, numpy_rng(self.params.seed, COMPOSITIONS))
-        self.sets = (
-            row_tables(self.params, hold_out(self.params, self.compositions))
-            if self.params.bool_split
-            else None
-        )
-        for name in self.params.board_types:
-            if not len(self.table(TYPES.index(name), "train")):
-                raise ValueError(
-                    f"split_method {self.params.split_method!r} with seed = {self.params.seed} leaves "
-                    f"no {name!r} boards to train on; choose another seed or larger boards."
-                )
+        self.roots = objects.draw_roots(self.params)
+        self.compositions = objects.draw_compositions(self.params)
+        self.sets = splits.make_splits(self.params, self.compositions)
         self.set_type = "train"
         self._worker = None  # (seed, generator) in a worker process of a DataLoader
-        self._warn_of_shared_pictures()
-
-    def _warn_of_shared_pictures(self) -> None:
-        """Warns if a held-out picture may also be drawn in training. Splits keep rows apart, and different
-        rows may draw the same picture."""
-        p, reasons = self.params, []
-        if not p.bool_split:
-            return
-        if pair := alike(self.roots):
-            reasons.append(f"roots {pair[0]} and {pair[1]} are shifts of each other")
-        twin = {1: "single", 2: "double"}.get(p.comp_c)
-        if {"composition", twin} <= set(p.board_types):
-            reasons.append(f"composites of comp_c = {p.comp_c} roots are {twin} boards too")
-        if reasons:
-            caution(f"some pictures held out may be drawn in training: {'; '.join(reasons)}.", 4)
+        if self.sets and (reasons := splits.shared_pictures(self.params, self.roots)):
+            caution(f"some pictures held out may be drawn in training: {'; '.join(reasons)}.")
 
     def __getattr__(self, name):  # called for names that are not found otherwise
         if name in DatasetParams.__dataclass_fields__ and "params" in self.__dict__:
@@ -128,9 +82,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
         elif name == "set_type":
             check_choice(name, value, SPLITS)
         elif name == "roots":
-            value = checked_roots(self.params, value)
+            value = objects.checked_roots(self.params, value)
         elif name == "compositions":
-            value = checked_compositions(self.params, value)
+            value = objects.checked_compositions(self.params, value)
         super().__setattr__(name, value)
 
     @property
@@ -260,7 +214,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
     def objects(self, type_: int, rows: np.ndarray, margin: int | None = None) -> tuple[np.ndarray, ...]:
         """Rows (k, width) of a type -> root (-1: none), row, column of each object (k, m), background (k,).
         margin: the gap between the roots of a composite; None: comp_margin."""
-        return objects_of(self.params, self.compositions, type_, rows, margin)
+        return objects.objects_of(self.params, self.compositions, type_, rows, margin)
 
     def draw_objects(self, root, row, col, bck, labels, rng) -> tuple[np.ndarray, np.ndarray]:
         """Draws objects, later ones over the whole footprint of earlier ones -> boards (n, h, w), slots
@@ -270,21 +224,12 @@ class AbstractionDataset(torch.utils.data.Dataset):
         """
         n, h = len(bck), self.params.board_dim
         boards, slots = np.repeat(bck, h * h), np.full(n * h * h, -1)
-        for j, there, cells in footprints(self.params, root, row, col):
-            tokens, cells = self._tokens(root[there, j], rng), there[:, None] * (h * h) + cells
+        for j, there, cells in objects.footprints(self.params, root, row, col):
+            tokens = objects.random_tokens(self.roots[root[there, j]], rng)
+            cells = there[:, None] * (h * h) + cells
             boards[cells] = np.where(tokens < 0, bck[there, None], tokens)  # holes show background
             slots[cells] = labels[there, j, None]
         return boards.reshape(n, h, h), slots.reshape(n, h, h)
-
-    def _tokens(self, roots: np.ndarray, rng) -> np.ndarray:
-        """Root indices (k,) -> tokens (k, d * d), -1 in holes. A fuzzy cell takes one of its tokens."""
-        tokens = self.roots[roots].reshape(len(roots), self.params.abs_dim**2, self.params.abs_w_m)
-        if self.params.abs_w_m == 1:
-            return tokens[..., 0]
-        allowed = tokens >= 0
-        pick = (rng.random(tokens.shape[:2]) * allowed.sum(-1)).astype(np.int64)
-        mode = (allowed.cumsum(-1) > pick[..., None]).argmax(-1)  # the allowed token number `pick`
-        return np.take_along_axis(tokens, mode[..., None], -1)[..., 0]
 
     def draw(self, roots=None, positions=None, composite: int | None = None, composite_position=None,
              composite_margin: int | None = None, background: int | None = None):
@@ -334,20 +279,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
             raise ValueError(f"{names[0]} must name at least one root.")
         n = len(roots)
         roots = self._given(names[0], None if roots[0] == -1 else roots, (n,), p.abs_n)
-        positions = self._random_positions(n, rng) if positions is None else positions
+        positions = objects.random_positions(p, n, rng) if positions is None else positions
         row, col = self._given(names[1], positions, (n, 2), p.places).T
         boards, slots = self.draw_objects(roots[None], row[None], col[None], bck, np.arange(n)[None], rng)
         return boards[0], slots[0]
-
-    def _random_positions(self, n: int, rng) -> np.ndarray:
-        """(n, 2) rows and columns for n roots: for two roots those of a random double board; for more no row
-        or column twice, if the board is large enough."""
-        R, doubles = self.params.places, self.params.families[1]
-        if n == 2 and doubles.size:
-            return doubles.unrank(rng.integers(doubles.size, size=1))[0, [1, 2, 4, 5]].reshape(2, 2)
-        if 2 < n <= R:
-            return np.stack([rng.permutation(R)[:n], rng.permutation(R)[:n]], axis=1)
-        return rng.integers(R, size=(n, 2))
 
     def _given(self, name: str, values, shape: tuple[int, ...], end: int) -> np.ndarray:
         """values as integers from 0 to end - 1; random ones for None."""
@@ -393,11 +328,11 @@ class AbstractionDataset(torch.utils.data.Dataset):
 
         where = np.flatnonzero(rng.random(len(boards)) < patch_p)
         if types is None or corners is None:
-            corners = find_corners(self.params, self.roots, self.compositions, boards[where])
+            corners = masking.find_corners(self.params, self.roots, self.compositions, boards[where])
         else:
             corners = np.asarray(corners)[where]
         types = None if types is None else np.asarray(types)[where]
-        cells, composite = patches(self.params, boards[where], types, corners, rng)
+        cells, composite = masking.patches(self.params, boards[where], types, corners, rng)
         hidden[where] |= cells
         kinds[where] = np.where(composite, 3, 1)
         return hidden, kinds
@@ -456,34 +391,21 @@ class AbstractionDataset(torch.utils.data.Dataset):
         colour for each token, numbers on object tokens, cells hatched that are UNK or have masks (n, h, w) 1,
         cells crossed out where wrong (n, h, w) is true. titles: one for each board. Returns the figure."""
         boards = integer_array("boards", boards, (None, None, None), 0, self.masking_token)
-        n, h, w = boards.shape
-        masks, wrong = (
-            np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool)
-            for cells in (masks, wrong)
-        )
+        masks, wrong = (np.zeros(boards.shape, bool) if cells is None else np.asarray(cells, bool)
+                        for cells in (masks, wrong))
         check_shape("masks", masks, boards.shape)
         check_shape("wrong", wrong, boards.shape)
-        columns = min(n, columns)
-        rows = -(-n // columns)
-        height = size * h / w + 0.12 + 0.2 * max([0, *(1 + title.count("\n") for title in titles)])
-        figure, axes = new_figure(rows, columns, (columns * (size + 0.12), rows * height))
         colors = token_colors(self.params.vocab_bck, self.params.vocab_token)
-        numbers = object_tokens(self.params, boards)
+        numbers = masking.object_tokens(self.params, boards)
         masks = masks | (boards == self.masking_token)
-        for k, ax in enumerate(axes.flat):
-            if k < n:
-                draw_board(ax, boards[k], colors, numbers[k], masks[k], wrong[k], 28 * size / w)
-                ax.set_title(titles[k] if k < len(titles) else "", fontsize=8)
-            else:
-                ax.remove()
-        return figure
+        return draw_boards(boards, colors, numbers, masks, wrong, titles, columns, size)
 
     def whoamI(self) -> None:
         """Prints the parameters, the roots, the compositions and the sizes of the splits."""
         print_dict(self.params.as_dict())
         print(f"set_type: {self.set_type}")
-        for name, objects in (("roots", self.roots), ("compositions", self.compositions)):
-            print(f"{name}:\n{objects.squeeze(-1) if objects.shape[-1] == 1 else objects}")
+        roots = self.roots.squeeze(-1) if self.params.abs_w_m == 1 else self.roots
+        print(f"roots:\n{roots}\ncompositions:\n{self.compositions}")
         print_dict({"sets": self.sets and {name: table.shape for name, table in self.sets.items()}})
 
     # Files
@@ -491,7 +413,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
     def export(self, filename: str | Path) -> None:
         """Writes <filename>.json and, beside it, the arrays; missing folders are created. See
         parts/boards/files.py."""
-        write_export(filename, self)
+        files.write_export(filename, self)
 
     def load(self, filename: str | Path) -> None:
         """Becomes the data set of an export, with or without '.json', in this or the official program's
@@ -501,11 +423,11 @@ class AbstractionDataset(torch.utils.data.Dataset):
         splits, so keep_twins becomes False. ValueError names a file that is missing, cut off or inconsistent,
         and then nothing changes.
         """
-        stored, new = read_export(filename, self.params.seed), object.__new__(AbstractionDataset)
+        stored, new = files.read_export(filename, self.params.seed), object.__new__(AbstractionDataset)
         new.params, new.rng, new.sets, new._worker = stored.params, stored.rng, stored.sets, None
-        with naming(json_path(filename)):
+        with naming(files.json_path(filename)):
             new.set_type = stored.set_type
-        for name in OBJECTS:
+        for name in files.OBJECTS:
             with naming(stored.files[name]):
                 setattr(new, name, stored.arrays[name])
         self.__dict__.update(new.__dict__)

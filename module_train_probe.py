@@ -6,7 +6,8 @@ vocabulary.
 
 A run is a function of its parameters and its seed: boards and masks of an epoch, its dropout and its test
 draw from random streams of their own, named by (seed, stream, epoch). So nothing depends on what was
-evaluated in between, and a resumed run has the bits of one that was never stopped. """
+evaluated in between, and a resumed run has the bits of one that was never stopped.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -42,11 +43,13 @@ from parts.training.run import (
     Run,
     RunLog,
     TrainingStopped,
+    best_epoch,
     check_size,
     lock,
     newest_state,
     params_of,
     params_to_resume,
+    read_run_log,
 )
 from parts.training.wandb import check_wandb_runs, log_to_wandb
 from utils import (
@@ -95,10 +98,10 @@ class TrainTransformer:
 
     params_class = TrainParams
     run_suffix = {"factor": "_factor"}  # of run_name, by transformer_type
-    loss_columns = ("loss", "error")
+    loss_columns = ("loss", "loss_mean", "error")
     count_columns = ("nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot", "nb_boards_composite")
     curves = (
-        ("loss of an epoch", True, {"": "loss"}),
+        ("loss, mean over boards", True, {"": "loss_mean"}),
         ("share of right tokens", False, {
             f"{split}, {name}": f"{split}_acc_{key}"
             for split in ("train", "test") for name, key in (("all", "tokens"), ("hidden", "hidden"))
@@ -200,7 +203,8 @@ class TrainTransformer:
         log to wandb's active run.
 
         TrainingStopped if a signal, a loss that is not finite, a full disk or too little memory ends it
-        early. After any exception the network is as it was at the start of the epoch. """
+        early. After any exception the network is as it was at the start of the epoch.
+        """
         if bool_wandb:
             check_wandb_runs()
         self.start_run()
@@ -215,7 +219,7 @@ class TrainTransformer:
                 self.start_epoch(epoch)
                 losses, totals = [], {}
                 for masked, boards in self.batches(epoch):  # (B, T) tokens, hidden cells replaced by UNK
-                    # torchrun: each process takes its share of the batch, and gradients are summed
+                    # under torchrun each process takes its share of the batch, and gradients are summed
                     mine = slice(self.rank, None, self.world)
                     share = len(boards[mine]) / len(boards)
                     with self.precision():
@@ -226,11 +230,12 @@ class TrainTransformer:
                     self.optim.step()
                     self.step += 1
 
-                    # sums stay on the device: reading a number would wait for the step to end
-                    losses.append(loss.detach())
-                    for name, part in parts.items():
+                    # a mean over boards depends neither on the batch size nor on a smaller last batch
+                    parts["loss_mean"] = loss.detach() * (len(boards) / self.dataset_len)
+                    for name, part in parts.items():  # on the device: reading one would wait for the step
                         part = part * share if part.is_floating_point() else part  # means, or counts
                         totals[name] = totals.get(name, 0) + part
+                    losses.append(loss.detach())
                     if self.world == 1:  # several processes stop together, at the end of an epoch
                         self.run.heed(f"in epoch {epoch}")
                 self.transformer.eval()  # LEA's words would move with every pass in training mode
@@ -240,18 +245,19 @@ class TrainTransformer:
                 self.check_finite(totals, losses, epoch)
                 row = {"epoch": epoch, "written": 0} | self.loss_row(totals)
                 if self.recipe.tests_at(epoch) and self.rank == 0:
-                    row |= {"written": 1} | self.test(epoch)
+                    row |= {"written": 1} | self.test()
 
                 self.epoch = epoch + 1
                 self.log.note(row)
                 self.report(row, bar)
                 if self.recipe.keeps_checkpoint_at(epoch):
                     self.run.save_checkpoint(epoch, self.weights())
+                if best_epoch(self.log.arrays, self.best_column) == epoch:
+                    self.run.save_checkpoint("best", self.weights())
                 figures = self.save_figures(epoch, bool_wandb) if row["written"] else {}
                 if bool_wandb:
                     log_to_wandb(row, figures, self.step)
-                # the epoch counts once all its files are there; the state, to resume from, is saved if it is
-                # due
+                # an epoch counts once all its files are there; the state to resume from is saved if due
                 self.run.end_epoch(row, self.state(), self.recipe.saves_at(epoch), self.device)
                 sums.append(row[self.loss_columns[0]])
         return np.array(sums)
@@ -324,32 +330,42 @@ class TrainTransformer:
         if late and self.rank == 0 and self.epoch == 0:
             hidden, _ = self.recipe.masking_at(self.epochs - 1)
             say(f"note: {self.epochs} epochs end before {', '.join(late)}; the last one hides "
-                f"{100 * hidden:.1f}% of cells. --recipe_epochs (1500, LEA 3000) fits it into the run.")
+                f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales them.")
 
     # tests, reports and figures
 
-    def test(self, epoch: int) -> dict[str, float]:
-        """Log columns of the test after an epoch, from a random stream of its own."""
-        rng = numpy_rng(self.seed, STREAM_TEST, epoch)
+    def test(self) -> dict[str, float]:
+        """Log columns of a test: boards of train, test and val, each masked twice. Boards and masks are the
+        same at all epochs, hidden as the recipe ends, so that epochs can be compared."""
+        rng = numpy_rng(self.seed, STREAM_TEST)
         drawn, counts = evaluation.boards_to_test(self.dataset, rng)
+        if self._has_val():
+            drawn["val"] = self.dataset.all_boards("val", 100, rng)
         row = self._count_row(counts, "test" in drawn)
-        for split in ("train", "test"):
-            scores = (
-                self._evaluate(drawn[split], *self._test_masking(epoch), 2, rng)[0] if split in drawn else {}
-            )
+        for split in (split for split in ("train", "test", "val") if split in drawn):
+            scores, _ = self._evaluate(drawn[split], *self._test_masking(), 2, rng)
             for output in self.outputs:
-                values = score_values(scores[output]) if scores else [-1.0] * 6
-                row |= zip(self._test_columns(split, output), values, strict=True)
+                row |= zip(self._test_columns(split, output), score_values(scores[output]), strict=True)
         return row
 
-    def _test_masking(self, epoch: int) -> tuple[float, float]:
+    def _test_masking(self) -> tuple[float, float]:
         """(hiding probability, share of boards with a patch) of a test during training."""
-        return self.recipe.masking_at(epoch)
+        return self.masking_p, self.masking_patch_p
+
+    def _has_val(self) -> bool:
+        tables = self.dataset.sets or {}
+        return any(len(table) for name, table in tables.items() if name.endswith("_val"))
 
     def columns(self) -> list[str]:
         """The columns of the log."""
-        tests = [self._test_columns(split, output) for split in ("train", "test") for output in self.outputs]
+        splits = ("train", "test", *["val"] * self._has_val())
+        tests = [self._test_columns(split, output) for split in splits for output in self.outputs]
         return ["written", "epoch", *self.loss_columns, *self.count_columns, *sum(tests, [])]
+
+    @property
+    def best_column(self) -> str:
+        """The log column whose highest value names the best epoch: val accuracy on hidden cells."""
+        return self._test_columns("val", next(iter(self.outputs)))[1]
 
     @staticmethod
     def _test_columns(split: str, output: str) -> list[str]:
@@ -363,25 +379,25 @@ class TrainTransformer:
 
     def loss_row(self, totals: dict[str, np.ndarray]) -> dict[str, float]:
         """Log columns of an epoch from the sums over its steps."""
-        return {"loss": totals["loss"], "error": totals["error"] / (self.dataset_len * self.block_size)}
+        return totals | {"error": totals["error"] / (self.dataset_len * self.block_size)}
 
     def _report_line(self, row: dict[str, float]) -> str:
         """One line about an epoch's log row."""
-        return f"epoch {row['epoch']}: loss {row['loss']:.4f}, wrong tokens {100 * row['error']:.2f}%"
+        return f"epoch {row['epoch']}: loss {row['loss_mean']:.4f}, wrong tokens {100 * row['error']:.2f}%"
 
     def report(self, row: dict[str, float], bar) -> None:
         """Shows an epoch's loss on the progress bar; if a report or a test is due, also prints a line and a
         table."""
-        bar.set_postfix_str(f"loss {row[self.loss_columns[0]]:.3f}", refresh=False)
+        bar.set_postfix_str(f"loss {row['loss_mean']:.3f}", refresh=False)
         if self.rank > 0 or (row["epoch"] % self.epoch2print and not row["written"]):
             return
         lines, table = [self._report_line(row)], {}
         if row["written"]:
-            for split in ("train", "test"):
+            for split in ("train", "test", "val"):
                 for output, title in self.outputs.items():
-                    values = [row[name] for name in self._test_columns(split, output)]
-                    if values[0] >= 0:
-                        table[f"{split} {title}" if output else split] = values
+                    columns = self._test_columns(split, output)
+                    if columns[0] in row:
+                        table[f"{split} {title}" if output else split] = [row[name] for name in columns]
             lines.append(accuracy_table(table))
         bar.clear()
         say("\n".join(lines))
@@ -400,9 +416,9 @@ class TrainTransformer:
 
     def _figures(self, epoch: int) -> dict:
         """The figures of a run: learning curves and sample reconstructions."""
-        rng = numpy_rng(self.seed, STREAM_TEST, epoch, 1)
+        rng = numpy_rng(self.seed, STREAM_TEST, 1)
         drawn, _ = evaluation.boards_to_test(self.dataset, rng, 2)
-        _, made = self._evaluate(drawn.get("test", drawn["train"]), *self._test_masking(epoch), 1, rng)
+        _, made = self._evaluate(drawn.get("test", drawn["train"]), *self._test_masking(), 1, rng)
         return {"learning_curves": plot_curves(self.log.arrays, self.curves),
                 "reconstructions": self._plot_reconstructions(**made)}
 
@@ -480,7 +496,8 @@ class TrainTransformer:
         cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto"
     ) -> TrainTransformer:
         """Data set, network and trainer of a run folder, to look at (`resume` trains on), with the weights of
-        its last checkpoint or the one named (e.g. 'model_250.pth'). ValueError names what is missing."""
+        its last checkpoint or the one named (e.g. 'model_250.pth', or 'model_best.pth' of a run with val
+        boards). ValueError names what is missing."""
         folder = Path(folder).resolve()
         trainer = cls._rebuilt(folder, {"device": device})
         checkpoints = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
@@ -488,7 +505,10 @@ class TrainTransformer:
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
         path = folder / "checkpoints" / checkpoint if checkpoint else checkpoints[-1][1]
         trainer.load_transformer(path)
-        trainer._at_epoch(next((number + 1 for number, other in checkpoints if other == path), 0))
+        epoch = next((number for number, other in checkpoints if other == path), None)
+        if path.name == "model_best.pth":
+            epoch = best_epoch(read_run_log(folder / "run_log.csv"), trainer.best_column)
+        trainer._at_epoch(0 if epoch is None else epoch + 1)
         return trainer
 
     @classmethod
@@ -498,7 +518,8 @@ class TrainTransformer:
 
         changed: epochs, device, threads and the periods may change. ValueError for another parameter, if
         nothing was saved, if a file is damaged (a damaged newest state is passed over with a warning), or if
-        another process trains in the folder. """
+        another process trains in the folder.
+        """
         folder = Path(folder).resolve()
         own = params_to_resume(cls.params_class, folder, changed)
         trainer = cls._rebuilt(folder, changed)

@@ -33,6 +33,7 @@ STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from senten
 class LEAParams(TrainParams):
     """TrainParams with LEA's defaults, and the parameters of codebook and sentences."""
 
+    recipe_length = 3000
     ramps = (*TrainParams.ramps, "vq_start_epoch", "loss_rfs_epoch_start", "loss_rfs_epoch_end",
              "loss_speech_epoch_start", "loss_speech_epoch_end")
 
@@ -157,12 +158,14 @@ class LEAParams(TrainParams):
 class TrainTransformer(module_train_probe.TrainTransformer):
     """The factor wrapper for LEA. Keywords are those of LEAParams; attributes, run folder and tests are the
     factor wrapper's, with accuracies of the board rebuilt from the board (l0_, in logs rfb) and from its
-    sentence (l1_, in logs rfs). """
+    sentence (l1_, in logs rfs).
+    """
 
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
     loss_columns = (
         "loss_total",
+        "loss_mean",
         "loss_rfb",
         "loss_rfs",
         "loss_vq",
@@ -175,7 +178,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     )
     count_columns = ("nb_boards_test",)
     curves = (
-        ("loss of an epoch", True, {name: f"loss_{name}" for name in ("total", "rfb", "rfs", "vq")}),
+        ("loss, mean over boards", True, {"": "loss_mean"}),
+        ("losses, sums over steps", True, {name: f"loss_{name}" for name in ("rfb", "rfs", "vq")}),
         (
             "share of right tokens, test",
             False,
@@ -267,8 +271,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
                       "words_used": np.count_nonzero(used)}
 
-    def _test_masking(self, epoch):
-        return 0.2, 0.0
+    def _test_masking(self):
+        return 0.2, 0.0  # as the official program
 
     @staticmethod
     def _test_columns(split, output):
@@ -286,7 +290,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         )
         alpha, _ = self.recipe.loss_weights_at(row["epoch"])
         return (
-            f"epoch {row['epoch']}: loss {row['loss_total']:.4f}, "
+            f"epoch {row['epoch']}: loss {row['loss_mean']:.4f}, "
             f"wrong tokens from board {100 * row['avg_error_rfb']:.2f}%, "
             f"from sentence {100 * row['avg_error_rfs']:.2f}%, alpha {alpha:.2f}, "
             f"{row['words_used']} words in use, perplexity {row['vq_perplexity']:.1f}, usage entropy "

@@ -26,12 +26,11 @@ from parts.training.wandb import MODES, wandb_run
 from utils import fresh_seed, out_of_memory, say, shown
 
 DATASET = {}  # the script's own defaults, if they differ from DatasetParams
-FULL_RECIPE = "--epoch 1500 --save 1"
 
 
 def main(
     argv: Sequence[str] | None = None, trainer_class: type = TrainTransformer, description: str = __doc__,
-    dataset_defaults: dict = DATASET, full_recipe: str = FULL_RECIPE,
+    dataset_defaults: dict = DATASET,
 ) -> TrainTransformer:
     """Reads the flags, makes or resumes the trainer, trains. A wrong flag ends in one line on stderr and exit
     code 2, before anything is written."""
@@ -57,7 +56,8 @@ def main(
             tell(f"run {trainer.folder}: seed {trainer.seed}, epochs {trainer.epoch} to {trainer.epochs}, "
                  f"device {trainer.device}" + f", {trainer.world} processes" * (trainer.world > 1))
             if trainer.epochs == 1:
-                tell(f"One epoch is a trial run; the full recipe is {full_recipe}.")
+                length = trainer.recipe.recipe_length
+                tell(f"One epoch is a trial run; the full recipe is --epoch {length} --save 1.")
             trainer.train(bool_wandb=logging)
         tell(f"trained: {trainer.folder}")
     return trainer
@@ -107,8 +107,7 @@ def tell(line: str, file=None) -> None:
 
 @contextlib.contextmanager
 def one_sentence(parser: FlagParser) -> Iterator[None]:
-    """Ends the program in one sentence on stderr for an error that a user can cause; warnings are one line,
-    too."""
+    """Ends the program in one sentence on stderr for an error that a user can cause; so are warnings."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say(message, file=sys.stderr)

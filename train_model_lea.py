@@ -19,7 +19,6 @@ from module_train_probe_lea import TrainTransformer
 from parts.params import FlagParser
 
 DATASET = {"board_types_proba": [0.95, 0.05, 0]}  # the script's own defaults, otherwise DatasetParams'
-FULL_RECIPE = "--epoch 3000 --save 1"
 
 
 def make_parser() -> FlagParser:
@@ -29,7 +28,7 @@ def make_parser() -> FlagParser:
 
 def main(argv: Sequence[str] | None = None) -> TrainTransformer:
     """Reads the flags, makes or resumes the trainer, trains, as train_model's does."""
-    return train_model.main(argv, TrainTransformer, __doc__, DATASET, FULL_RECIPE)
+    return train_model.main(argv, TrainTransformer, __doc__, DATASET)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Small helpers that every module shares: numbers, seeds, processes, folders, text, images. Imports none of
-the others."""
+"""Small helpers. First those that notebooks use too: folders, joined pictures, progress, distances, ramps.
+Then those that the modules share: random generators, checks of numbers, output.
+
+This module imports no other of the project.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -15,56 +18,126 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from PIL import Image
 from tqdm import tqdm
 
 MAX_SEED = 2**63 - 1
 
 
-def shown(value) -> str:
-    """repr(value), cut to what fits into a sentence."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no number of over 4300 digits
-        text = f"a huge {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) < 200 else text[:200] + "..."
+# Folders, pictures, progress
 
 
-def check_number(
-    name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
-) -> None:
-    """TypeError unless value is a number of that kind, True and False are none; ValueError unless it is from
-    low to high. wanted: what it must be, in words."""
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:
-        raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
+def clear_folder_extension(folder: str | Path, extension: str) -> None:
+    """Deletes the files in a folder whose names end in extension."""
+    for path in Path(folder).iterdir():
+        if path.is_file() and path.name.endswith(extension):
+            path.unlink()
 
 
-def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(logits) over the last axis, as a share of the uniform distribution's: (..., V) ->
-    (...)."""
-    log_p = torch.log_softmax(logits, dim=-1)
-    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1) / math.log(
-        max(logits.shape[-1], 2)
+def clear_folder(folder: str | Path) -> None:
+    """Deletes everything inside a folder, but not the folder."""
+    for path in Path(folder).iterdir():
+        if path.is_dir() and not path.is_symlink():  # what a link points to stays
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def find_best_plot_dim(n: int) -> tuple[int, int]:
+    """The most square grid of n panels: (r, c) with r * c == n and r <= c. n must be at least 1."""
+    check_number("n", n, "a whole number of at least 1", 1)
+    r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
+    return r, n // r
+
+
+def get_ij(x, q) -> tuple[int, int]:
+    """(row, column) of the first element of the 2-d array x, in reading order, that equals q. ValueError if
+    there is none."""
+    x = np.asarray(x)
+    hits = np.flatnonzero(x == q)
+    if not len(hits):
+        raise ValueError(f"q = {q!r} does not occur in x.")
+    return tuple(int(i) for i in np.unravel_index(hits[0], x.shape))
+
+
+def get_concat_h(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
+    """PIL images side by side on white, `margin` pixels apart, tops aligned."""
+    return _concat(images, margin, 0)
+
+
+def get_concat_v(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
+    """PIL images one below the other on white, `margin` pixels apart, left sides aligned."""
+    return _concat(images, margin, 1)
+
+
+def _concat(images, margin, axis):
+    size = [max(image.size[a] for image in images) for a in (0, 1)]
+    size[axis] = sum(image.size[axis] for image in images) + margin * (len(images) - 1)
+    out = Image.new("RGB", tuple(size), "white")
+    at = [0, 0]
+    for image in images:
+        out.paste(image, tuple(at))
+        at[axis] += image.size[axis] + margin
+    return out
+
+
+def merge_attn_plots(
+    path: str, heads: Iterable[int], blocks: Iterable[int], prefix: str = "attn"
+) -> Image.Image:
+    """Joins the pictures {path}{prefix}_b{block}_h{head}.jpg, heads downwards and blocks across, into
+    {path}{prefix}_merge.jpg, and returns it."""
+    heads = list(heads)
+    columns = []
+    for block in blocks:
+        pictures = [Image.open(f"{path}{prefix}_b{block}_h{head}.jpg") for head in heads]
+        columns.append(get_concat_v(pictures, 10))
+    merged = get_concat_h(columns, 10)
+    merged.save(f"{path}{prefix}_merge.jpg")
+    return merged
+
+
+def divide_into_batches(lst: Sequence, n: int) -> list[list]:
+    """lst, in order, as n lists of nearly equal length, longer ones first. n must be at least 1."""
+    check_number("n", n, "a whole number of at least 1", 1)
+    size, longer = divmod(len(lst), n)
+    ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
+    return [list(lst[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def progress_bar(iterable: Iterable, bar_length: int = 50, disable: bool = False, **kwargs) -> tqdm:
+    """iterable, with a progress bar of bar_length characters while one iterates over it. The bar is on
+    stderr; in a notebook on stdout, so that bar and printed lines share one output."""
+    times = "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} " + times
+    stream = sys.stdout if in_notebook() else sys.stderr
+    live = in_notebook() or getattr(stream, "isatty", bool)()  # streams that users write may lack isatty
+    return tqdm(
+        iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=stream,
+        mininterval=0.5 if live else 30,  # seconds; a log file does not want every frame
+        disable=disable or stream is None, **kwargs,
     )
 
 
-def _upper(X, distance):
-    """distance(X) for X (..., n, d) as (..., n, n), upper triangle with diagonal; numpy in, numpy out, in
-    float32 what is neither of that nor of float64."""
-    x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
-    out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
-    return out if isinstance(X, torch.Tensor) else out.numpy()
+def print_dict(d: dict, indent: int = 0) -> None:
+    """Prints a nested dict, one key per line, deeper levels further to the right."""
+    for key, value in d.items():
+        if isinstance(value, dict):
+            print(" " * indent + f"{key}:")
+            print_dict(value, indent + 2)
+        else:
+            print(" " * indent + f"{key}: {value}")
 
 
-def _euclidean(X: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist")  # exact, where the mm form cancels
+# Entropy, distances, ramps
 
 
-def _unit(X: torch.Tensor) -> torch.Tensor:
-    return X / torch.linalg.vector_norm(X, dim=-1, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of softmax(logits) over the last axis, divided by that of the uniform distribution, so that it
+    lies between 0 and 1: (..., V) -> (...)."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    # a token of probability 0 adds 0; its log must be finite for that, as 0 * -inf is NaN
+    entropy = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
+    return entropy / math.log(max(logits.shape[-1], 2))
 
 
 def dist(X):
@@ -83,108 +156,98 @@ def dist_cosine(X):
     return _upper(X, lambda X: _unit(X) @ _unit(X).mT)
 
 
+def _upper(X, distance):
+    """The upper triangle of distance(X). Arrays give arrays, tensors tensors; all but float32 and float64 is
+    computed in float32."""
+    x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
+    out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
+    return out if isinstance(X, torch.Tensor) else out.numpy()
+
+
+def _euclidean(X: torch.Tensor) -> torch.Tensor:
+    # by differences: torch's faster way, by a matrix product, loses the distance of close rows to rounding
+    return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _unit(X: torch.Tensor) -> torch.Tensor:
+    return X / torch.linalg.vector_norm(X, dim=-1, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+
+
 def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
-    """Line from val_s at step_s to val_e at step_e, constant outside; with step_s == step_e a jump there."""
+    """A straight line from val_s at step_s to val_e at step_e, constant outside. If step_s == step_e, it
+    jumps to val_e there."""
     if step_s == step_e:
-        return np.where(np.asarray(x) >= step_e, val_e, val_s)[()]
+        return np.where(np.asarray(x) >= step_e, val_e, val_s)[()]  # [()] makes a 0-d array a number
     share = np.clip((np.asarray(x) - step_s) / (step_e - step_s), 0, 1)
     return (val_s + share * (val_e - val_s))[()]
 
 
-def find_best_plot_dim(n: int) -> tuple[int, int]:
-    """The most square (r, c) with r * c == n and r <= c; n must be at least 1."""
-    check_number("n", n, "a whole number of at least 1", 1)
-    r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
-    return r, n // r
-
-
-def get_ij(x, q) -> tuple[int, int]:
-    """(row, column) of the first element of the 2-d array x, in reading order, that equals q; ValueError if
-    none does."""
-    x = np.asarray(x)
-    hits = np.flatnonzero(x == q)
-    if not len(hits):
-        raise ValueError(f"q = {q!r} does not occur in x.")
-    return tuple(int(i) for i in np.unravel_index(hits[0], x.shape))
-
-
-def divide_into_batches(lst: Sequence, n: int) -> list[list]:
-    """lst in order as n lists of near-equal length, longer ones first; n must be at least 1."""
-    check_number("n", n, "a whole number of at least 1", 1)
-    size, longer = divmod(len(lst), n)
-    ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
-    return [list(lst[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+# Random generators: nothing here or elsewhere reads or changes the global random state
 
 
 def fresh_seed() -> int:
-    """A seed from the operating system, small enough to read aloud; the same one in all processes of a
-    group."""
-    return from_leader(int.from_bytes(os.urandom(4), "little"))
+    """A seed from the operating system, small enough to read aloud."""
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def checked_seed(seed: int | None) -> int:
-    """seed, a fresh one where it is None; TypeError unless it is a whole number, ValueError unless it is from
-    0 to MAX_SEED."""
+    """seed, or a fresh one for None. TypeError unless it is a whole number, ValueError unless it is from 0 to
+    MAX_SEED."""
     if seed is None:
         return fresh_seed()
     check_number("seed", seed, f"a whole number from 0 to {MAX_SEED} or None", 0, MAX_SEED)
     return int(seed)
 
 
-@contextlib.contextmanager
-def process_group(device: str = "auto") -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group: NCCL where `device` is CUDA, or auto and
-    there is CUDA, else Gloo. Without torchrun nothing changes. ValueError where a machine has fewer GPUs than
-    processes."""
-    if not launched():
-        yield
-        return
-    on_cuda = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
-    if on_cuda:
-        processes, count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if processes > count:
-            raise ValueError(
-                f"device = {device!r} must be cpu for {processes} processes on a machine of {count} GPUs."
-            )
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if on_cuda else "gloo")
+def numpy_rng(*key: int) -> np.random.Generator:
+    """A numpy generator. Each key, a seed and any further whole numbers, names a stream of its own."""
+    return np.random.default_rng(_stream(key))
+
+
+def torch_rng(*key: int, device="cpu") -> torch.Generator:
+    """A torch generator, by a key as in `numpy_rng`."""
+    state = _stream(key).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) >> 1)  # torch takes 63 bits
+
+
+def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
+    # SeedSequence([s, 1]) and SeedSequence([s, 1, 0]) are the same stream; with spawn_key they differ
+    return np.random.SeedSequence(key[0], spawn_key=key[1:])
+
+
+# Numbers, tensors, output
+
+
+def check_number(
+    name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
+) -> None:
+    """TypeError unless value is a number of that kind (True and False are not), ValueError unless it is from
+    low to high. wanted: what it must be, in words."""
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:
+        raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
+
+
+def shown(value) -> str:
+    """repr(value) on one line, cut to a length that fits into an error message."""
     try:
-        yield
-        torch.distributed.barrier()  # none leaves while another still sends
-    finally:
-        torch.distributed.destroy_process_group()
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        text = f"a huge {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) < 200 else text[:200] + "..."
 
 
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's number in its group and how many there are; (0, 1) alone."""
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
-
-
-def from_leader(value):
-    """value as the group's first process has it."""
-    if rank_and_world()[1] == 1:
-        return value
-    held = [value]
-    torch.distributed.broadcast_object_list(held)
-    return held[0]
-
-
-def sum_over_processes_(*tensors: torch.Tensor) -> None:
-    """Adds up each tensor over the processes of the group, in place."""
-    if rank_and_world()[1] > 1:
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor on any device, with or without gradient, as an array; bfloat16, which numpy lacks, as
+    float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 @contextlib.contextmanager
 def using_threads(number: int | None) -> Iterator[None]:
-    """Inside, torch computes with that many threads on the CPU; as before after. None changes nothing."""
+    """Inside, torch computes with that many threads on the CPU. None changes nothing."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)
@@ -195,96 +258,16 @@ def using_threads(number: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _stream(key: tuple[int, ...]) -> np.random.SeedSequence:
-    """The stream of a seed, key[0], that the other numbers name; a list of them all would mix up (s, 1) and
-    (s, 1, 0)."""
-    return np.random.SeedSequence(key[0], spawn_key=key[1:])
-
-
-def numpy_rng(*key: int) -> np.random.Generator:
-    """A numpy generator for the stream named by the whole numbers of key."""
-    return np.random.default_rng(_stream(key))
-
-
-def torch_rng(*key: int, device="cpu") -> torch.Generator:
-    """A torch generator for the stream named by the whole numbers of key."""
-    state = _stream(key).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) >> 1)
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor, wherever it is and whatever its gradient, as an array; bfloat16, which numpy does not know,
-    as float32."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def clear_folder_extension(folder: str | Path, extension: str) -> None:
-    """Deletes the files in folder whose names end in extension."""
-    for path in Path(folder).iterdir():
-        if path.is_file() and path.name.endswith(extension):
-            path.unlink()
-
-
-def clear_folder(folder: str | Path) -> None:
-    """Deletes everything inside folder, which stays."""
-    for path in Path(folder).iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had too little memory."""
+    """Whether an error says that a device or the machine had too little memory."""
     text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
-    return (
-        isinstance(error, MemoryError)
-        or isinstance(error, RuntimeError)
-        and re.search(text, str(error)) is not None
-    )
-
-
-class Lasting:
-    """A text stream that never fails: signs that it cannot encode are escaped, and after an error, as where
-    nobody reads any longer, what is written goes nowhere. stream: standard output, or any other, or None."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __getattr__(self, name: str):
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> None:
-        """Writes as far as can be."""
-        try:
-            self._try("write", text)
-        except UnicodeEncodeError as error:
-            self._try("write", text.encode(error.encoding, "backslashreplace").decode(error.encoding))
-
-    def flush(self) -> None:
-        """Flushes as far as can be."""
-        self._try("flush")
-
-    def isatty(self) -> bool:
-        """Whether the stream says that it is a terminal."""
-        return self._try("isatty") is True
-
-    def _try(self, method: str, *text: str):
-        try:
-            return getattr(self.stream, method, lambda *_: None)(*text)
-        except UnicodeEncodeError:
-            raise
-        except (OSError, ValueError):  # nobody reads, the disk is full; the stream is closed
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                descriptor = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(descriptor, self.stream.fileno())  # else Python complains at its end
-                os.close(descriptor)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(text, str(error)) is not None)
 
 
 def caution(sentence: str, stacklevel: int = 2) -> None:
-    """Warns of what is no reason to stop: where warnings are made errors, as by -W error, the sentence goes
-    to standard error instead. stacklevel: as of warnings.warn, counted from here."""
+    """Issues a warning; under -W error it prints the sentence to stderr, so that it never ends a training.
+    stacklevel: as in warnings.warn, from the caller's point of view."""
     try:
         warnings.warn(sentence, stacklevel=stacklevel + 1)
     except UserWarning:
@@ -292,73 +275,11 @@ def caution(sentence: str, stacklevel: int = 2) -> None:
 
 
 def say(*words, file=None) -> None:
-    """Prints a line, on standard output where no file is given; printing that fails is no reason to stop."""
-    print(*words, file=Lasting(sys.stdout if file is None else file), flush=True)
-
-
-def progress_bar(iterable: Iterable, bar_length: int = 50, disable: bool = False, **kwargs) -> tqdm:
-    """iterable, with a progress bar of bar_length characters while it is walked through: on stderr, in a
-    notebook on stdout, where bar and printed lines share one output and the bar stays one line. No bar where
-    there is no such stream."""
-    times = "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} " + times
-    stream = sys.stdout if in_notebook() else sys.stderr
-    file = Lasting(stream)
-    every = 0.5 if in_notebook() or file.isatty() else 30  # seconds; a log file does not want every frame
-    return tqdm(
-        iterable, bar_format=form.replace("LENGTH", str(bar_length)), file=file, mininterval=every,
-        disable=disable or stream is None, **kwargs,
-    )
+    """Prints a line at once: on stdout, or to `file`."""
+    print(*words, file=file, flush=True)
 
 
 def in_notebook() -> bool:
-    """Whether this process is a notebook's kernel; one that only starts kernels is not."""
+    """Whether this process is the kernel of a notebook. A process that only starts kernels is not."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
-def print_dict(d: dict, indent: int = 0) -> None:
-    """Prints a nested dict, a key a line, deeper levels further in."""
-    for key, value in d.items():
-        if isinstance(value, dict):
-            print(" " * indent + f"{key}:")
-            print_dict(value, indent + 2)
-        else:
-            print(" " * indent + f"{key}: {value}")
-
-
-def get_concat_h(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
-    """PIL images side by side on white, margin pixels apart, tops aligned."""
-    return _concat(images, margin, 0)
-
-
-def get_concat_v(images: Sequence[Image.Image], margin: int = 0) -> Image.Image:
-    """PIL images one below the other on white, margin pixels apart, left sides aligned."""
-    return _concat(images, margin, 1)
-
-
-def _concat(images, margin, axis):
-    size = [max(im.size[a] for im in images) for a in (0, 1)]
-    size[axis] = sum(im.size[axis] for im in images) + margin * (len(images) - 1)
-    out = Image.new("RGB", tuple(size), "white")
-    at = [0, 0]
-    for im in images:
-        out.paste(im, tuple(at))
-        at[axis] += im.size[axis] + margin
-    return out
-
-
-def merge_attn_plots(
-    path: str, heads: Iterable[int], blocks: Iterable[int], prefix: str = "attn"
-) -> Image.Image:
-    """Joins {path}{prefix}_b{block}_h{head}.jpg, heads downwards and blocks across, into
-    {path}{prefix}_merge.jpg."""
-    heads = list(heads)
-    columns = []
-    for block in blocks:
-        columns.append(
-            get_concat_v([Image.open(f"{path}{prefix}_b{block}_h{head}.jpg") for head in heads], 10)
-        )
-    merged = get_concat_h(columns, 10)
-    merged.save(f"{path}{prefix}_merge.jpg")
-    return merged

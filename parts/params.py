@@ -1,5 +1,8 @@
-"""Parameters: a dataclass field carries default, help, type and range; keywords, flags, --help, JSON and
-checks follow."""
+"""Parameters: one dataclass field states a parameter's default, meaning, type and range. The constructor's
+keywords, the flags of the scripts, --help, JSON and all checks follow from it.
+
+To add a parameter, add a field made by `param` to DatasetParams, TrainParams or LEAParams.
+"""
 from __future__ import annotations
 
 import argparse
@@ -23,18 +26,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils import MAX_SEED, launched, shown
+from utils import MAX_SEED, shown
 
-LEADER_SECONDS = 30  # that torchrun's other processes give the first one to say what is wrong
+LEADER_SECONDS = 30  # in which torchrun's first process prints an error before the others end
+NUMBERS = {int: MAX_SEED, float: sys.float_info.max}  # the largest value of each kind of number
 
 
 def param(default, help: str, *, low=None, high=None, choices=None, length=None, flag: str | None = None,
           word: str | None = None, fixed: bool = False):
     """A dataclass field for a parameter.
 
-    help: one line for --help. low, high: inclusive bounds of the value or of each item. choices: allowed
-    values. length: of a list. flag: the command-line name, if it is not the field's. word: a text that may
-    stand for the value. fixed: whether it can no longer be assigned once the object is made.
+    help: its meaning, for --help. low, high: inclusive bounds of the value or of each item of a list.
+    choices: allowed values. length: of a list. flag: the name of its flag, if not the field's. word: a text
+    that is allowed instead of the value. fixed: it cannot be assigned once the data set or trainer is made.
     """
     meta = dict(
         help=help, low=low, high=high, choices=choices, length=length, flag=flag, word=word, fixed=fixed)
@@ -56,24 +60,21 @@ def _kinds(cls) -> dict[str, tuple[type, bool, bool]]:
 
 
 def _fits(value, kind: type):
-    """value as kind, or TypeError."""
-    if kind is bool and isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
+    """value as a plain Python value of that kind. TypeError if it is of another."""
+    truth = isinstance(value, (bool, np.bool_))  # Python counts True as a number
+    if kind is bool and (truth or isinstance(value, numbers.Integral)) and value in (0, 1):
         return bool(value)
     if kind is str and isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError
-    if kind is int and isinstance(value, numbers.Integral):
+    if kind in (int, float) and isinstance(value, numbers.Integral) and not truth:
         return int(value)
-    if kind is float and isinstance(value, numbers.Integral):
-        return int(value)
-    if kind is float and isinstance(value, numbers.Real):
+    if kind is float and isinstance(value, numbers.Real) and not truth:
         return float(value)
     raise TypeError
 
 
 def _names_a_file(text: str) -> bool:
-    """Whether the file system can hold the text, so that it may be a name or a path."""
+    """Whether a file can have the text as its name or path."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -81,7 +82,7 @@ def _names_a_file(text: str) -> bool:
 
 
 def _expected(kind, is_list, none, meta) -> str:
-    """What a parameter should be, in words."""
+    """What a parameter must be, in words."""
     words = {int: "a whole number", float: "a number", bool: "True or False (1 or 0)", str: "a string"}[kind]
     if meta["choices"]:
         words = "one of " + ", ".join(map(str, meta["choices"]))
@@ -91,19 +92,14 @@ def _expected(kind, is_list, none, meta) -> str:
     elif low is not None:
         words += f" of at least {low}"
     if is_list:
-        words = (
-            f"a list of {meta['length'] or 'values'}, each {words}"
-            if meta["length"]
-            else f"a list, each {words}"
-        )
+        words = f"a list{' of ' + str(meta['length']) if meta['length'] else ''}, each {words}"
     return words + (f", {meta['word']}" if meta["word"] else "") + (" or None" if none else "")
 
 
 @dataclasses.dataclass(kw_only=True)
 class Params:
-    """Base of the parameter sets. Fields are checked when an object is made: TypeError for a wrong type or an
-    unknown name, ValueError for a wrong value, each one sentence that names the parameter. `check` looks at
-    their fit."""
+    """Base of the parameter sets. An object checks its fields when it is made: a wrong type or an unknown
+    name is a TypeError, a wrong value a ValueError, in one sentence that names the parameter."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -111,11 +107,11 @@ class Params:
         self.check()
 
     def check(self) -> None:
-        """Raises ValueError where parameters do not fit each other."""
+        """Raises ValueError if two parameters contradict each other."""
 
     @classmethod
     def checked(cls, name: str, value):
-        """value as parameter `name` holds it, or TypeError or ValueError."""
+        """value as parameter `name` stores it. TypeError or ValueError if it is not allowed."""
         meta = cls.__dataclass_fields__[name].metadata
         kind, is_list, none = _kinds(cls)[name]
         wrong = f"{name} must be {_expected(kind, is_list, none, meta)}, not {shown(value)}."
@@ -127,23 +123,22 @@ class Params:
             items = [_fits(v, kind) for v in (value if is_list else [value])]
         except TypeError:
             raise TypeError(wrong) from None
-        for v in items:
-            if (
-                (kind in (int, float) and not abs(v) <= (MAX_SEED if kind is int else sys.float_info.max))
-                or (meta["low"] is not None and v < meta["low"])
-                or (meta["high"] is not None and v > meta["high"])
-                or (meta["choices"] and v not in meta["choices"])
-            ):
-                raise ValueError(wrong)
-            if kind is str and not _names_a_file(v):
-                raise ValueError(f"{name} must be a string that file names here can hold, not {shown(v)}.")
-        if meta["length"] and len(items) != meta["length"]:
+        allowed = meta["length"] in (None, len(items)) and all(
+            (kind not in NUMBERS or abs(v) <= NUMBERS[kind])  # which NaN is not either
+            and (meta["low"] is None or v >= meta["low"])
+            and (meta["high"] is None or v <= meta["high"])
+            and (not meta["choices"] or v in meta["choices"])
+            for v in items)
+        if kind is str and not all(map(_names_a_file, items)):
+            allowed = False
+            wrong = f"{name} must be a string that file names here can hold, not {shown(value)}."
+        if not allowed:
             raise ValueError(wrong)
         return items if is_list else items[0]
 
     @classmethod
     def from_dict(cls, values: dict, ignored: Iterable[str] = ()):
-        """Parameters from keywords; names in `ignored` are dropped, other unknown ones are a TypeError."""
+        """Parameters from keywords. Names in `ignored` are dropped; other unknown names are a TypeError."""
         names = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in names and name not in ignored:
@@ -153,12 +148,12 @@ class Params:
         return cls(**{name: value for name, value in values.items() if name in names})
 
     def as_dict(self) -> dict:
-        """{name: value}, which the constructor and JSON take."""
+        """{name: value}, as the constructor and JSON take them."""
         return dataclasses.asdict(self)
 
 
 def assigned(params: Params, name: str, value) -> Params:
-    """params with one parameter changed and all checked again; AttributeError if it is fixed."""
+    """params with one parameter changed; all are checked again. AttributeError if the parameter is fixed."""
     if params.__dataclass_fields__[name].metadata["fixed"]:
         raise AttributeError(
             f"{name} is fixed once the object is made; make a new one with {name}={value!r}.")
@@ -166,8 +161,8 @@ def assigned(params: Params, name: str, value) -> Params:
 
 
 def keywords_of(params_class, first: Sequence[str] = ()):
-    """Class decorator: shows the parameters of params_class as the constructor's keywords in help() and
-    notebooks, and what they mean."""
+    """Class decorator: help() and notebooks show the parameters of params_class as the constructor's
+    keywords, with their meanings. first: arguments before them."""
 
     def decorate(cls):
         P, fields = inspect.Parameter, dataclasses.fields(params_class)
@@ -183,42 +178,43 @@ def keywords_of(params_class, first: Sequence[str] = ()):
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Command line whose flags come from parameter classes; a mistake is one line on stderr and exit code 2.
+    """A command line whose flags come from parameter classes. A mistake prints one line on stderr and ends
+    the program with exit code 2.
 
-    A word @FILE stands for the flags in a file, a recipe: a flag and its values a line, `#` starts a comment.
-    Of a flag that is given twice the later one counts, so flags after @FILE override it.
+    A word @FILE stands for the flags in a file, a recipe: one flag and its values per line, `#` starts a
+    comment. If a flag is given twice the later one counts, so flags after @FILE override it.
     """
 
     def __init__(self, description: str):
         super().__init__(
             description=description,
             epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override.\n"
-            "Values may stand as Python, JSON or a sweep of wandb writes them: true, None, --x=[1,0,0].",
+            "Values may be written as in Python, JSON or a sweep of wandb: true, None, --x=[1,0,0].",
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )
-        self._recipe = None  # the file whose flags are being looked at
+        self._recipe = None  # the recipe that is being read
 
     def error(self, message):
-        if launched() and os.environ.get("RANK", "0") != "0":
-            time.sleep(LEADER_SECONDS)  # the first process says the same, and torchrun ends this one
+        if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ["RANK"] != "0":
+            time.sleep(LEADER_SECONDS)  # torchrun's first process prints the same, and torchrun ends this one
         where = "" if self._recipe is None else f"{self._recipe}: "
         self.exit(2, f"{self.prog}: {where}{' '.join(message.split())}\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse's, after the flags of each @FILE have been put into its place."""
+        """As argparse's, with each @FILE replaced by the flags in that file."""
         words = []
         for word in sys.argv[1:] if args is None else args:
             words += self._flags_in(word[1:]) if word.startswith("@") else [word]
         flags, rest = super().parse_known_args(words, namespace)
         for name, value in vars(flags).items():
-            if value == []:  # argparse drops the value of --flag=--
+            if value == []:  # argparse loses the value of --flag=--
                 setattr(flags, name, "--")
         return flags, rest
 
     def _flags_in(self, path: str) -> list[str]:
-        """The flags and values in a file. One that cannot be read or holds anything else ends the program in
-        a line that names it."""
+        """The flags and values in a recipe. If it cannot be read or holds anything else, the program ends
+        with a line that names it."""
         self._recipe = shown(path)
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -235,7 +231,7 @@ class FlagParser(argparse.ArgumentParser):
         return words
 
     def add_params(self, title: str, params_class, defaults: dict, skip: Sequence[str] = ()) -> None:
-        """One flag for each field of params_class; `defaults` are this script's own."""
+        """Adds one flag for each field of params_class. defaults: this script's own."""
         group = self.add_argument_group(title)
         for field in dataclasses.fields(params_class):
             if field.name in skip:
@@ -254,7 +250,7 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def field_default(field: dataclasses.Field):
-    """The value a field has where none is given."""
+    """The value of a field if none is given."""
     return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 
@@ -263,8 +259,7 @@ def _as_text(value) -> str:
 
 
 def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
-    """The parameters of params_class that were given on the command line; text that cannot be read is left to
-    `checked`."""
+    """The parameters of params_class that were given on the command line, checked."""
     values = {}
     for name, (kind, is_list, none) in _kinds(params_class).items():
         if not hasattr(flags, name):
@@ -282,13 +277,13 @@ def params_from_flags(params_class, flags: argparse.Namespace) -> dict:
 
 
 def is_none(text: str) -> bool:
-    """Whether a flag's text stands for None, as a user or Python writes it."""
+    """Whether a flag's text means None."""
     return text.casefold() == "none"
 
 
 def _items(words: Sequence[str]) -> list:
-    """The items of a list flag: words, with or without commas between them, or a list as JSON or Python
-    writes it."""
+    """The items of a list flag: words, with or without commas between them, or a list as in JSON or
+    Python."""
     text = " ".join(words).strip()
     if text.startswith(("[", "(")):
         for read in (json.loads, ast.literal_eval):
@@ -298,7 +293,7 @@ def _items(words: Sequence[str]) -> list:
 
 
 def _read(item, kind: type):
-    """A flag's text as a value of a kind, else as it is; what is no text stays."""
+    """A flag's text as a value of that kind. Text that is no such value stays, and `checked` refuses it."""
     if kind is str or not isinstance(item, str):
         return item
     if kind is bool and item.casefold() in ("true", "false"):
@@ -310,8 +305,8 @@ def _read(item, kind: type):
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA where there is one, else cpu); ValueError if
-    absent."""
+    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA if there is one, else cpu). ValueError if it
+    is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

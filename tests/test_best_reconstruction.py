@@ -121,3 +121,46 @@ def test_what_cannot_be_done_is_refused_by_name():
     fuzzy = AbstractionDataset(abs_w_c=9, abs_w_m=4, seed=0, bool_split=False, board_types=["single"], board_types_proba=[1])
     with pytest.raises(ValueError, match=r"masked_boards\[0\].*more than 10000000"):
         fuzzy.best_reconstruction(np.full((1, 8, 8), fuzzy.masking_token))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("hidden", [0, 0.3, 0.7, 1])
+def test_posterior_equals_all_rows_drawn_by_loops(case, hidden):
+    dataset = AbstractionDataset(**PLAIN | CASES[case], seed=4)
+    drawn = dataset.sample(3)
+    masks, _ = dataset.mask(drawn.boards, hidden, 0.0)
+    masked = np.where(masks, dataset.masking_token, drawn.boards)
+    for proba in (None, [2, *[1] * (len(dataset.board_types) - 1)]):
+        posterior = dataset.posterior(masked, proba)
+        assert posterior.shape == (*masked.shape, dataset.vocab_size)
+        for board, probabilities in zip(masked, posterior, strict=True):
+            weights = dataset.board_types_proba if proba is None else proba
+            wanted = np.zeros_like(probabilities)
+            for picture, mass in every_picture(dataset, board, weights).items():
+                cells = np.frombuffer(picture, np.int64).reshape(board.shape)
+                wanted += mass * (cells[..., None] == np.arange(dataset.vocab_size))
+            np.testing.assert_allclose(probabilities, wanted, atol=1e-12)
+
+
+def test_posterior_agrees_with_the_best_reconstruction():
+    dataset = AbstractionDataset(seed=2, abs_c=7, abs_w_c=2, abs_w_m=2)
+    drawn = dataset.all_boards("test", 5, np.random.default_rng(0))
+    masks, _ = dataset.mask(drawn.boards, 0.5, 0.5, drawn.types, drawn.corners, np.random.default_rng(1))
+    masked = np.where(masks, dataset.masking_token, drawn.boards)
+    best, posterior = dataset.best_reconstruction(masked), dataset.posterior(masked)
+    np.testing.assert_allclose(posterior.sum(-1), 1)
+    np.testing.assert_array_equal(posterior.argmax(-1), best.marginal)
+    of_best = np.take_along_axis(posterior, best.board[..., None], -1)[..., 0]
+    assert (of_best.min((1, 2)) >= best.mass - 1e-9).all()  # a board is at most as probable as each of its cells
+    assert (posterior[..., dataset.masking_token] == 0).all()
+
+
+def test_posterior_of_a_board_that_nothing_draws_is_zero():
+    dataset = AbstractionDataset(**PLAIN, seed=1)
+    masked = np.full((3, 4, 4), dataset.masking_token)
+    masked[1, 0, :2] = 0, 1  # two backgrounds
+    masked[2] = dataset.vocab_bck  # more object tokens than two roots have
+    assert dataset.posterior(masked).any((1, 2, 3)).tolist() == [True, False, False]
+    assert dataset.posterior(masked[:0]).shape == (0, 4, 4, dataset.vocab_size)
+    with pytest.raises(ValueError, match="masked_boards must have shape"):
+        dataset.posterior(masked[0])

@@ -234,6 +234,46 @@ def test_wrong_named_boards(arguments, error, word):
         AbstractionDataset(seed=0)._draw_board_deterministic(**arguments)
 
 
+def test_draw_is_the_public_form():
+    ds = AbstractionDataset(**SMALL)
+    for public, official in (
+        (dict(roots=[1, 2], positions=[[0, 1], [2, 3]], background=1),
+         dict(root_abstractions=[1, 2], root_positions=[[0, 1], [2, 3]], token_bck=1)),
+        (dict(roots=2, positions=[[3, 0]], background=0),
+         dict(root_abstractions=[2], root_positions=[[3, 0]], token_bck=0)),
+        (dict(composite=1, composite_position=(1, 0), background=1),
+         dict(mode="composite", composite=1, composite_position=(1, 0), token_bck=1)),
+    ):
+        for one, other in zip(ds.draw(**public), ds._draw_board_deterministic(**official), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert {int((ds.draw()[1] == 0).sum()) for _ in range(5)} == {4}  # one root
+    assert len({ds.draw()[0].tobytes() for _ in range(30)}) > 10
+    board, slots = ds.draw(composite_position=(0, 0))
+    assert (slots >= 0).sum() == 16
+    spread = AbstractionDataset(seed=0)  # comp_margin 1
+    assert (spread.draw(composite=0, composite_position=(0, 0))[1][3] == -1).all()
+    assert (spread.draw(composite=0, composite_position=(0, 0), composite_margin=0)[1][3, :6] >= 0).all()
+    for wrong, error, word in ((dict(roots=[9]), ValueError, "^roots"), (dict(roots=["a"]), TypeError, "^roots"),
+                               (dict(positions=[[9, 9]]), ValueError, "^positions"), (dict(background=2), ValueError, "^background"),
+                               (dict(roots=[], positions=[]), ValueError, "^roots"), (dict(roots=[0, -1]), ValueError, "^roots"),
+                               (dict(composite=2), ValueError, "^composite"), (dict(roots=[0], composite=1), ValueError, "composite")):
+        with pytest.raises(error, match=word):
+            ds.draw(**wrong)
+
+
+def test_boards_of_rows_are_drawn_by_hand():
+    """What studies use: rows of a table, the objects they name, the boards that show them."""
+    ds = AbstractionDataset(**SMALL)
+    for type_ in range(3):
+        table = ds.table(type_, "test")
+        assert table.shape == ds.sets[f"{FAMILIES[type_]}_test"].shape
+        root, row, col, bck = ds.objects(type_, table[:])
+        boards, slots = ds.draw_objects(root, row, col, bck, root, np.random.default_rng(0))
+        for k, drawn in enumerate(table):
+            for one, other in zip((boards[k], slots[k]), draw_slowly(ds, type_, drawn)[:2], strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("name", [3, None, np.array(["train", "test"]), ["train"]], ids=str)
 def test_a_split_s_name_is_a_string(name):
     ds = AbstractionDataset(**SMALL)

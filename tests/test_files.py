@@ -1,4 +1,4 @@
-"""module_files: files that survive accidents, damaged ones refused by name."""
+"""Files that survive accidents, damaged ones refused by name."""
 import errno
 import os
 import pickle
@@ -79,7 +79,7 @@ def damaged_arrays(tmp_path):
         "object": (tmp_path / "object.npy").read_bytes(), "oversize": npy((10**15,)),
         "oversize 2": npy((2**62, 4), data=bytes(8)), "negative": npy((-1, -8), data=bytes(64)),
         "strings": npy((1,), "<U2", bytes(8)), "pickle": pickle.dumps(np.arange(3)),
-        "version": npy((1,), data=bytes(8), version=3), "code": npy((1,), data=bytes(8)).replace(b"<i8", b"[;]"),
+        "version": npy((1,), data=bytes(8), version=4), "code": npy((1,), data=bytes(8)).replace(b"<i8", b"[;]"),
         "records": npy((1,), [("a", "<i4")], bytes(4)),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""module_params: parameters and what is refused, flags, devices."""
+"""Parameters and what is refused, flags, devices."""
 import inspect
 import json
 import math

@@ -196,7 +196,7 @@ def test_files_are_written_where_modes_cannot_be_changed(number, tmp_path, monke
 
 
 def test_text_is_utf_8_with_line_feeds_whatever_the_locale(tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom module_files import atomic_write\n"
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom parts.files import atomic_write\n"
             f"with atomic_write({str(tmp_path / 'x')!r}, 'w') as file:\n    file.write('\\u00e9\\n')")
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SPLITS = ("train", "test")
 TESTED = ("acc_tokens", "acc_hidden", "acc_boards", "breakdown_0", "breakdown_1", "breakdown_2")
-LOG = ["written", "epoch", "loss", "error", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
+LOG = ["written", "epoch", "loss", "loss_mean", "error", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
        "nb_boards_composite", *(f"{split}_{name}" for split in SPLITS for name in TESTED)]
 TESTED_LEA = ("token", "hidden", "board", "breakdown_single", "breakdown_double", "breakdown_composite")
-LOG_LEA = ["written", "epoch", "loss_total", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb",
+LOG_LEA = ["written", "epoch", "loss_total", "loss_mean", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb",
            "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used", "nb_boards_test",
            *(f"{split}_acc_{stream}_{name}" for split in SPLITS for stream in ("rfb", "rfs") for name in TESTED_LEA)]
 
@@ -58,7 +58,7 @@ def test_run_folder(kind, tmp_path, figures):
     table = read_run_log(folder / "run_log.csv")
     for name, values in arrays.items():
         assert values.shape == (6,)
-        np.testing.assert_array_equal(values, table[name])
+        np.testing.assert_array_equal(values, table[name])  # NaN only where no test was due
         assert not np.isnan(values[[0, 5]]).any(), name
         if "acc_" in name or "breakdown" in name or name.startswith("nb_boards"):
             assert np.isnan(values[1:5]).all(), name
@@ -80,7 +80,7 @@ def test_counts_of_tested_boards():
     assert row["nb_boards"] == 2 * (35 + 100 + 14)
 
 
-def test_a_test_in_training_is_masked_twice_as_the_epoch_is(monkeypatch):
+def test_a_test_in_training_is_masked_twice_as_the_recipe_ends(monkeypatch):
     trainer = make(masking_patch_epoch=1, masking_p=0.5, masking_patch_p=1.0, epoch2test=1)
     seen = []
     original = type(trainer.dataset).mask
@@ -88,23 +88,88 @@ def test_a_test_in_training_is_masked_twice_as_the_epoch_is(monkeypatch):
         (len(b), round(p, 3), patch_p)) or original(self, b, p, patch_p, *a))
     trainer.train()
     n = 2 * (12 + 36 + 8)
-    assert seen == [(30, 0.01, 0.0), (n, 0.01, 0.0), (n, 0.01, 0.0), (30, 0.5, 1.0), (n, 0.5, 1.0), (n, 0.5, 1.0)]
+    assert seen == [(30, 0.01, 0.0), (n, 0.5, 1.0), (n, 0.5, 1.0), (30, 0.5, 1.0), (n, 0.5, 1.0), (n, 0.5, 1.0)]
 
 
 @pytest.mark.parametrize("kind", ["factor", "lea"])
 @pytest.mark.parametrize("values", [dict(bool_split=False), dict(card_test=0), dict(card_test=0, card_val=2)])
-def test_without_test_boards_train_alone_is_tested(kind, values):
-    trainer = make(kind, dataset=boards(**values))
+def test_without_test_boards_train_alone_is_tested(kind, values, tmp_path):
+    """Blank in the CSV, -1 in the .pkl."""
+    trainer = make(kind, dataset=boards(**values), runs=tmp_path, run_name="r")
     trainer.train()
+    table, arrays = read_run_log(tmp_path / "r" / "run_log.csv"), pickle.loads((tmp_path / "r" / "run_log.pkl").read_bytes())
     for name, column in trainer.log.arrays.items():
+        np.testing.assert_array_equal(table[name], column)
         if name.startswith("test_"):
-            assert (column == -1).all(), name
+            assert np.isnan(column).all(), name
+            assert (arrays[name] == -1).all(), name
         elif name.startswith("train_acc"):
             assert ((column >= 0) & (column <= 1)).all() or name.endswith("breakdown_composite"), name
     if kind == "factor":
         assert trainer.log.arrays["nb_boards"].tolist() == [600, 600]
     else:
         assert trainer.log.arrays["nb_boards_test"].tolist() == [0, 0]
+
+
+# comparable logs
+
+
+@both
+def test_an_unchanged_network_has_the_same_test_at_all_epochs(kind):
+    """Before, during and after the ramps of masking and of the curriculum."""
+    trainer = make(kind, dataset=boards(card_val=2, abs_n=5), learning_rate=0, epochs=6, epoch2test=1, masking_patch_epoch=3,
+                   board_proba_epoch_start=1, board_proba_epoch_end=5, **({"vq_type": "vanilla"} if kind == "lea" else {}))
+    trainer.train()
+    tested = {name: column for name, column in trainer.log.arrays.items() if "_acc_" in name or "_breakdown_" in name}
+    assert {name.split("_")[0] for name in tested} == {"train", "test", "val"}
+    for name, column in tested.items():
+        assert len(set(column.tolist())) == 1 or np.isnan(column).all(), name
+    assert 0 < tested[trainer.best_column][0] < 1
+
+
+@pytest.mark.parametrize("kind", ["factor", "lea vanilla"])  # words of moving averages move whatever the learning rate
+def test_loss_mean_depends_on_no_batch_size(kind):
+    """30 boards: batches of 8, 8, 8 and 6; of 7, 7, 7, 7 and 2; and one of 30, where the sum over steps is the mean."""
+    trainers = [make(kind, learning_rate=0, dtype="float64", batch_size=size) for size in (30, 8, 7)]
+    for trainer in trainers:
+        trainer.train()
+    wanted = trainers[0].log.arrays[trainers[0].loss_columns[0]]
+    for trainer in trainers:
+        np.testing.assert_allclose(trainer.log.arrays["loss_mean"], wanted, rtol=1e-12)
+
+
+@both
+def test_val_boards_have_columns_and_name_the_best_epoch(kind, tmp_path):
+    trainer = make(kind, dataset=boards(card_val=2, abs_n=5), epochs=5, epoch2test=1, epoch2save=2, learning_rate=0.03, save_model=True,
+                   runs=tmp_path, run_name="r", masking_patch_epoch=2)
+    trainer.train()
+    values = trainer.log.arrays[trainer.best_column]
+    best = int(values.argmax())
+    assert trainer.best_column == {"factor": "val_acc_hidden"}.get(kind, "val_acc_rfb_hidden")
+    again = type(trainer).from_run(tmp_path / "r", "model_best.pth", device="cpu")
+    assert again.epoch == best + 1
+    assert again.test()[trainer.best_column] == values[best]
+    assert type(trainer).from_run(tmp_path / "r", device="cpu").epoch == 5
+
+
+def test_without_val_boards_no_epoch_is_the_best(tmp_path):
+    make(save_model=True, runs=tmp_path, run_name="r").train()
+    assert not (tmp_path / "r" / "checkpoints" / "model_best.pth").exists()
+
+
+def test_a_log_without_the_columns_of_today_is_continued(tmp_path):
+    trainer = make(epochs=3, save_model=True, runs=tmp_path, run_name="r")
+    trainer.train()
+    path = tmp_path / "r" / "run_log.csv"
+    before = [line.split(",") for line in path.read_text().splitlines()]
+    at = before[0].index("loss_mean")
+    path.write_text("".join(",".join(cells[:at] + cells[at + 1 :]) + "\n" for cells in before))
+    TrainTransformer.resume(tmp_path / "r", epochs=4).train()
+    after = [line.split(",") for line in path.read_text().splitlines()]
+    assert after[0] == before[0]
+    assert [cells[at] for cells in after[1:4]] == ["", "", ""]
+    assert float(after[4][at]) > 0
+    assert [cells[:at] for cells in after[1:4]] == [cells[:at] for cells in before[1:4]]
 
 
 @both
@@ -354,7 +419,7 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     trainer.train(bool_wandb=True)
     assert [step for step, _ in logged] == [4, 8, 12]
     assert set(logged[0][1]) == {*LOG, "learning_curves", "reconstructions"}
-    assert set(logged[1][1]) == {"written", "epoch", "loss", "error"}
+    assert set(logged[1][1]) == {"written", "epoch", "loss", "loss_mean", "error"}
     for _, row in logged:
         assert row["loss"] == trainer.log.arrays["loss"][row["epoch"]]
     assert logged[0][1]["reconstructions"] == "picture Figure"

@@ -41,6 +41,7 @@ def test_run_log_round_trip(tmp_path):
     with open(tmp_path / "run_log.pkl", "rb") as file:
         arrays = pickle.load(file)
     nan = math.nan
+    assert arrays["test"].tolist()[4] == -1
     expected = {"written": [1, 0, 0, 0, 1], "epoch": [0, 1, nan, nan, 4],
                 "loss": [1 / 3, np.float32(1e-7), nan, nan, 12345678.5], "test": [0.25, nan, nan, nan, -1]}
     assert list(arrays) == list(expected)

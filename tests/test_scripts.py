@@ -259,7 +259,7 @@ def test_a_seed_names_a_run(kind, tmp_path, no_pictures):
 def test_without_a_seed_one_is_drawn_and_shown(tmp_path, capsys, no_pictures):
     argv = flags("factor", tmp_path / "runs")
     del argv[argv.index("--seed") : argv.index("--seed") + 2]
-    (first,), (second,) = train_model.main(argv), train_model.main(argv)
+    first, second = train_model.main(argv), train_model.main(argv)
     out = capsys.readouterr().out
     for trainer in (first, second):
         assert f"seed {trainer.seed}" in out

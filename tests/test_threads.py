@@ -23,8 +23,3 @@ def test_scripts_let_threads_wait_less_before_torch_is_loaded_unless_the_user_sa
     environment = {name: value for name, value in os.environ.items() if name not in threads.CHOSEN_BY}
     run = subprocess.run([sys.executable, "-u", "-c", code], env=environment | own, cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == [str(value) for value in expected], run.stderr
-
-
-def test_the_benchmark_measures_what_the_scripts_set():
-    text = (ROOT / "benchmarks" / "bench_together.py").read_text(encoding="utf-8")
-    assert f'"as the scripts set it": {{"GOMP_SPINCOUNT": "{threads.SPINS}"}}' in text

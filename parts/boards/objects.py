@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from parts.boards.numbering import distinct
-from parts.boards.params import DatasetParams
+from parts.boards.params import COMPOSITIONS, ROOTS, DatasetParams
 from parts.checks import integer_array
+from utils import numpy_rng
 
 EMPTY = -2  # stands for no object, among the tokens of a cell; -1 fills up the list of a cell's tokens
 
@@ -35,9 +36,9 @@ def _distinct_objects(count: int, draw: Callable, key: Callable = np.asarray) ->
         objects = np.concatenate([objects, draw(max(64, count // 4))])
 
 
-def draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
+def draw_roots(p: DatasetParams) -> np.ndarray:
     """Distinct roots (abs_n, d, d, abs_w_m): the tokens that each cell may take, filled up with -1."""
-    fuzzy = p.abs_w_c or 0
+    fuzzy, rng = p.abs_w_c or 0, numpy_rng(p.seed, ROOTS)
 
     def draw(n):
         plain, where = _scatter(rng, n, p.abs_dim**2, p.abs_c, p.vocab_token)
@@ -53,8 +54,9 @@ def draw_roots(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def draw_compositions(p: DatasetParams, rng: np.random.Generator) -> np.ndarray:
+def draw_compositions(p: DatasetParams) -> np.ndarray:
     """Distinct compositions (comp_n, comp_dim, comp_dim): root indices, -1 for no root."""
+    rng = numpy_rng(p.seed, COMPOSITIONS)
     drawn = _distinct_objects(p.comp_n, lambda n: _scatter(rng, n, p.comp_dim**2, p.comp_c, p.abs_n)[0])
     return drawn.reshape(-1, p.comp_dim, p.comp_dim)
 
@@ -120,6 +122,28 @@ def objects_of(params: DatasetParams, compositions: np.ndarray, type_: int, rows
     a, b = np.divmod(np.arange(params.comp_dim**2), params.comp_dim)
     root = compositions[index].reshape(len(rows), len(a))
     return root, row[:, None] + a * step, col[:, None] + b * step, bck
+
+
+def random_tokens(roots: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Roots (k, d, d, abs_w_m) -> tokens (k, d * d), -1 in holes. A fuzzy cell takes one of its tokens."""
+    tokens = roots.reshape(len(roots), roots.shape[1] ** 2, roots.shape[-1])
+    if tokens.shape[-1] == 1:
+        return tokens[..., 0]
+    allowed = tokens >= 0
+    pick = (rng.random(tokens.shape[:2]) * allowed.sum(-1)).astype(np.int64)
+    mode = (allowed.cumsum(-1) > pick[..., None]).argmax(-1)  # where allowed token number `pick` is
+    return np.take_along_axis(tokens, mode[..., None], -1)[..., 0]
+
+
+def random_positions(p: DatasetParams, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) rows and columns for n roots: for two roots those of a random double board; for more no row or
+    column twice, if the board is large enough."""
+    R, doubles = p.places, p.families[1]
+    if n == 2 and doubles.size:
+        return doubles.unrank(rng.integers(doubles.size, size=1))[0, [1, 2, 4, 5]].reshape(2, 2)
+    if 2 < n <= R:
+        return np.stack([rng.permutation(R)[:n], rng.permutation(R)[:n]], axis=1)
+    return rng.integers(R, size=(n, 2))
 
 
 def footprints(params: DatasetParams, root: np.ndarray, row: np.ndarray,

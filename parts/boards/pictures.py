@@ -77,3 +77,20 @@ def draw_board(ax, board, colors, numbers=None, mask=None, wrong=None, font: flo
         crosses = rearrange(ends, "way end xy n -> (n way) end xy")
         rim = [withStroke(linewidth=3, foreground="white")]  # to be seen on red tokens
         ax.add_collection(LineCollection(crosses, color="crimson", linewidth=1.5, path_effects=rim))
+
+
+def draw_boards(boards, colors, numbers, masks, wrong, titles=(), columns: int = 6, size: float = 1.8):
+    """A figure of boards (n, h, w) side by side, `columns` in a row, each `size` inches wide. numbers, masks
+    and wrong (n, h, w) as in `draw_board`; titles: at most one for each board."""
+    n, h, w = boards.shape
+    columns = max(min(n, columns), 1)
+    rows = max(-(-n // columns), 1)
+    height = size * h / w + 0.12 + 0.2 * max([0, *(1 + title.count("\n") for title in titles)])
+    figure, axes = new_figure(rows, columns, (columns * (size + 0.12), rows * height))
+    for k, ax in enumerate(axes.flat):
+        if k < n:
+            draw_board(ax, boards[k], colors, numbers[k], masks[k], wrong[k], 28 * size / w)
+            ax.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+        else:
+            ax.remove()
+    return figure

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from parts.boards.numbering import NO_NUMBERS, Family, RowTable, distinct
-from parts.boards.objects import objects_of
+from parts.boards.objects import alike, objects_of
 from parts.boards.params import FAMILIES, HELD_OUT, TYPES, DatasetParams
 from parts.checks import refuse
 from utils import numpy_rng
@@ -237,6 +237,31 @@ def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
     first = np.concatenate(first)
     second = double.twin(first)
     return np.unique(np.minimum(first, second) if double.twins else np.concatenate([first, second]))
+
+
+def make_splits(params: DatasetParams, compositions: np.ndarray) -> dict[str, RowTable] | None:
+    """The nine tables of a new data set, or None if it has no splits. ValueError if one of its board types
+    has nothing to train on."""
+    if not params.bool_split:
+        return None
+    sets = row_tables(params, hold_out(params, compositions))
+    refuse(f"split_method {params.split_method!r} with seed = {params.seed} leaves no {type_!r} boards to "
+           "train on; choose another seed or larger boards."
+           for type_, family in zip(TYPES, FAMILIES, strict=True)
+           if type_ in params.board_types and not len(sets[f"{family}_train"]))
+    return sets
+
+
+def shared_pictures(params: DatasetParams, roots: np.ndarray) -> list[str]:
+    """Why pictures held out may also be drawn in training: splits keep rows apart, but different rows may
+    draw the same picture."""
+    reasons = []
+    if pair := alike(roots):
+        reasons.append(f"roots {pair[0]} and {pair[1]} are shifts of each other")
+    twin = {1: "single", 2: "double"}.get(params.comp_c)
+    if {"composition", twin} <= set(params.board_types):
+        reasons.append(f"composites of comp_c = {params.comp_c} roots are {twin} boards too")
+    return reasons
 
 
 def hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.ndarray]]:

@@ -70,9 +70,10 @@ def sum_over_processes_(*tensors: torch.Tensor) -> None:
 
 def largest_over_processes(number: int, device: torch.device) -> int:
     """The largest `number` that any process has."""
+    if rank_and_world()[1] == 1:
+        return number
     held = torch.tensor([number], device=device)
-    if rank_and_world()[1] > 1:
-        dist.all_reduce(held, dist.ReduceOp.MAX)
+    dist.all_reduce(held, dist.ReduceOp.MAX)
     return int(held)
 
 

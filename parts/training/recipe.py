@@ -37,6 +37,7 @@ class TrainParams(Params):
     Methods named ..._at give a value at an epoch, counted from 0.
     """
 
+    recipe_length = 1500  # epochs of the full recipe
     # epochs at which something starts or has ended, scaled with recipe_epochs
     ramps = (
         "lr_warmup",

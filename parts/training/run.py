@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,8 @@ class Run:
     """The folder of a run while a trainer works in it.
 
     folder: runs/<run_name>, or None to write nothing. saves: whether checkpoints and states are saved. log:
-    the RunLog, None until `open` or `resume`. """
+    the RunLog, None until `open` or `resume`.
+    """
 
     def __init__(self, folder: Path | None, saves: bool):
         self.folder, self.saves = folder, saves and folder is not None
@@ -138,7 +139,8 @@ class Run:
         If states are saved, SIGINT and SIGTERM do not interrupt a step: they are noted, for `heed`. If
         anything goes wrong, the trainer goes back to its last whole epoch. A signal, a loss that is not
         finite, a full disk and too little memory then end as TrainingStopped, after that state has been
-        saved; any other exception passes on. Releases the folder at the end. """
+        saved; any other exception passes on. Releases the folder at the end.
+        """
         self._good = trainer.state()
         with self._signals_noted(self.saves or trainer.rank > 0):
             try:
@@ -224,7 +226,8 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
     """Checks that a run can be resumed with the parameters in `changed`, and returns the run's own.
 
     ValueError if nothing was saved, if the files are of another version, or for a parameter that must stay as
-    it is; TypeError for an unknown one. """
+    it is; TypeError for an unknown one.
+    """
     if folder.is_dir() and not (newest_states(folder) and (folder / "run_log.csv").exists()):
         raise ValueError(
             f"{folder}: there is nothing to resume, no state was saved: the run was started with --save 0, "
@@ -311,7 +314,8 @@ def lock(folder: Path) -> typing.IO:
     """Locks a run folder for this process until the returned file is closed, and removes half-written files.
 
     The lock ends with the process, however that ends. ValueError if another process holds it. On a file
-    system without locks there is a warning, and nothing is locked or removed. """
+    system without locks there is a warning, and nothing is locked or removed.
+    """
     file = open(folder / ".lock", "ab")
     try:
         held = lock_descriptor(file.fileno(), blocking=False)
@@ -367,7 +371,8 @@ class RunLog:
     length epochs.
 
     columns: names. folder: None keeps the log in memory. resume_at: continues the log in the folder after so
-    many epochs. A value that was not measured is NaN, and blank in the CSV. """
+    many epochs. A value that was not measured is NaN, and blank in the CSV.
+    """
 
     def __init__(
         self, columns: Sequence[str], epochs: int, folder: Path | None = None, resume_at: int | None = None
@@ -385,14 +390,14 @@ class RunLog:
                 file.write(",".join(self.columns) + "\n")
             return
         log = read_run_log(path, resume_at)
-        if list(log) != self.columns or log["epoch"].tolist() != list(range(resume_at)):
+        if not set(log) <= set(self.columns) or log["epoch"].tolist() != list(range(resume_at)):
             raise ValueError(f"{path}: must hold the rows of epochs 0 to {resume_at - 1}.")
         for name, values in log.items():
             self.arrays[name][:resume_at] = values
-        with open(path, encoding="utf-8") as file:
-            kept = [next(file) for _ in range(resume_at + 1)]
+        # written anew: later rows go, and columns that an older version did not have stay blank
+        rows = zip(*(self.arrays[name][:resume_at] for name in self.columns), strict=True)
         with atomic_write(path, "w") as file:
-            file.writelines(kept)
+            file.writelines([",".join(self.columns) + "\n", *map(csv_line, rows)])
 
     def extend(self, epochs: int) -> None:
         """Makes room for that many epochs."""
@@ -409,11 +414,7 @@ class RunLog:
         """Enters a row into the arrays and the CSV."""
         self.note(row)
         if self.folder is not None:
-            cells = (float(row.get(name, math.nan)) for name in self.columns)
-            line = (
-                ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells).encode()
-                + b"\n"
-            )
+            line = csv_line(row.get(name, math.nan) for name in self.columns).encode()
             with open(self.path, "ab", buffering=0) as file:
                 end = file.tell()
                 if file.write(line) < len(line):  # a full disk takes only a part
@@ -433,10 +434,24 @@ class RunLog:
                 to_disk(file)
 
     def save_arrays(self) -> None:
-        """Writes run_log.pkl."""
+        """Writes run_log.pkl; as in the official program, what a test did not measure is -1 there."""
         if self.folder is not None:
+            tested = self.arrays["written"] == 1
+            arrays = {name: np.where(tested & np.isnan(v), -1, v) for name, v in self.arrays.items()}
             with atomic_write(self.folder / "run_log.pkl") as file:
-                pickle.dump(self.arrays, file)
+                pickle.dump(arrays, file)
+
+
+def csv_line(values: Iterable[float]) -> str:
+    """A line of a CSV that reads back to the bit; NaN is blank."""
+    cells = map(float, values)
+    return ",".join("" if math.isnan(cell) else repr(cell).removesuffix(".0") for cell in cells) + "\n"
+
+
+def best_epoch(log: dict[str, np.ndarray], column: str) -> int | None:
+    """The first epoch with a column's highest value; None if it was never measured."""
+    values = log.get(column, np.empty(0))
+    return None if np.isnan(values).all() else int(np.nanargmax(values))
 
 
 def read_run_log(path: str | Path, rows: int | None = None) -> dict[str, np.ndarray]:

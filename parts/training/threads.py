@@ -2,7 +2,8 @@
 
 Threads of GNU's OpenMP wait for their next operation in a loop, by default for so long that two trainings on
 the same cores are ten times slower than they need be. A shorter wait costs a single training little
-(benchmarks/bench_together.py). """
+(docs/speed.md).
+"""
 import os
 
 SPINS = 20_000  # rounds of that loop before a thread sleeps

@@ -19,7 +19,8 @@ def wandb_run(trainer, mode: str) -> Iterator[bool]:
 
     WANDB_PROJECT, WANDB_NAME, WANDB_DIR and WANDB_MODE work as they do for wandb. A resumed run folder
     continues its run at wandb. Of several processes, the first one alone logs. ValueError, with no file left
-    behind, if wandb cannot start. """
+    behind, if wandb cannot start.
+    """
     if mode != "disabled":
         mode = os.environ.get("WANDB_MODE") or mode
     if mode == "disabled" or trainer.rank > 0:
