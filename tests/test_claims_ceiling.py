@@ -6,6 +6,7 @@ import planted
 from planted import PROBA, cells_of
 
 from module_dataset import AbstractionDataset, Boards
+from parts.training.recipe import TrainParams
 from studies.claims import ceiling
 from studies.claims.scenes import footprints, hide
 from studies.claims.scores import resample
@@ -18,7 +19,8 @@ class Stub:
         self.dataset, self.fields = dataset, {"one pass": one_pass, "easy first": easy_first}
 
     def reconstruct(self, boards, masks, decode="one pass"):
-        best = self.dataset.best_reconstruction(np.where(masks, self.dataset.masking_token, boards), PROBA)
+        proba = [1 / len(self.dataset.board_types)] * len(self.dataset.board_types)
+        best = self.dataset.best_reconstruction(np.where(masks, self.dataset.masking_token, boards), proba)
         field = self.fields[decode]
         return {"": getattr(best, field) if field else np.zeros_like(boards)}
 
@@ -130,3 +132,19 @@ def test_the_words_on_settings_are_what_the_table_says(monkeypatch):
     assert [round(100 * float(four[way]), 1) for way in ("one pass", "accuracy")] == [90.2, 92.1]
     best = [double[f"best_s{seed}"] for seed in range(3)]
     assert round(max(best) - min(best), 1) == 1.8
+
+
+def test_bench_accuracy_measures_a_run_without_composites(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import bench_accuracy
+
+    dataset = AbstractionDataset(seed=0, board_types=["single", "double"], board_types_proba=[0.5, 0.5])
+    stub = Stub(dataset)
+    stub.seed, stub.params = 0, TrainParams().as_dict()
+    measure, held_out = ceiling.measure, bench_accuracy.held_out
+    monkeypatch.setattr(bench_accuracy.TrainTransformer, "from_run", lambda folder: stub)
+    monkeypatch.setattr(bench_accuracy, "held_out", lambda dataset, type_, count, rng: held_out(dataset, type_, 4, rng))
+    monkeypatch.setattr(ceiling, "measure", lambda *args: measure(*args, masks=1, draws=5))
+    rows = list(bench_accuracy.rows_of(tmp_path / "run"))
+    assert {row["what"].split(", ")[1].split()[0] for row in rows} == {"all", "single", "double"}
+    assert all(row["accuracy"] == row["ceiling"] for row in rows if "whole" not in row["what"] and "easy" not in row["what"])

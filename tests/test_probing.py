@@ -1,7 +1,9 @@
 """Recording, editing and the pictures of the wrappers."""
+import fnmatch
 import itertools
 import json
 import random
+import tracemalloc
 import warnings
 from types import SimpleNamespace
 
@@ -455,6 +457,37 @@ def test_recons_and_verbose(capsys):
     acts, recons = t.forward_all_activations(boards, torch.from_numpy(masks), verbose=True, return_recons=True)
     assert np.array_equal(recons, acts["logit"].argmax(-1).reshape(3, 6, 6))
     assert f"right tokens {100 * (recons == boards).mean():.2f}%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", ["b1_z", "b*_update", ["z_out", "b0_a"], "logit", ["b0_z", "log*"], None])
+def test_only_what_is_named_is_recorded(names, monkeypatch):
+    monkeypatch.setattr(evaluation, "EVAL_BATCH", 4)
+    t = make_trainer()
+    boards, masks = make_boards(t, 9)
+    whole, recons = t.forward_all_activations(boards, masks, return_recons=True)
+    patterns = ["*"] if names is None else [names] if isinstance(names, str) else names
+    wanted = {name for name in whole for pattern in patterns if fnmatch.fnmatch(name, pattern)}
+    acts = t.forward_all_activations(boards, masks, names=names)
+    both = t.forward_all_activations(boards, masks, names=names, return_recons=True)
+    assert set(acts) == set(both[0]) == wanted
+    assert all(np.array_equal(acts[name], whole[name]) for name in wanted)
+    assert np.array_equal(both[1], recons)
+    with pytest.raises(ValueError, match="b7_z"):
+        t.forward_all_activations(boards, masks, names="b7_z", return_recons=True)
+
+
+def test_memory_is_that_of_what_is_named():
+    t = make_trainer(dtype="float32")
+    boards, masks = make_boards(t, 3000)
+    t.forward_all_activations(boards[:2], masks[:2])
+    peaks = []
+    for names in ("b1_z", None):
+        tracemalloc.start()
+        acts = t.forward_all_activations(boards, masks, names=names)
+        peaks.append(tracemalloc.get_traced_memory()[1] / sum(act.nbytes for act in acts.values()))
+        tracemalloc.stop()
+    assert peaks[0] < 3  # boards and masks are of the size of one activation of this small network
+    assert peaks[1] < 1.2
 
 
 @pytest.mark.filterwarnings("error")

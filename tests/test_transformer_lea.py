@@ -192,7 +192,7 @@ def test_speech_is_read_as_in_the_third_pass(kind, vq_type, blank):
 
 
 @pytest.mark.parametrize("sentences", [
-    torch.zeros(2, 3, dtype=int), torch.zeros(2, 5, dtype=int), torch.zeros(4, dtype=int), torch.zeros(2, 4, 9),
+    torch.zeros(2, 3, dtype=int), torch.zeros(2, 5, dtype=int), torch.zeros(4, dtype=int), torch.zeros(2, 4, 9, dtype=int),
     torch.full((1, 4), 9), torch.full((1, 4), -1),
 ], ids=["short", "long", "flat", "one-hot", "beyond", "negative"])  # fmt: skip
 def test_wrong_sentences(sentences):
