@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from module_dataset import TYPES, AbstractionDataset
+from tests.boards import SMALL, draw_slowly
 
 PLAIN = dict(board_dim=4, abs_dim=2, abs_c=4, abs_n=2, vocab_bck=2, vocab_token=2, comp_n=2, comp_margin=0, comp_c=3,
              bool_split=False)
@@ -164,3 +165,28 @@ def test_posterior_of_a_board_that_nothing_draws_is_zero():
     assert dataset.posterior(masked[:0]).shape == (0, 4, 4, dataset.vocab_size)
     with pytest.raises(ValueError, match="masked_boards must have shape"):
         dataset.posterior(masked[0])
+
+
+def test_success_is_the_expectation_over_equally_probable_answers():
+    """Against every row drawn, weighed and compared: sums to the posterior mass of the best board, over all boards."""
+    ds = AbstractionDataset(**SMALL | {"board_types": ["single", "double"], "bool_split": False})
+    rng = np.random.default_rng(0)
+    drawn = ds.sample(60, rng=rng)
+    hidden = rng.random(drawn.boards.shape) < 0.6
+    masked = np.where(hidden, ds.masking_token, drawn.boards)
+    every = []
+    for type_, share in enumerate(ds.board_types_proba):
+        rows = ds.params.families[type_].unrank(np.arange(ds.params.families[type_].size))
+        every += [(draw_slowly(ds, type_, row)[0], share / len(rows)) for row in rows]
+    boards, weights = np.array([board for board, _ in every]), np.array([weight for _, weight in every])
+    by_board, by_cell = ds.observer.success(masked, drawn.boards)
+    for b in range(len(masked)):
+        fits = ((boards == masked[b]) | hidden[b]).all((1, 2))
+        pictures, which = np.unique(boards[fits].reshape(-1, masked[b].size), axis=0, return_inverse=True)
+        mass = np.bincount(which.ravel(), weights[fits])
+        best = mass >= mass.max() * (1 - 1e-9)
+        assert by_board[b] == pytest.approx((pictures[best] == drawn.boards[b].ravel()).all(1).sum() / best.sum())
+        cells = np.stack([np.bincount(column, mass / mass.sum(), ds.vocab_size) for column in pictures.T])
+        ties = cells >= cells.max(1, keepdims=True) * (1 - 1e-9)
+        assert by_cell[b] == pytest.approx((ties[range(len(ties)), drawn.boards[b].ravel()] / ties.sum(1)).prod())
+    assert 0 < ((by_board > 0) & (by_board < 1)).sum()  # some boards have ties

@@ -126,6 +126,27 @@ class Observer:
             marginal[b].flat[hidden] = pictures.marginals.argmax(1)
         return Reconstruction(best, mass, marginal, consistent)
 
+    def success(self, masked_boards, boards, proba=None) -> tuple[np.ndarray, np.ndarray]:
+        """How often the observer names boards (n, h, w) exactly, from masked ones: by the most probable board
+        (n,), and by the most probable token of each cell (n,). Equally probable answers are drawn at random,
+        so these are expectations. ValueError as best_reconstruction's."""
+        p, masked = self.params, self._checked(masked_boards)
+        by_board, by_cell = np.zeros((2, len(masked)))
+        for b, board in enumerate(np.asarray(boards)):
+            hidden = np.flatnonzero(masked[b] == p.masking_token)
+            with naming(f"masked_boards[{b}]"):
+                possible = self.hypotheses(masked[b], proba)
+                pictures = self.pictures(possible, hidden)
+            truth = board.flat[hidden]
+            # a picture with a background cell is as many pictures as there are possible backgrounds
+            copies = np.where((pictures.tokens == 0).any(1), len(possible.backgrounds), 1)
+            best = _ties(pictures.masses / copies)
+            right = (pictures.tokens == np.where(truth < p.vocab_bck, 0, truth)).all(1)
+            by_board[b] = (best & right).any() / copies[best].sum()
+            ties = _ties(pictures.marginals)
+            by_cell[b] = (ties[np.arange(len(hidden)), truth] / ties.sum(1)).prod()
+        return by_board, by_cell
+
     def pictures(self, possible: Hypotheses, hidden: np.ndarray) -> Pictures:
         """The distinct pictures of the hidden cells (c,). Rows that draw the same picture are summed."""
         live, packed, masses = 0, [], []
@@ -259,6 +280,11 @@ class Observer:
             radix = (count.cumprod(1) // count)[which]
             choice = (end[which] - 1 - part)[:, None] // radix % count[which]
             yield which, self.options[cells[which], choice]
+
+
+def _ties(probabilities: np.ndarray) -> np.ndarray:
+    """Which probabilities (..., k) are the highest of their row, up to rounding."""
+    return probabilities >= probabilities.max(-1, keepdims=True) * (1 - 1e-9)
 
 
 class Sight:

@@ -1,0 +1,80 @@
+"""What a network generalises to: whole boards filled in, held-out and train boards beside the ceiling.
+
+    python benchmarks/bench_held_out.py runs/<run> [more runs] --csv benchmarks/results/held_out.csv
+
+What is held out depends on the run's split (docs/held_out.md). Up to 400 boards a type of the test split,
+and as many of train. Masks: recipe, as the run's recipe ends; 25%, a quarter of the cells and no patches;
+LEA also sentence: nothing is hidden, and the board is rebuilt from its sentence alone. The ceiling is the
+ideal observer's on the same boards and masks; equally probable answers are drawn at random. It does not
+know which boards are held out, so a network can be above it on train boards.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from machine import measure_runs  # noqa: E402
+
+from module_dataset import Boards  # noqa: E402
+from studies.claims.ceiling import groups_of  # noqa: E402
+from studies.claims.runs import is_lea, open_run  # noqa: E402
+from utils import numpy_rng  # noqa: E402
+
+COUNT = 400  # boards of a type
+
+
+def boards_of(dataset, split: str) -> Boards:
+    """Boards of a split, at most COUNT of each type."""
+    if split == "test":
+        return dataset.all_boards("test", COUNT, numpy_rng(0, 1))
+    one_type = np.eye(len(dataset.board_types))
+    return Boards.join([dataset.sample(COUNT, "train", proba, numpy_rng(0, 2)) for proba in one_type])
+
+
+def shares(trainer, drawn: Boards, masking: tuple[float, float]) -> dict[str, np.ndarray]:
+    """{column: (n,) whether a board is right, or how often the ideal observer is} under one mask each."""
+    dataset = trainer.dataset
+    hidden, _ = dataset.mask(drawn.boards, *masking, drawn.types, drawn.corners, numpy_rng(0, 3))
+    masked = np.where(hidden, dataset.masking_token, drawn.boards)
+    alike = [1 / len(dataset.board_types)] * len(dataset.board_types)
+    ceiling, ceiling_one_pass = dataset.observer.success(masked, drawn.boards, alike)
+    output = next(iter(trainer.outputs))  # LEA: from the board
+    right = {decode: (trainer.reconstruct(drawn.boards, hidden, decode)[output] == drawn.boards).all((1, 2))
+             for decode in ("one pass", "easy first")}
+    return right | {"ceiling of one pass": ceiling_one_pass, "ceiling": ceiling}
+
+
+def rows_of(folder: Path) -> Iterator[dict]:
+    """The rows of a run, which it prints."""
+    trainer = open_run(folder, "cpu")
+    dataset, lea = trainer.dataset, is_lea(folder)
+    maskings = {"25%": (0.25, 0.0)} if lea else {
+        "recipe": (trainer.masking_p, trainer.masking_patch_p), "25%": (0.25, 0.0)}
+    for split in ("test", "train"):
+        drawn = boards_of(dataset, split)
+        columns = {name: shares(trainer, drawn, masking) for name, masking in maskings.items()}
+        if lea:
+            rebuilt = trainer.reconstruct(drawn.boards, np.zeros_like(drawn.boards))["l1_"]
+            columns["sentence"] = {"one pass": (rebuilt == drawn.boards).all((1, 2))}
+        for masks, values in columns.items():
+            for group, use in groups_of(dataset, drawn).items():
+                row = {"run": folder.name, "split_method": dataset.split_method,
+                       "card_test": dataset.card_test, "seed": trainer.seed, "boards of": split,
+                       "masks": masks, "type": group, "boards": int(use.sum())}
+                row |= {name: f"{100 * right[use].mean():.1f}" for name, right in values.items()}
+                if group != "all":
+                    print(*row.values(), flush=True)
+                    yield row
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    measure_runs(args.runs, args.csv, rows_of)
