@@ -1,7 +1,8 @@
-"""module_figures: small pictures, looked at as data."""
+"""Small figures, looked at as data."""
 import numpy as np
 from PIL import Image
 
+from parts.boards import pictures
 from parts.probing import panels
 
 
@@ -19,12 +20,12 @@ def test_figures_need_no_display_and_stay_on_no_list(tmp_path):
 
 
 def test_draw_board_marks_cells():
-    figure, axes = panels.new_figure()
-    colors = panels.token_colors(2, 3)
+    figure, axes = pictures.new_figure()
+    colors = pictures.token_colors(2, 3)
     assert colors.shape == (6, 4)
     assert len(np.unique(colors, axis=0)) == 6
     board = np.array([[0, 1], [4, 5]])
-    panels.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
+    pictures.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
     ax = axes[0, 0]
     assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("4", (0, 1)), ("5", (1, 1))]
     assert [patch.get_path().get_extents().bounds for patch in ax.patches] == [(0.5, -0.5, 1, 1)]

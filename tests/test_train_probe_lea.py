@@ -11,6 +11,7 @@ import torch
 from module_dataset import TYPES, AbstractionDataset
 from module_train_probe_lea import TrainTransformer
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizerEMA
+from parts.probing.panels import plot_sentences
 
 SMALL_BOARDS = dict(board_dim=6, abs_n=3, abs_dim=2, abs_c=4, vocab_bck=2, vocab_token=4, comp_n=2, dataset_len=30, seed=0)
 SMALL = dict(n_layer=2, n_embd=8, n_embd_pos=4, batch_size=8, epochs=2, seed=1, device="cpu", vocab_speech_size=8,
@@ -429,15 +430,12 @@ def test_what_is_printed_of_an_epoch():
 
 
 def test_the_picture_of_sentences_has_every_word_and_every_token_of_an_object():
-    trainer = stirred(block_speech_size=11)
-    first = trainer.dataset.vocab_bck  # object tokens from here on
+    first = 2  # object tokens from here on
     boards = np.array([[[first, 0], [1, first + 1]], [[0, 1], [first, first]]]).repeat(3, 1).repeat(3, 2)
-    words = np.eye(8, dtype=int)[np.arange(22).reshape(2, 11) % 8]
-    trainer._sample = lambda epoch, count: boards
-    trainer.speaker_predict = lambda boards, masks: (None, boards[::-1], words)
-    axes = np.array(trainer._plot_sentences(0).axes[:6]).reshape(2, 3)
+    words = np.arange(22).reshape(2, 11) % 8
+    axes = np.array(plot_sentences(boards, boards[::-1], words, first, 4).axes[:6]).reshape(2, 3)
     for i, (left, middle, right) in enumerate(axes):
         [text] = [found.get_text() for found in middle.texts]
-        assert [int(word) for word in text.split()] == words[i].argmax(-1).tolist()
+        assert [int(word) for word in text.split()] == words[i].tolist()
         for ax, board in ((left, boards[i]), (right, boards[1 - i])):
             assert len(ax.texts) == (board >= first).sum()

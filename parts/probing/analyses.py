@@ -245,9 +245,9 @@ def drawn_board(
     """(board (h, w), board_abs (h, w)) of nb_root_abs random roots or, if composite is given, of that
     composite with its roots `margin` apart."""
     if composite is not None:
-        return dataset._draw_board_deterministic("composite", composite=composite, composite_margin=margin)
+        return dataset.draw(composite=composite, composite_margin=margin)
     check_sizes(nb_root_abs=nb_root_abs)
-    return dataset._draw_board_deterministic("root", [-1] * nb_root_abs)
+    return dataset.draw(roots=[-1] * nb_root_abs)  # -1: any root
 
 
 def with_defaults(name: str, values: dict | None, **defaults) -> dict:
