@@ -11,6 +11,7 @@ import torch
 from module_dataset import TYPES, AbstractionDataset
 from module_train_probe_lea import TrainTransformer
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizerEMA
+from parts.probing.panels import plot_sentences
 
 SMALL_BOARDS = dict(board_dim=6, abs_n=3, abs_dim=2, abs_c=4, vocab_bck=2, vocab_token=4, comp_n=2, dataset_len=30, seed=0)
 SMALL = dict(n_layer=2, n_embd=8, n_embd_pos=4, batch_size=8, epochs=2, seed=1, device="cpu", vocab_speech_size=8,
@@ -421,7 +422,7 @@ def test_load_transformer_reads_the_official_layout(golden, tmp_path, transforme
 
 def test_what_is_printed_of_an_epoch():
     trainer = make()
-    row = dict.fromkeys(trainer.loss_columns, 0.0) | {"epoch": 3, "loss_total": 1.5, "avg_error_rfb": 0.25, "avg_error_rfs": 0.125,
+    row = dict.fromkeys(trainer.loss_columns, 0.0) | {"epoch": 3, "loss_mean": 1.5, "avg_error_rfb": 0.25, "avg_error_rfs": 0.125,
                                                       "words_used": 7, "vq_perplexity": 3.0, "vq_usage_entropy": 0.5}
     wanted = ("epoch 3: loss 1.5000, wrong tokens from board 25.00%, from sentence 12.50%", "7 words in use, perplexity 3.0")
     for part in wanted:
@@ -429,13 +430,11 @@ def test_what_is_printed_of_an_epoch():
 
 
 def test_the_picture_of_sentences_has_every_word_and_every_token_of_an_object():
-    trainer = stirred(block_speech_size=11)
-    first = trainer.dataset.vocab_bck  # object tokens from here on
+    first, tokens = 2, 4  # the first object token, how many there are
     boards = np.array([[[first, 0], [1, first + 1]], [[0, 1], [first, first]]]).repeat(3, 1).repeat(3, 2)
     words = np.eye(8, dtype=int)[np.arange(22).reshape(2, 11) % 8]
-    trainer._sample = lambda epoch, count: boards
-    trainer.speaker_predict = lambda boards, masks: (None, boards[::-1], words)
-    axes = np.array(trainer._plot_sentences(0).axes[:6]).reshape(2, 3)
+    figure = plot_sentences(boards, boards[::-1], words.argmax(-1), first, tokens)
+    axes = np.array(figure.axes[:6]).reshape(2, 3)
     for i, (left, middle, right) in enumerate(axes):
         [text] = [found.get_text() for found in middle.texts]
         assert [int(word) for word in text.split()] == words[i].argmax(-1).tolist()
