@@ -21,6 +21,10 @@ boards. LEA's inference network is measured as it reads the blank sentence.
 
 Axis letters: n boards, T cells, H heads, D width, V tokens, U patches, M boards in a forward pass.
 """
+import parts.training.threads  # noqa: F401, before torch is loaded
+
+# isort: split
+
 from studies.circuits.ablation import ablate, components, kept
 from studies.circuits.boards import held_out_boards, pairs_of
 from studies.circuits.direct_paths import paths
