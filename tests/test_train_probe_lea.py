@@ -422,7 +422,7 @@ def test_load_transformer_reads_the_official_layout(golden, tmp_path, transforme
 
 def test_what_is_printed_of_an_epoch():
     trainer = make()
-    row = dict.fromkeys(trainer.loss_columns, 0.0) | {"epoch": 3, "loss_total": 1.5, "avg_error_rfb": 0.25, "avg_error_rfs": 0.125,
+    row = dict.fromkeys(trainer.loss_columns, 0.0) | {"epoch": 3, "loss_mean": 1.5, "avg_error_rfb": 0.25, "avg_error_rfs": 0.125,
                                                       "words_used": 7, "vq_perplexity": 3.0, "vq_usage_entropy": 0.5}
     wanted = ("epoch 3: loss 1.5000, wrong tokens from board 25.00%, from sentence 12.50%", "7 words in use, perplexity 3.0")
     for part in wanted:
