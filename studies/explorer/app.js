@@ -5,7 +5,8 @@ class App {
     this.runs = Object.fromEntries(runs.map((run) => [run.name, prepared(run)]));
     this.state = new State(this.runs);
     this.turn = 0;  // counts changes: what was begun before the last one gives up
-    this.networks = new Map();
+    this.passes = new Map();  // kept: those without edits
+    this.allGrids = new Set();  // the chosen cell is outlined in each
     this.problems = this.state.take(location.hash.slice(1));
     this.panels = { easy: new EasyFirst(this), attention: new AttentionMaps(this), lens: new Lens(this),
                     edit: new Edits(this), words: new Words(this) };
@@ -98,7 +99,6 @@ class App {
       network: figure("Network"), observer: figure("Ideal observer"), difference: figure("Where they differ"),
     };
     this.grids.beside = null;
-    this.besideHost = host;
   }
 
   /** A titled grid in a figure: {grid, title, says}. Choosing a cell in it chooses that cell everywhere. */
@@ -107,6 +107,8 @@ class App {
     node.append(element("figcaption", {}, title), host, says);
     const choose = (cell) => this.chooseCell(cell);
     const grid = new Grid(host, this.run.boards.h, { title: name, act: choose, focus: choose, ...options });
+    this.allGrids.add(grid);
+    grid.select(this.state.cell);
     return { grid, title, says, node };
   }
 
@@ -246,8 +248,8 @@ class App {
 
   kept(name, tokens) {
     const key = `${this.state.run}|${tokens}`;
-    if (this.networks.get(name)?.key !== key) this.networks.set(name, { key, pass: this.run.network.forward(tokens) });
-    return this.networks.get(name).pass;
+    if (this.passes.get(name)?.key !== key) this.passes.set(name, { key, pass: this.run.network.forward(tokens) });
+    return this.passes.get(name).pass;
   }
 
   /** Mean activations over the reference boards, one board a task; then the page is drawn again. */
@@ -347,7 +349,7 @@ class App {
     place.says.textContent = `${this.rightText(answers)}${edited ? ` Edited: ${before} answers changed.` : ""}`;
   }
 
-  /** Draws answers (T,) with their probabilities (T, V). all: the note is given for every cell. */
+  /** Draws answers (T,) with their probabilities (T, V). */
   drawAnswers({ grid }, answers, shares) {
     const { boards, sizes: { V } } = this.run, { tokens } = this.state;
     grid.draw(answers.map((token, t) => {
@@ -392,7 +394,11 @@ class App {
   async observe(masked, turn) {
     const steps = this.run.observer().answers(masked);
     let step = thinking(steps, 15);
-    if (!step.done) this.grids.observer.says.textContent = "Counting the boards that are possible …";
+    if (!step.done) {
+      this.known = null;
+      this.grids.observer.says.textContent = "Counting the boards that are possible …";
+      this.drawCell();
+    }
     while (!step.done) {
       await this.pause();
       if (turn !== this.turn) return;
@@ -450,7 +456,10 @@ class App {
   /** The chosen cell's distributions. */
   drawCell() {
     const { state, known } = this, { boards, sizes: { V } } = this.run, { cell } = state;
-    for (const place of Object.values(this.grids)) place?.grid.select(cell);
+    for (const grid of this.allGrids) {
+      if (grid.node.isConnected) grid.select(cell);
+      else this.allGrids.delete(grid);
+    }
     byId("cell-title").textContent = `Cell at ${boards.place(cell)}`;
     const columns = [["Network", this.shares]];
     if (this.besidePass) columns.push([this.second().title, probabilities(this.besidePass.logits, V)]);
@@ -460,7 +469,7 @@ class App {
     const head = ["Token", ...columns.map(([title]) => title)].map((title) => element("th", { scope: "col", textContent: title }));
     const rows = shown.map((v) => element("tr", {}, element("th", { scope: "row", textContent: boards.tokenName(v) }),
       ...columns.map(([, shares]) => {
-        const share = shares[cell * V + v], bar = element("div", { className: "bar" });
+        const share = shares[cell * V + v], bar = element("div", { className: shares === known?.shares ? "bar known" : "bar" });
         bar.style.width = `${Math.max(1, 100 * share)}%`;
         return element("td", {}, element("div", { className: "bar-box" }, bar), `${(100 * share).toFixed(1)}%`);
       })));
@@ -531,7 +540,9 @@ function offer(app) {
     },
     posterior: (name, tokens) => {
       const [run, list] = checked(name, tokens);
-      return run.observer().answer(list).shares ?? null;
+      const answer = run.observer().answer(list, 10 ** 7);
+      if (answer.tooMany) throw new RangeError("More than 10 million hypotheses fit these tokens.");
+      return answer.shares ?? null;
     },
     setBoard: (tokens, masks) => {
       const [run, list] = checked(app.state.run, tokens), mask = [...masks].map(Number);

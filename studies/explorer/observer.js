@@ -18,19 +18,19 @@ class Observer {
 
   /** What tokens (T,), hidden cells UNK, allow: {count, shares (T, V)}, {none: true} if no board fits, or {tooMany:
    * true}. A generator: it yields now and then, so that a page can paint between two parts of a long sum. */
-  * answers(tokens) {
+  * answers(tokens, most = MOST_PICTURES) {
     const sight = new Sight(this, tokens);
     const seen = [...new Set(tokens)].filter((token) => token < this.backgrounds);
     const backgrounds = seen.length ? seen : Array.from({ length: this.backgrounds }, (_, i) => i);
-    const sum = new Pictures(this, tokens);
+    const sum = new Pictures(this, tokens, most);
     if (seen.length > 1) return { none: true };
-    for (const [type, rows] of [[0, this.singles(sight)], [2, this.wholes(sight)], [1, this.doubles(sight)]]) {
+    for (const [type, rows] of [[0, this.singles(sight)], [2, this.wholes(sight)], [1, this.doubles(sight, most)]]) {
       if (!this.prior[type]) continue;
       let k = 0;
       for (const row of rows) {
         if (row.tooMany) return { tooMany: true };
         sum.add(row.weight * this.prior[type], row.objects);
-        if (sum.live > MOST_PICTURES) return { tooMany: true };
+        if (sum.live > most) return { tooMany: true };
         if (++k % 1024 === 0) yield;
       }
     }
@@ -39,8 +39,8 @@ class Observer {
   }
 
   /** The answers of one call, without a pause. */
-  answer(tokens) {
-    const steps = this.answers(tokens);
+  answer(tokens, most = MOST_PICTURES) {
+    const steps = this.answers(tokens, most);
     let step = steps.next();
     while (!step.done) step = steps.next();
     return step.value;
@@ -70,9 +70,9 @@ class Observer {
     }
   }
 
-  * doubles(sight) {
+  * doubles(sight, most) {
     const over = sight.fitting();  // objects that nothing covers
-    yield* this.apart(sight, over);
+    yield* this.apart(sight, over, most);
     if (!this.allowOverlap) return;
     for (let y = 1 - this.d; y < this.d; y++) for (let x = 1 - this.d; x < this.d; x++) {
       if (y && x) yield* this.overlapping(sight, over, y, x);
@@ -80,7 +80,7 @@ class Observer {
   }
 
   /** Pairs of objects that are seen whole and explain all that is seen. */
-  * apart(sight, over) {
+  * apart(sight, over, most) {
     const byCount = new Map();  // objects by the tokens seen in them: only some pairs add up to the total
     for (const one of over) {
       const count = sight.count[one[1] * this.R + one[2]];
@@ -89,7 +89,7 @@ class Observer {
     }
     let pairs = 0;
     for (const [count, these] of byCount) pairs += these.length * (byCount.get(sight.total - count) ?? []).length;
-    if (pairs > MOST_PICTURES) yield { tooMany: true };
+    if (pairs > most) yield { tooMany: true };
     for (const [root1, row1, col1, weight1] of over) {
       const rest = sight.total - sight.count[row1 * this.R + col1];
       for (const [root2, row2, col2, weight2] of byCount.get(rest) ?? []) {
@@ -179,9 +179,8 @@ class Sight {
 
 /** The sum over hypotheses: how much each root's cell is expected at each hidden cell, and which pictures occur. */
 class Pictures {
-  constructor(observer, tokens) {
-    this.observer = observer;
-    this.tokens = tokens;
+  constructor(observer, tokens, most) {
+    Object.assign(this, { observer, tokens, most });
     this.hidden = [...tokens.keys()].filter((t) => tokens[t] === observer.V - 1);
     this.cells = observer.table.background + 1;
     this.expected = new Float64Array(this.hidden.length * this.cells);
@@ -202,7 +201,7 @@ class Pictures {
       return table.options[this.covers[t]];
     });
     this.live += options.reduce((ways, tokens) => ways * tokens.length, 1);
-    if (this.live <= MOST_PICTURES) this.note(options, 0, "", false);
+    if (this.live <= this.most) this.note(options, 0, "", false);
   }
 
   /** Notes every picture that options (c lists of tokens) allow: fuzzy cells may show one of several tokens. */

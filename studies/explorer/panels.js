@@ -79,8 +79,8 @@ class AttentionMaps {
     this.host = host;
     this.maps = new Map();
     this.says = element("p");
-    host.append(this.says);
-    const { network } = this.app.run;
+    const { network } = this.app.run, heads = element("div", { className: "heads" });
+    host.append(this.says, heads);
     this.network = network;
     for (let i = 0; i < network.layers; i++) for (let h = 0; h < network.H; h++) {
       for (const [title, part] of Object.entries(network.attentionMaps)) {
@@ -89,8 +89,8 @@ class AttentionMaps {
           this.maps.set(`${i} ${h} ${part} ${way}`, figure);
           return figure;
         });
-        host.append(element("h3", { textContent: `Block ${i}, head ${h}, ${title}` }),
-                    element("div", { className: "maps" }, ...pair));
+        const heading = element("h3", { textContent: `Block ${i}, head ${h}, ${title}` });
+        heads.append(element("div", {}, heading, element("div", { className: "maps" }, ...pair)));
       }
     }
   }
@@ -365,7 +365,7 @@ class Words {
     }
     const sentence = network.passing ? pass.vectors : network.sentenceOf(this.words(pass));
     const logits = network.fromSentence(sentence).logits;
-    app.drawAnswers(this.drawn, app.answers(logits, V), probabilities(logits, V), true);
+    app.drawAnswers(this.drawn, app.answers(logits, V), probabilities(logits, V));
     const right = app.answers(logits, V).filter((token, t) => token === app.state.tokens[t]).length;
     this.drawn.says.textContent = `${right} of ${T} cells as on the board, hidden ones included.`;
   }

@@ -22,13 +22,13 @@ class State {
 
   get masked() { return this.boards.masked(this.tokens, this.mask); }
 
-  /** A held-out board with a quarter of it hidden, always the same: what a first visitor sees. */
+  /** A held-out board with half of it hidden, always the same: what a first visitor sees. */
   reset() {
     const { boards } = this, draw = generator(1);
     const rows = boards.data.rows, split = rows.test.some((list) => list.length) ? rows.test : rows.train;
     const type = split[1].length ? 1 : split.findIndex((list) => list.length);
     this.tokens = boards.fromRow(split[type][0], type);
-    this.mask = this.tokens.map(() => Number(draw() < 0.3));
+    this.mask = this.tokens.map(() => Number(draw() < 0.55));
     const other = split[type].at(-1);
     this.donor = boards.fromRow(other, type);
     this.cell = Math.max(0, this.mask.indexOf(1));
