@@ -562,5 +562,6 @@ window.explorer = { ready: null };
 window.explorer.ready = new Promise((resolve) => {
   const app = new App(JSON.parse(byId("data").textContent).runs);
   Object.assign(window.explorer, offer(app));
+  performance.mark("usable");
   resolve(window.explorer);
 });
