@@ -301,14 +301,12 @@ class Edits {
     const difference = ({ logits }) => logits[cell * V + to] - logits[cell * V + from];
     const start = difference(base), whole = difference(donor) - start, value = donor.acts.get(name);
     const { grid } = app.smallGrid(this.mapFigure, "Patch map");
-    const cells = Array.from({ length: T }, (_, t) => (
-      { token: 0, text: "", kind: "faint", label: `${boards.place(t)}: not yet computed` }));
+    grid.cells.forEach((node, t) => { node.label.textContent = `${boards.place(t)}: not yet computed`; });
     for (let t = 0; t < T; t++) {
       const one = new Uint8Array(T);
       one[t] = 1;
       const share = (difference(network.patched(base, { name, value, cells: one, head: null })) - start) / whole;
-      cells[t] = { token: 0, text: short(share), kind: "faint", label: `${boards.place(t)}: ${percent(share)} recovered` };
-      paintShare(grid.cells[t], share, cells[t]);
+      paintShare(grid.cells[t], share, { text: short(share), label: `${boards.place(t)}: ${percent(share)} recovered` });
       this.mapSays.textContent = `${t + 1} of ${T} cells: from ${from} to ${to} at ${boards.place(cell)}.`;
       await app.pause();
       if (this.mapOf !== this.mapKey()) return;
@@ -324,7 +322,7 @@ function paintShare(node, share, { text, label }) {
   node.style.backgroundColor = fill;
   node.style.color = inkOn(fill);
   node.token.textContent = text;
-  node.setAttribute("aria-label", label);
+  node.label.textContent = label;
 }
 
 class Words {
@@ -401,7 +399,7 @@ class Words {
     label.textContent = `Word ${s + 1}${word === null ? ": removed" : s in app.state.words ? ": changed" : ""}`;
     if (document.activeElement !== input) input.value = word ?? "";
     other.textContent = `Donor's ${donorWord}`;
-    other.setAttribute("aria-label", `Exchange word ${s + 1} with the donor's, ${donorWord}`);
+    other.setAttribute("aria-label", `Donor's ${donorWord}: take it as word ${s + 1}`);
     other.onclick = () => set(donorWord);
     const values = this.attention(pass, s);
     drawMap(canvas, values, app.run.boards.h, { description: `Word ${s + 1} reads most at ${strongest(values, app.run.boards)}`,

@@ -31,7 +31,7 @@ class State {
     this.mask = this.tokens.map(() => Number(draw() < 0.55));
     const other = split[type].at(-1);
     this.donor = boards.fromRow(other, type);
-    this.cell = Math.max(0, this.mask.indexOf(1));
+    this.cell = Math.max(0, this.tokens.findIndex((token, t) => this.mask[t] && token >= boards.backgrounds));
     this.edits = [];
     this.words = {};  // {place in the sentence: a word's number, or null for a removed word}
     this.past.length = this.future.length = 0;

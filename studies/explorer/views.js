@@ -73,8 +73,10 @@ class Grid {
   cell(index) {
     const node = element("div", { role: "gridcell", className: "cell", tabIndex: -1 });
     node.dataset.cell = index;
-    node.token = node.appendChild(element("span", { className: "token" }));
-    node.note = node.appendChild(element("span", { className: "note" }));
+    node.token = node.appendChild(element("span", { className: "token", ariaHidden: "true" }));
+    node.note = node.appendChild(element("span", { className: "note", ariaHidden: "true" }));
+    // the cell's name, for screen readers: an aria-label would have to repeat the numbers that are to be seen
+    node.label = node.appendChild(element("span", { className: "unseen" }));
     this.cells.push(node);
     return node;
   }
@@ -143,7 +145,7 @@ function paintToken(node, { token, text, note = "", kind = "", label }, boards) 
   node.style.color = object ? "" : ink;
   node.token.style.backgroundColor = object ? fill : "";
   node.token.style.color = object ? ink : "";
-  node.setAttribute("aria-label", label);
+  node.label.textContent = label;
 }
 
 // Pictures
