@@ -6,6 +6,7 @@ __all__ = ["Page", "explore", "open_run", "page", "reference", "run_data"]
 
 
 def explore(trainer, name: str | None = None) -> Page:
-    """The page of one trainer's network as it stands, which a notebook shows; `Path(...).write_text(page)` keeps it."""
-    folder = trainer.folder if trainer.run_name and (trainer.folder / "params_training.json").is_file() else None
+    """The page of one trainer's network as it stands. A notebook shows it; `Path(...).write_text` keeps it."""
+    saved = trainer.run_name and (trainer.folder / "params_training.json").is_file()
+    folder = trainer.folder if saved else None
     return page([run_data(trainer, name or trainer.run_name or "this network", folder)])

@@ -1,4 +1,4 @@
-"""python -m studies.explorer RUN [RUN ...] [--lea RUN] [--out FILE]: one HTML file that works offline from disk."""
+"""python -m studies.explorer RUN [RUN ...] [--lea RUN] [--out FILE]: one HTML file that works offline."""
 from __future__ import annotations
 
 import parts.training.threads  # noqa: F401, before torch is loaded
@@ -15,9 +15,10 @@ from studies.explorer import open_run, page, run_data
 def main(argv: list[str] | None = None) -> int:
     """Writes the page; 2, with one sentence on stderr, if a run cannot be opened."""
     parser = argparse.ArgumentParser(prog="python -m studies.explorer", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints in one; the first is shown")
-    parser.add_argument("--lea", action="append", default=[], metavar="RUN", help="a run of LEA, for its words")
-    parser.add_argument("--out", default="explorer.html", metavar="FILE", help="the file (default: explorer.html)")
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints in one; the first is shown first")
+    add("--lea", action="append", default=[], metavar="RUN", help="a run of LEA, for its words")
+    add("--out", default="explorer.html", metavar="FILE", help="the file (default: explorer.html)")
     args = parser.parse_args(argv)
     try:
         runs = []

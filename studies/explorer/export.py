@@ -23,7 +23,7 @@ from utils import numpy_rng, to_numpy
 LARGEST_SIDE = 16  # of a board: a pass over 256 tokens takes a page a quarter of a second
 ROWS = 60  # boards of a type and split that the page can draw
 REFERENCE = 32  # boards over which mean activations are taken
-FITTED, CHECKED = 400, 60  # boards of a type that read-outs are fitted on, and that half precision is checked on
+FITTED, CHECKED = 400, 60  # boards of a type that read-outs are fitted on and that answers are checked on
 STREAM_ROWS, STREAM_REFERENCE, STREAM_FIT, STREAM_CHECK = range(64, 68)  # random streams of the page
 RIDGE = 1e-3  # times the mean variance of an activation
 
@@ -35,8 +35,8 @@ def public(owner, name: str):
 
 
 def open_run(path: str | Path) -> tuple[module_train_probe.TrainTransformer, str]:
-    """A run folder, or one of its checkpoints (RUN/checkpoints/model_250.pth) -> its trainer and a name for the page.
-    ValueError names what is missing."""
+    """A run folder, or a checkpoint in it (RUN/checkpoints/model_250.pth) -> its trainer and a name for the
+    page. ValueError names what is missing."""
     path = Path(path)
     checkpoint = path.name if path.suffix == ".pth" else None
     folder = path.parent.parent if checkpoint else path
@@ -56,16 +56,18 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
     """
     data = trainer.dataset
     if data.board_dim > LARGEST_SIDE:
-        raise ValueError(f"{name}: boards of {data.board_dim} x {data.board_dim} cells are too large for a page, which "
-                         f"takes at most {LARGEST_SIDE} x {LARGEST_SIDE}.")
+        side, most = data.board_dim, LARGEST_SIDE
+        raise ValueError(f"{name}: boards of {side} x {side} cells are too large for a page, which takes at most "
+                         f"{most} x {most}.")
     network, lea = trainer.transformer, hasattr(trainer.transformer, "ss_blocks")
-    sizes = dict(T=trainer.block_size, V=trainer.vocab_size, D=trainer.n_embd, P=trainer.n_embd_pos, H=trainer.n_head,
-                 layers=trainer.n_layer)
+    sizes = dict(T=trainer.block_size, V=trainer.vocab_size, D=trainer.n_embd, P=trainer.n_embd_pos,
+                 H=trainer.n_head, layers=trainer.n_layer)
     options = {}
     if lea:
         sizes |= dict(S=trainer.block_speech_size, K=trainer.vocab_speech_size)
-        options = dict(apart=trainer.transformer_type == "factor", blankIsZero=bool(network.bool_blank_speech),
-                       slotHeads=trainer.slot_heads, passing=bool(network.ss_vector_quantizer.passing))
+        options = dict(apart=trainer.transformer_type == "factor", slotHeads=trainer.slot_heads,
+                       blankIsZero=bool(network.bool_blank_speech),
+                       passing=bool(network.ss_vector_quantizer.passing))
     path = None if path is None else Path(path)
     checkpoint = path.name if path is not None and path.suffix == ".pth" else None
     folder = path.parent.parent if checkpoint else path
@@ -87,8 +89,10 @@ def shown_path(folder: Path) -> str:
 
 def arrays_of(trainer) -> dict[str, np.ndarray]:
     """What the network computes with, by the names of its state dict."""
-    arrays = {name: to_numpy(value) for name, value in trainer.transformer.state_dict().items() if "._ema_" not in name}
-    return {name: value for name, value in arrays.items() if not (name.endswith("attn.mask") and value.all())}
+    arrays = {name: to_numpy(value) for name, value in trainer.transformer.state_dict().items()}
+    needless = {name for name, value in arrays.items()
+                if "._ema_" in name or (name.endswith("attn.mask") and value.all())}
+    return {name: value for name, value in arrays.items() if name not in needless}
 
 
 def pack_weights(trainer) -> dict:
@@ -106,8 +110,8 @@ def base64_of(array: np.ndarray) -> str:
 
 
 def half_is_enough(trainer, arrays: dict[str, np.ndarray]) -> bool:
-    """Whether half-precision weights give the same answers, on boards that the run does not train on if there are
-    any, each masked as the run's training ends."""
+    """Whether half-precision weights give the same answers on held-out boards (of train if there are none), each
+    masked as the run's training ends."""
     with np.errstate(over="ignore"):
         halves = {name: value.astype(np.float16).astype(value.dtype) for name, value in arrays.items()}
     if not all(np.isfinite(value).all() for value in halves.values()):
@@ -142,23 +146,26 @@ def dataset_data(trainer) -> dict:
         roots=data.roots.reshape(p.abs_n, p.abs_dim**2, p.abs_w_m).tolist(),
         compositions=data.compositions.reshape(p.comp_n, -1).tolist(),
         # a row's prior, backgrounds aside: the observer weighs them separately
-        prior={t: prior[name] * p.vocab_bck / p.families[t].size for t, name in enumerate(TYPES) if prior.get(name)},
+        prior={t: prior[name] * p.vocab_bck / p.families[t].size
+               for t, name in enumerate(TYPES) if prior.get(name)},
         types=list(TYPES), unused=[name for name in TYPES if not prior.get(name)],
         colors=[to_hex(color) for color in colors],
         rows={split: board_rows(data, split) for split in ("train", "test")},
-        reference=dict(boards=boards.reshape(len(boards), -1).tolist(), masks=masks.reshape(len(masks), -1).tolist()),
+        reference={name: array.reshape(len(array), -1).tolist()
+                   for name, array in (("boards", boards), ("masks", masks))},
     )
 
 
 def splits_of(data: AbstractionDataset) -> list[str]:
-    """The splits that hold boards: without a split all boards are train."""
+    """The splits that hold boards of the types in use: without a split all boards are train."""
     if data.sets is None:
         return ["train"]
-    return [split for split in ("train", "test") if any(len(data.sets[f"{name}_{split}"]) for name in FAMILIES)]
+    used = [family for family, name in zip(FAMILIES, TYPES, strict=True) if name in data.board_types]
+    return [split for split in ("train", "test") if any(len(data.sets[f"{name}_{split}"]) for name in used)]
 
 
 def board_rows(data: AbstractionDataset, split: str, most: int = ROWS) -> list[list[list[int]]]:
-    """At most `most` rows of each type, drawn at random, in a split; none if the data set holds nothing out."""
+    """At most `most` rows of each type, drawn at random, in a split; none if nothing is held out."""
     found = []
     for type_, name in enumerate(TYPES):
         empty = split not in splits_of(data) or name not in data.board_types
@@ -170,8 +177,8 @@ def board_rows(data: AbstractionDataset, split: str, most: int = ROWS) -> list[l
 
 
 def drawn_rows(data: AbstractionDataset, split: str, most: int, rng) -> tuple[np.ndarray, ...]:
-    """Boards (n, h, w) of a split, at most `most` of a type, with the root that covers each cell and the cell's place in
-    that root's footprint, -1 where there is none (n, h, w)."""
+    """Boards (n, h, w) of a split, at most `most` of a type, with the root that covers each cell and the cell's
+    place in that root's footprint, -1 if there is none (n, h, w)."""
     parts = []
     for type_, rows in enumerate(board_rows(data, split, most)):
         if rows:
@@ -191,7 +198,8 @@ def some_boards(trainer, most: int, stream: int) -> tuple[np.ndarray, np.ndarray
 
 def last_mask(trainer, boards: np.ndarray, rng) -> np.ndarray:
     """Masks (n, h, w) for boards as the run's last epoch hides cells."""
-    return trainer.dataset.mask(boards, *trainer.recipe.masking_at(trainer.recipe.epochs), rng=rng)[0].astype(int)
+    masking = trainer.recipe.masking_at(trainer.recipe.epochs)
+    return trainer.dataset.mask(boards, *masking, rng=rng)[0].astype(int)
 
 
 def reference(trainer) -> tuple[np.ndarray, np.ndarray]:
@@ -220,10 +228,11 @@ def residual_stream(trainer, boards: np.ndarray, masks: np.ndarray) -> list[np.n
 
 
 def read_outs(trainer) -> dict:
-    """Linear read-outs of the root that covers a cell and of the cell's place in it, one a stage of the residual stream.
+    """Linear read-outs, at each stage of the residual stream, of the root that covers a cell and of the cell's
+    place in it.
 
-    They are ridge regressions onto one-hot labels, fitted on boards of train; `right` is the share of hidden cells that
-    lie in an object which they name correctly on held-out boards (null if nothing is held out).
+    They are ridge regressions onto one-hot labels, fitted on boards of train. `right`: the share of hidden cells of
+    objects that they name correctly on held-out boards, None if there are no such cells.
     """
     data, rng = trainer.dataset, numpy_rng(0, STREAM_FIT)
     held_out = splits_of(data)[-1] == "test"
@@ -240,10 +249,12 @@ def read_outs(trainer) -> dict:
         weights = [ridge(x.reshape(-1, trainer.n_embd), target) for x in stages]
         right = None
         if held_out:
-            hidden = (test_masks == 1) & (test_labels[k] >= 0)
-            right = [float((with_one(x) @ w).argmax(-1).reshape(hidden.shape)[hidden].__eq__(test_labels[k][hidden]).mean())
-                     for x, w in zip(test_stages, weights, strict=True)]
-        found[name] = dict(classes=classes + 1, blob=base64_of(np.stack(weights).astype(np.float32)), right=right)
+            judged = ((test_masks == 1) & (test_labels[k] >= 0)).reshape(len(test_masks), -1)
+            truth = test_labels[k].reshape(judged.shape)[judged]
+            named = [(with_one(x) @ w).argmax(-1)[judged] for x, w in zip(test_stages, weights, strict=True)]
+            right = [float((one == truth).mean()) for one in named] if judged.any() else None
+        blob = base64_of(np.stack(weights).astype(np.float32))
+        found[name] = dict(classes=classes + 1, blob=blob, right=right)
     return found
 
 

@@ -11,7 +11,8 @@ from studies.explorer.export import script_safe
 
 HERE = Path(__file__).parent
 # in the order in which they use each other
-SCRIPTS = ("network.js", "lea.js", "observer.js", "boards.js", "state.js", "views.js", "panels.js", "copy.js", "app.js")
+SCRIPTS = ("network.js", "lea.js", "observer.js", "boards.js", "state.js", "views.js", "panels.js", "copy.js",
+           "app.js")
 
 
 class Page(str):
@@ -30,8 +31,8 @@ def page(runs: list[dict]) -> Page:
     style = (HERE / "style.css").read_text(encoding="utf-8")
     text = (HERE / "page.html").read_text(encoding="utf-8")
     # only this script and this stylesheet run, and nothing is ever asked of a network
-    policy = (f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; img-src data: blob:; "
-              "base-uri 'none'; form-action 'none'")
+    policy = (f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; "
+              "img-src data: blob:; base-uri 'none'; form-action 'none'")
     for mark, content in (("POLICY", policy), ("STYLE", style), ("DATA", data), ("SCRIPT", script)):
         text = text.replace(f"[[{mark}]]", content, 1)
     return Page(text)
