@@ -11,7 +11,7 @@ WORKERS ?= 2
 SLOW := analysis arguments circuits distributed editing notebooks portability probing recipe recipes reliability \
         run_folder scripts streams train_probe_lea wandb words_start
 
-.PHONY: train train-lea test check notebooks stress bench lint
+.PHONY: train train-lea test check notebooks stress bench lint explorer
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ bench: $(VENV)/.runtime
 	$(RUN) benchmarks/bench_data.py
 	$(RUN) benchmarks/bench_train.py
 	$(RUN) benchmarks/bench_train.py --lea
+
+# the page of two pretrained networks; a test compares it with what the command writes
+explorer: $(VENV)/.runtime
+	$(RUN) -m studies.explorer pretrained/factor_best --lea pretrained/lea --out docs/explorer.html
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

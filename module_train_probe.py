@@ -489,6 +489,12 @@ class TrainTransformer:
             raise ValueError(f"{path}: is of another network.")
         return state
 
+    def explore(self):
+        """The network as it stands in one HTML page, which a notebook shows; see docs/explorer.md."""
+        from studies.explorer import explore  # studies import trainers, so not at the head of this file
+
+        return explore(self)
+
     # trainers of run folders
 
     @classmethod
