@@ -157,10 +157,8 @@ def posterior(data, board):
     shares = np.zeros((board.size, data.vocab_size))
     shares[np.arange(board.size), board.ravel()] = 1
     shares[hidden] = 0
-    own = data.observer.pictures(found, hidden).shares  # token 0 is any background
+    own = data.observer.pictures(found, hidden).marginals
     shares[hidden, : own.shape[1]] = own
-    shares[hidden[:, None], found.backgrounds] = own[:, :1] / len(found.backgrounds)
-    shares[hidden[:, None], np.setdiff1d(np.arange(data.vocab_bck), found.backgrounds)] = 0
     return data.best_reconstruction(board[None]).consistent[0], shares
 
 
