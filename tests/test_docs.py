@@ -164,7 +164,8 @@ def test_code_blocks_are_of_a_kind_that_is_tested(path):
         assert max(map(len, block.splitlines())) <= 96, block
 
 
-@pytest.mark.parametrize("path", DOCUMENTS[1:], ids=named)
+# interoperability.md needs other libraries; its examples were run once, each in an environment of its own
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS[1:] if path.stem != "interoperability"], ids=named)
 def test_python_snippets_run(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     for language, block in blocks(path):
@@ -256,7 +257,7 @@ def test_links_and_pictures_are_there(path):
     links = re.findall(r"\]\(([^)\s]+)\)", text_of(path))
     pictures = re.findall(r"<img src=\"([^\"]+)\"", text_of(path))
     for target in links + pictures:
-        if not target.startswith("http"):
+        if not target.startswith(("http", "#")):
             assert (path.parent / target).exists(), target
 
 
