@@ -57,8 +57,8 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
     data = trainer.dataset
     if data.board_dim > LARGEST_SIDE:
         side, most = data.board_dim, LARGEST_SIDE
-        raise ValueError(f"{name}: boards of {side} x {side} cells are too large for a page, which takes at most "
-                         f"{most} x {most}.")
+        raise ValueError(f"{name}: boards of {side} x {side} cells are too large for a page, which takes at "
+                         f"most {most} x {most}.")
     network, lea = trainer.transformer, hasattr(trainer.transformer, "ss_blocks")
     sizes = dict(T=trainer.block_size, V=trainer.vocab_size, D=trainer.n_embd, P=trainer.n_embd_pos,
                  H=trainer.n_head, layers=trainer.n_layer)
@@ -110,8 +110,8 @@ def base64_of(array: np.ndarray) -> str:
 
 
 def half_is_enough(trainer, arrays: dict[str, np.ndarray]) -> bool:
-    """Whether half-precision weights give the same answers on held-out boards (of train if there are none), each
-    masked as the run's training ends."""
+    """Whether half-precision weights give the same answers on held-out boards (of train if there are none),
+    each masked as the run's training ends."""
     with np.errstate(over="ignore"):
         halves = {name: value.astype(np.float16).astype(value.dtype) for name, value in arrays.items()}
     if not all(np.isfinite(value).all() for value in halves.values()):
@@ -177,8 +177,8 @@ def board_rows(data: AbstractionDataset, split: str, most: int = ROWS) -> list[l
 
 
 def drawn_rows(data: AbstractionDataset, split: str, most: int, rng) -> tuple[np.ndarray, ...]:
-    """Boards (n, h, w) of a split, at most `most` of a type, with the root that covers each cell and the cell's
-    place in that root's footprint, -1 if there is none (n, h, w)."""
+    """Boards (n, h, w) of a split, at most `most` of a type, with the root that covers each cell and the
+    cell's place in that root's footprint, -1 if there is none (n, h, w)."""
     parts = []
     for type_, rows in enumerate(board_rows(data, split, most)):
         if rows:
@@ -228,11 +228,11 @@ def residual_stream(trainer, boards: np.ndarray, masks: np.ndarray) -> list[np.n
 
 
 def read_outs(trainer) -> dict:
-    """Linear read-outs, at each stage of the residual stream, of the root that covers a cell and of the cell's
-    place in it.
+    """Linear read-outs, at each stage of the residual stream, of the root that covers a cell and of the
+    cell's place in it.
 
-    They are ridge regressions onto one-hot labels, fitted on boards of train. `right`: the share of hidden cells of
-    objects that they name correctly on held-out boards, None if there are no such cells.
+    They are ridge regressions onto one-hot labels, fitted on boards of train. `right`: the share of hidden
+    cells of objects that they name correctly on held-out boards, None if there are no such cells.
     """
     data, rng = trainer.dataset, numpy_rng(0, STREAM_FIT)
     held_out = splits_of(data)[-1] == "test"
