@@ -269,6 +269,9 @@ class BoardNetwork {
   /** A pass with one edit; only the blocks that the edit can change are computed again. */
   patched(base, edit) {
     const first = this.blockOf(edit.name), pass = new Pass(this.H, [edit]);
+    if (edit.name === `b${first}_${this.blockOutput}`) {  // what a block gives out changes only what comes after it
+      return this.run(pass.site(edit.name, base.acts.get(edit.name), this.T), pass, first + 1);
+    }
     const x = first === 0 ? base.start : base.acts.get(`b${first - 1}_${this.blockOutput}`);
     return this.run(x, pass, first);
   }

@@ -1,6 +1,8 @@
 // The panels under the boards. Each is a class with a title, build(host), called once when it is first opened, and draw(),
 // called after every change while it is open. app: see app.js.
 
+const TASK = 30;  // milliseconds of work between two paints
+
 class EasyFirst {
   constructor(app) {
     this.app = app;
@@ -286,7 +288,7 @@ class Edits {
     return [state.run, state.cell, state.tokens, state.mask, state.donor].join("|");
   }
 
-  /** One pass a task: the map appears cell by cell, and the page stays quick. */
+  /** Some passes a task: the map appears bit by bit, and the page stays quick. */
   async drawPatchMap() {
     const { app } = this, { network, boards } = app.run, { V, T } = network, { cell } = app.state, name = this.mapName.value;
     const base = network.forward(app.state.masked), donor = app.donorPass();
@@ -302,14 +304,17 @@ class Edits {
     const start = difference(base), whole = difference(donor) - start, value = donor.acts.get(name);
     const { grid } = app.smallGrid(this.mapFigure, "Patch map");
     grid.cells.forEach((node, t) => { node.label.textContent = `${boards.place(t)}: not yet computed`; });
+    let end = performance.now() + TASK;
     for (let t = 0; t < T; t++) {
       const one = new Uint8Array(T);
       one[t] = 1;
       const share = (difference(network.patched(base, { name, value, cells: one, head: null })) - start) / whole;
       paintShare(grid.cells[t], share, { text: short(share), label: `${boards.place(t)}: ${percent(share)} recovered` });
+      if (performance.now() < end && t < T - 1) continue;
       this.mapSays.textContent = `${t + 1} of ${T} cells: from ${from} to ${to} at ${boards.place(cell)}.`;
       await app.pause();
       if (this.mapOf !== this.mapKey()) return;
+      end = performance.now() + TASK;
     }
   }
 }
