@@ -157,8 +157,8 @@ def dist_cosine(X):
 
 
 def _upper(X, distance):
-    """The upper triangle of distance(X). Arrays give arrays, tensors tensors; all but float32 and float64 is
-    computed in float32."""
+    """The upper triangle of distance(X), of the type that was given. Other dtypes than float32 and float64
+    are converted to float32."""
     x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
     out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
     return out if isinstance(X, torch.Tensor) else out.numpy()
@@ -266,7 +266,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def caution(sentence: str, stacklevel: int = 2) -> None:
-    """Issues a warning; under -W error it prints the sentence to stderr, so that it never ends a training.
+    """Issues a warning. Under -W error it prints to stderr instead of raising: no warning ends a training.
     stacklevel: as in warnings.warn, from the caller's point of view."""
     try:
         warnings.warn(sentence, stacklevel=stacklevel + 1)
