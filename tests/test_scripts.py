@@ -434,7 +434,8 @@ def test_the_sweep_file_makes_commands_that_run(tmp_path, no_pictures):
     assert (ROOT / sweep["program"]).is_file()
     values = {name: given.get("values", [given.get("value")]) for name, given in sweep["parameters"].items()}
     assert values.pop("wandb") == ["online"]
-    assert sweep["metric"]["name"] in module_train_probe.TrainTransformer(AbstractionDataset(dataset_len=4)).columns()
+    dataset = AbstractionDataset(dataset_len=4, card_val=values["card_val"][0])
+    assert sweep["metric"]["name"] in module_train_probe.TrainTransformer(dataset).columns()
     assert values.pop("epoch") == [1500]
     for pick in (0, -1):
         given = [f"--{name}={several[pick]}" for name, several in values.items()]
