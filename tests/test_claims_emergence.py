@@ -34,7 +34,7 @@ FEW = {"fit": 150, "test": 6, "masks": 2, "swaps": 8, "draws": 20}
 
 
 class Knowing:
-    """A network that fills in what an exact observer would, looks only at its own object, and has the root as its code."""
+    """A network that fills in what the ideal observer would, looks only at its own object, and has the root as its code."""
 
     def __init__(self, material, dataset):
         sample = self.sample = material.sample
