@@ -207,8 +207,8 @@ SETTINGS = {  # of runs trained to their end
 
 
 def language() -> None:
-    """What LEA's languages rebuild against how often words taken from other boards exchange a root, a panel for
-    single and one for double boards, a point a run."""
+    """What LEA's languages rebuild against how often words taken from other boards exchange a root, one
+    panel for single and one for double boards, a point a run."""
     with open(HERE.parent / "benchmarks" / "results" / "language.csv", newline="", encoding="utf-8") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     figure = Figure(figsize=(8, 3.6), layout="constrained")
