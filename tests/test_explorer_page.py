@@ -1,4 +1,5 @@
 """The explorer's page in Chromium: what a visitor sees and does."""
+import contextlib
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from module_dataset import AbstractionDataset
 from studies.explorer import __main__ as command
-from studies.explorer import explore, open_run, page, run_data
+from studies.explorer import open_run, page, run_data
 from tests.trainers import boards as small_boards
 from tests.trainers import make
 from utils import numpy_rng
@@ -44,7 +45,8 @@ def browser():
 def html(tmp_path_factory):
     """The page of factor_best and lea, as the command writes it."""
     file = tmp_path_factory.mktemp("explorer") / "explorer.html"
-    assert command.main([str(ROOT / RUNS[0]), "--lea", str(ROOT / RUNS[1]), "--out", str(file)]) == 0
+    with contextlib.chdir(ROOT):  # snippets name runs from here
+        assert command.main([str(ROOT / RUNS[0]), "--lea", str(ROOT / RUNS[1]), "--out", str(file)]) == 0
     return file
 
 
@@ -175,7 +177,7 @@ def test_python_snippet_reproduces_an_edited_view(run, edits, visit, html, monke
     until(tab, "explorer.app.run.means")
     tab.wait_for_timeout(200)
     tab.click("#copy-python")
-    code = tab.input_value("#dialog-text").replace('from_run("', 'from_run("pretrained/')
+    code = tab.input_value("#dialog-text")
     scope = {}
     exec(code, scope)  # noqa: S102, it is the page's own snippet
     capsys.readouterr()
@@ -454,10 +456,11 @@ def test_command_refuses_in_one_sentence(tmp_path, capsys):
 def test_page_in_an_exported_notebook(visit, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbconvert = pytest.importorskip("nbconvert")
-    trainer = make("lea")
-    notebook = nbformat.v4.new_notebook()
-    shown = nbformat.v4.new_output("execute_result", {"text/html": explore(trainer)._repr_html_(), "text/plain": "page"})
-    notebook.cells = [nbformat.v4.new_code_cell("trainer.explore()", outputs=[shown], execution_count=1)]
+    nbclient = pytest.importorskip("nbclient")
+    code = f"from module_train_probe_lea import TrainTransformer\nTrainTransformer.from_run({RUNS[1]!r}).explore()"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    resources = {"metadata": {"path": str(ROOT)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     exporter = nbconvert.HTMLExporter()
     text, _ = exporter.from_notebook_node(notebook)
     file = tmp_path / "notebook.html"

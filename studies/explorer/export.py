@@ -80,8 +80,9 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
 
 
 def shown_path(folder: Path) -> str:
-    """A folder as the page's snippets name it: as it was given, but never the path of this machine."""
-    return folder.name if folder.is_absolute() else folder.as_posix()
+    """A folder as the page's snippets name it: from the working directory, never by a full path."""
+    here, folder = Path.cwd(), folder.resolve()
+    return folder.relative_to(here).as_posix() if folder.is_relative_to(here) else folder.name
 
 
 # Weights
