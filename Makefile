@@ -8,7 +8,7 @@ LEA_ARGS ?= @recipes/try_lea.args
 # processes that share the tests
 WORKERS ?= 2
 # tests that train much, run the scripts, kill them, draw every figure or open notebooks
-SLOW := analysis arguments circuits distributed editing notebooks portability probing recipe recipes reliability \
+SLOW := analysis arguments circuits distributed editing explorer explorer_page notebooks portability probing recipe recipes reliability \
         run_folder scripts streams train_probe_lea wandb words_start
 
 .PHONY: train train-lea test check notebooks stress bench lint explorer

@@ -28,12 +28,6 @@ STREAM_ROWS, STREAM_REFERENCE, STREAM_FIT, STREAM_CHECK = range(64, 68)  # rando
 RIDGE = 1e-3  # times the mean variance of an activation
 
 
-def public(owner, name: str):
-    """A method by its public name; until the other modules have been renamed, by the name it has today."""
-    today = {"draw_objects": "_draw"}.get(name, f"_{name}")
-    return getattr(owner, name) if hasattr(owner, name) else getattr(owner, today)
-
-
 def open_run(path: str | Path) -> tuple[module_train_probe.TrainTransformer, str]:
     """A run folder, or a checkpoint in it (RUN/checkpoints/model_250.pth) -> its trainer and a name for the
     page. ValueError names what is missing."""
@@ -120,12 +114,12 @@ def half_is_enough(trainer, arrays: dict[str, np.ndarray]) -> bool:
     if all(np.array_equal(halves[name], value) for name, value in arrays.items()):
         return True
     boards, masks = some_boards(trainer, CHECKED, STREAM_CHECK)
-    answers = public(trainer, "reconstruct")(boards, masks, "one pass")
+    answers = trainer.reconstruct(boards, masks, "one pass")
     whole = {name: value.clone() for name, value in trainer.transformer.state_dict().items()}
     try:
         halved = {name: torch.from_numpy(value).to(whole[name]) for name, value in halves.items()}
         trainer.transformer.load_state_dict(whole | halved)
-        others = public(trainer, "reconstruct")(boards, masks, "one pass")
+        others = trainer.reconstruct(boards, masks, "one pass")
     finally:
         trainer.transformer.load_state_dict(whole)
     return all(np.array_equal(answers[name], others[name]) for name in answers)
@@ -170,7 +164,7 @@ def board_rows(data: AbstractionDataset, split: str, most: int = ROWS) -> list[l
     found = []
     for type_, name in enumerate(TYPES):
         empty = split not in splits_of(data) or name not in data.board_types
-        table = () if empty else public(data, "table")(type_, split)
+        table = () if empty else data.table(type_, split)
         rng = numpy_rng(0, STREAM_ROWS, type_, split == "test")
         chosen = rng.choice(len(table), min(most, len(table)), replace=False) if len(table) else ()
         found.append(table.take(chosen).tolist() if len(table) else [])
@@ -183,8 +177,8 @@ def drawn_rows(data: AbstractionDataset, split: str, most: int, rng) -> tuple[np
     parts = []
     for type_, rows in enumerate(board_rows(data, split, most)):
         if rows:
-            root, row, col, bck = public(data, "objects")(type_, np.array(rows))
-            boards, slots = public(data, "draw_objects")(root, row, col, bck, root, rng)
+            root, row, col, bck = data.objects(type_, np.array(rows))
+            boards, slots = data.draw_objects(root, row, col, bck, root, rng)
             covers = data.covering(np.stack([root, row, col], axis=-1)).reshape(boards.shape)
             parts.append((boards, slots, np.where(covers < 0, -1, covers % data.abs_dim**2)))
     return tuple(map(np.concatenate, zip(*parts, strict=True)))
@@ -215,7 +209,7 @@ def reference(trainer) -> tuple[np.ndarray, np.ndarray]:
 
 def residual_stream(trainer, boards: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
     """The residual stream (n, T, D) after the embedding and after each sub-layer, as network.js lists it."""
-    acts = public(trainer, "recorded")(boards, masks)
+    acts = trainer.recorded(boards, masks)
     stages = []
     for i in range(trainer.n_layer):
         if f"b{i}_z_attn" in acts:
