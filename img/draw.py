@@ -215,12 +215,12 @@ def language() -> None:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, what in zip(panels, ("single", "double"), strict=True):
         for (setting, runs), color, marker in zip(SETTINGS.items(), OBJECT_COLORS, "ovsD", strict=False):
-            at = np.array([[rows[run]["rebuilt: double"], rows[run][f"elsewhere: root of {what}"]]
+            at = np.array([[rows[run]["rebuilt: double"], rows[run][f"transfer: root of {what}"]]
                            for run in runs], float)
             ax.plot(*at.T, marker, color=color, markersize=7, alpha=0.8, label=setting)
         ax.set(xlabel="double boards rebuilt from their sentence, %", xlim=(-4, 104), ylim=(-3, 66))
         ax.set_title(f"root of {what} boards", fontsize=10)
-    panels[0].set_ylabel("exchanged by words from elsewhere, %")
+    panels[0].set_ylabel("exchanged by words of other boards, %")
     panels[1].legend(fontsize=8)
     figure.savefig(HERE / "language.png", dpi=120)
 

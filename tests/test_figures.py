@@ -1,9 +1,13 @@
 """Small figures, looked at as data."""
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from parts.boards import pictures
 from parts.probing import panels
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_figures_need_no_display_and_stay_on_no_list(tmp_path):
@@ -32,3 +36,17 @@ def test_draw_board_marks_cells():
     strokes = [line for lines in ax.collections for line in lines.get_segments() if np.ptp(line, axis=0).all()]
     np.testing.assert_allclose(strokes, [[[-0.35, 0.65], [0.35, 1.35]], [[-0.35, 1.35], [0.35, 0.65]]])
     assert (np.asarray(ax.images[0].get_array()) == colors[board]).all()
+
+
+def test_pictures_of_the_readme_can_be_drawn_again(monkeypatch):
+    """img/draw.py still finds the modules and the columns that it draws from."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.syspath_prepend(str(ROOT / "img"))
+    import draw
+
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: saved.append(path.name))
+    for picture in (draw.visual_abstract, draw.lea, draw.language):
+        picture()
+    assert saved == ["visual_abstract.png", "lea.png", "language.png"]
