@@ -115,14 +115,11 @@ class Observer:
         for b in range(n):
             hidden = np.flatnonzero(masked[b] == p.masking_token)
             with naming(f"masked_boards[{b}]"):
-                possible = self.hypotheses(masked[b], proba)
-                pictures = self.pictures(possible, hidden)
-            # a picture with a background cell is as many pictures as there are possible backgrounds
-            copies = np.where((pictures.tokens == 0).any(1), len(possible.backgrounds), 1)
+                pictures, backgrounds, copies = self._pictures_of(masked[b], hidden, proba)
             top = (pictures.masses / copies).argmax()
             mass[b], consistent[b] = (pictures.masses / copies)[top], copies.sum()
             tokens = pictures.tokens[top]
-            best[b].flat[hidden] = np.where(tokens == 0, possible.backgrounds[0], tokens)
+            best[b].flat[hidden] = np.where(tokens == 0, backgrounds[0], tokens)
             marginal[b].flat[hidden] = pictures.marginals.argmax(1)
         return Reconstruction(best, mass, marginal, consistent)
 
@@ -135,17 +132,23 @@ class Observer:
         for b, board in enumerate(np.asarray(boards)):
             hidden = np.flatnonzero(masked[b] == p.masking_token)
             with naming(f"masked_boards[{b}]"):
-                possible = self.hypotheses(masked[b], proba)
-                pictures = self.pictures(possible, hidden)
+                pictures, _, copies = self._pictures_of(masked[b], hidden, proba)
             truth = board.flat[hidden]
-            # a picture with a background cell is as many pictures as there are possible backgrounds
-            copies = np.where((pictures.tokens == 0).any(1), len(possible.backgrounds), 1)
             best = _ties(pictures.masses / copies)
             right = (pictures.tokens == np.where(truth < p.vocab_bck, 0, truth)).all(1)
             by_board[b] = (best & right).any() / copies[best].sum()
             ties = _ties(pictures.marginals)
             by_cell[b] = (ties[np.arange(len(hidden)), truth] / ties.sum(1)).prod()
         return by_board, by_cell
+
+    def _pictures_of(self, board: np.ndarray, hidden: np.ndarray, proba) -> tuple:
+        """The pictures of a masked board's hidden cells (c,), the possible backgrounds, and how many boards
+        each picture stands for (k,)."""
+        possible = self.hypotheses(board, proba)
+        pictures = self.pictures(possible, hidden)
+        # a picture with a background cell is as many pictures as there are possible backgrounds
+        copies = np.where((pictures.tokens == 0).any(1), len(possible.backgrounds), 1)
+        return pictures, possible.backgrounds, copies
 
     def pictures(self, possible: Hypotheses, hidden: np.ndarray) -> Pictures:
         """The distinct pictures of the hidden cells (c,). Rows that draw the same picture are summed."""
