@@ -115,6 +115,6 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
             TABLE.name, f"{feature} of {TYPES[type_]} boards{source}", ratio(right, 1, W),
             {control: ratio(success, 1, W) for control, success in controls.items()},
             ratio(rebuilt, 1, W), counts=source == ELSEWHERE, extras={
-                "boards": n, "words that differ": differ.sum(1).mean(),
+                "words that differ": differ.sum(1).mean(),
                 "given both rebuilt": ratio(right & both, both, W)}))
     return rows
