@@ -137,8 +137,8 @@ def main() -> None:
         found.setdefault(kind, []).append(np.mean([covers(*values, rng) for _ in range(repeats)]))
         print(kind, *values, f"{found[kind][-1]:.3f}", flush=True)
     for kind, shares in found.items():
-        rows.append({"kind of row": kind, "settings": len(shares),
-                     "least coverage": f"{100 * min(shares):.1f}%", "mean coverage": f"{100 * np.mean(shares):.1f}%"})
+        least, mean = (f"{100 * share:.1f}%" for share in (min(shares), np.mean(shares)))
+        rows.append({"kind of row": kind, "settings": len(shares), "least coverage": least, "mean coverage": mean})
         print(*rows[-1].values())
     if flags.csv:
         save_table(flags.csv, rows)

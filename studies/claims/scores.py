@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DRAWS = 500  # bootstrap samples
+MOST_PER_BOARD = 2  # independent answers, however many masks or cells a board has
 
 
 class Score(np.ndarray):
@@ -183,7 +184,7 @@ def interval(score: np.ndarray) -> tuple[float, float]:
     variance = float(draws.var()) / scale**2 * boards / max(boards - 1, 1)
     share, t2 = min(max((float(score[0]) - score.least) / scale, 0.0), 1.0), student(boards - 1) ** 2
     n = share * (1 - share) / variance if variance > 0 else boards
-    n = max(n, 1.0)
+    n = min(max(n, 1.0), MOST_PER_BOARD * boards)
     middle = (n * share + t2 / 2) / (n + t2)
     half = np.sqrt(t2 * middle * (1 - middle) / (n + t2))
     low, high = max(middle - half, 0.0), min(middle + half, 1.0)
