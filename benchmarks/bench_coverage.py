@@ -138,7 +138,8 @@ def main() -> None:
         print(kind, *values, f"{found[kind][-1]:.3f}", flush=True)
     for kind, shares in found.items():
         least, mean = (f"{100 * share:.1f}%" for share in (min(shares), np.mean(shares)))
-        rows.append({"kind of row": kind, "settings": len(shares), "least coverage": least, "mean coverage": mean})
+        rows.append({"kind of row": kind, "settings": len(shares), "least coverage": least,
+                     "mean coverage": mean})
         print(*rows[-1].values())
     if flags.csv:
         save_table(flags.csv, rows)

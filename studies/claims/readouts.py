@@ -184,10 +184,10 @@ def best_stage(by_stage: dict[str, ReadOut]) -> tuple[str, np.ndarray]:
 
 
 def curves_of(source: str, found: dict[str, dict[str, ReadOut]]) -> list[dict]:
-    """The learning curves of a source's read-outs: a line a task, stage and number of boards."""
+    """The learning curves of a source's read-outs at their best stage: a line a task and number of boards."""
+    stages = {task: best_stage(by_stage)[0] for task, by_stage in found.items()}
     return [{"source": source, "read-out": task, "stage": stage, "boards": boards, "skill": skill}
-            for task, by_stage in found.items() for stage, readout in by_stage.items()
-            for boards, skill in readout.curve.items()]
+            for task, stage in stages.items() for boards, skill in found[task][stage].curve.items()]
 
 
 # sources of features
