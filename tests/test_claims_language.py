@@ -46,13 +46,13 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
     assert verdict_of(steered) == "supported"
     for row in cells_of(steered):
         assert row["effect"] == row["given both rebuilt"] == row["upper"] == row["words that differ"] == 1
-    assert [row.counts for row in steered] == [False, True, False, True, False, False, True, False, True]
+    assert [row.counts for row in steered] == [True, True, False, True, True]
     speaker.rebuild = lambda words: scenes.boards[: len(words)]  # whatever is said
     assert verdict_of(steering.measure(speaker, singles, [0], rng, 40, 200)) == "not supported"
 
 
 def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone_does_not_steer():
-    """Words are the digits of a number drawn for each scene: any two sentences' difference makes the other sentence."""
+    """Words are the digits of a number drawn for each scene."""
     singles = planted.singles()
     plain, rng = code(singles), np.random.default_rng(0)
     number = rng.permutation(10 * 10 * 6 * 6)
@@ -70,8 +70,7 @@ def test_a_language_that_rebuilds_every_board_but_whose_words_mean_nothing_alone
     assert verdict_of(rows) == "not supported"
     for row in cells_of(rows):
         assert row["upper"] == 1
-        own = "other boards" not in row["feature"]
-        assert row["effect"] == 1 if own else row["effect"] < 0.1
+        assert row["effect"] < 0.1
 
 
 def test_words_of_an_object_at_a_place_hold_where_it_stands_there_alone():

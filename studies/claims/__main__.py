@@ -100,7 +100,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     store = manipulation.Store.of(network, sample, dataset)
     amounts = masking, rng, size.swaps, size.draws
     rows += manipulation.measure(network, fresh, dataset, types, store, *amounts, bar("swaps"))
-    rows += composition.measure(network, fresh, dataset, types, proba, store, *amounts, bar("composition"))
+    rows += composition.measure(network, fresh, dataset, types, proba, store, *amounts)
     curves = {"readouts_curves": curves, "decodability_stages": by_stage, "convergence_stages": near}
     return Findings(rows, curves)
 

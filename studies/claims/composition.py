@@ -5,14 +5,14 @@ Measure: four things. Read-outs of a root learnt on single boards and tried on o
 the method). Activations taken from a single board and given to a double one. The hidden root of a composite,
 filled in from its other roots, against the best possible: wholly hidden, as a patch hides it in training, so
 that the mask shows where it is, and with one of its cells shown. The wholly hidden root when the visible
-constituents are swapped for another composite's; only all of them at once count.
+constituents are swapped for another composite's.
 Controls: those of the read-outs and of the swaps; for the hidden root an untrained network and the root most
 frequent there.
 Row: a read-out, a swap at a stage, or the hidden root.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ TABLE = Table("composition", "they are compositional: independent of context, pa
 
 def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types: Iterable[int],
             proba: Sequence[float], store: Store, masking: Masking, rng: np.random.Generator,
-            count: int = 200, draws: int = DRAWS, bar: Callable = iter) -> list[Row]:
+            count: int = 200, draws: int = DRAWS) -> list[Row]:
     """Rows on whether codes are compositional. fresh: the untrained network. types: the board types in use;
     proba: their prior. store: of the network."""
     rows = []
@@ -45,12 +45,10 @@ def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types
             swaps = swaps_of(dataset, 2, count, rng, visible, one_shown)
             if swaps is not None:
                 rows.append(part_whole(network, fresh, dataset, swaps, proba, rng, draws, one_shown))
-        for swapped in bar(range(visible, 0, -1)):
-            swaps = swaps_of(dataset, 2, count, rng, swapped)
-            if swaps is not None:
-                where = f"{swapped} of {visible} visible constituents of a composite"
-                rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, store, fresh=fresh,
-                                  counted=(SWAP,) if swapped == visible else ())
+        swaps = swaps_of(dataset, 2, count, rng, visible)
+        if swaps is not None:
+            where = f"{visible} of {visible} visible constituents of a composite"
+            rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, store, fresh=fresh)
     return rows
 
 

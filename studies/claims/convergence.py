@@ -5,13 +5,12 @@ its ends, and do the roots lie in few dimensions?
 Measure: three things at object cells, hidden and visible apart. The mean cosine of cells of one root with
 different tokens, minus that of cells of different roots with one token (nearness), at the stage where it is
 largest. Nearness inside the stack minus the larger of that at its ends (extremum). And 1 - the participation
-ratio of the roots' means / (roots - 1), the dimensions that they could span (manifold); from the means'
-moments those of roots shuffled over objects, which are noise, are subtracted first, and means that differ no
-more than
-these are no manifold: 0. The stage is chosen on half of the boards and judged on the others.
-Upper bound: a code of the root alone; a return to the first stage's nearness; means on a line. Controls: no
-difference; an untrained network; for the manifold also the first stage; the last two where they are more than
-noise.
+ratio of the roots' means / (roots - 1), the dimensions that they could span (manifold); the means' moments go
+less those of roots shuffled over objects, which are noise, and means no larger than these are no manifold: 0.
+The stage is chosen on half of the boards and judged on the others.
+Upper bound: a code of the root alone; a return to the first stage's nearness; means on a line.
+Controls: no difference; an untrained network; for the manifold also the first stage; both where they are more
+than noise.
 Row: each of the three, for hidden and for visible cells.
 """
 from __future__ import annotations
@@ -42,14 +41,6 @@ class Cells:
     root: np.ndarray  # (N,)
     token: np.ndarray  # (N,) number of the token among those that occur
     thing: np.ndarray  # (N,) number of the object, the same for all cells of an object on a board
-
-
-@dataclass
-class Nearness:
-    """`nearness` on the two halves of the boards."""
-
-    chosen_by: float  # on the half by which a stage is chosen
-    judged: np.ndarray  # score on the other half
 
 
 @dataclass
@@ -96,10 +87,11 @@ def measure(points: dict[str, dict[str, Points]], cells: dict[str, Cells], sampl
     """
     rows = []
     half = rng.permutation(W.shape[1]) % 2
+    halves = np.concatenate([W[:1] * (half == 0), W * (half == 1)])  # to choose by, then to judge
     for which, of in cells.items():
         board = sample.test_board[of.board]
         by_source = {source: by_cells[which] for source, by_cells in points.items()}
-        near = {source: {stage: nearness_by_halves(X, of, board, W, half) for stage, X in stages.items()}
+        near = {source: {stage: nearness(X, of.root, of.token, board, halves) for stage, X in stages.items()}
                 for source, stages in by_source.items()}
         rows += _rows_of_nearness(which, near, len(np.unique(of.root)))
         rows.append(_row_of_dimensions(which, by_source, _nearest(near["network"]), of, board,
@@ -170,15 +162,6 @@ def _square(vectors: np.ndarray) -> np.ndarray:
     return (vectors**2).reshape(len(vectors), -1).sum(1)
 
 
-def nearness_by_halves(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
-                       half: np.ndarray) -> Nearness:
-    """The `Nearness` of points X (N, D); board (N,) of the points, half (boards,) 0 to choose by and 1 to
-    judge."""
-    halves = np.concatenate([W[:1] * (half == 0), W * (half == 1)])
-    score = nearness(X, cells.root, cells.token, board, halves)
-    return Nearness(score[0], score[1:])
-
-
 def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
              rng: np.random.Generator) -> Manifold:
     """The `Manifold` of points X (N, D) of cells. Roots are shuffled over objects, so that cells of an object
@@ -196,27 +179,26 @@ def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
     return Manifold(saved, energy)
 
 
-def _nearest(near: dict[str, Nearness]) -> str:
-    """The stage that is chosen on half of the boards."""
-    return max(near, key=lambda stage: near[stage].chosen_by)
+def _nearest(near: dict[str, np.ndarray]) -> str:
+    """The stage that is chosen on half of the boards, the first value of each score."""
+    return max(near, key=lambda stage: near[stage][0])
 
 
-def _rows_of_nearness(cells: str, near: dict[str, dict[str, Nearness]], roots: int) -> list[Row]:
+def _rows_of_nearness(cells: str, near: dict[str, dict[str, np.ndarray]], roots: int) -> list[Row]:
     network, fresh = near["network"], near["untrained network"]
     first, *between, last = network
     top, inner = _nearest(network), _nearest({stage: network[stage] for stage in between})
 
-    def rise(of: dict[str, Nearness]) -> np.ndarray:
-        return of[inner].judged - np.maximum(of[first].judged, of[last].judged)
+    def rise(of: dict[str, np.ndarray]) -> np.ndarray:
+        return (of[inner] - np.maximum(of[first], of[last]))[1:]
 
-    none = np.zeros_like(network[top].judged)
+    none = np.zeros(len(network[top]) - 1)
     of_root_alone = 1 + 1 / (roots - 1)  # equidistant roots have cosines of -1 / (roots - 1)
-    full_return = network[inner].judged[0] - network[first].judged[0]
     return [
-        Row(TABLE.name, f"nearer by root than by token, {cells}", network[top].judged,
-            {"as near": none, "untrained network": fresh[top].judged}, of_root_alone, top),
+        Row(TABLE.name, f"nearer by root than by token, {cells}", network[top][1:],
+            {"as near": none, "untrained network": fresh[top][1:]}, of_root_alone, top),
         Row(TABLE.name, f"an extremum inside the stack, {cells}", rise(network),
-            {"stays": none, "untrained network": rise(fresh)}, full_return, inner)]
+            {"stays": none, "untrained network": rise(fresh)}, network[inner][1] - network[first][1], inner)]
 
 
 def _row_of_dimensions(which: str, points: dict[str, Points], stage: str, cells: Cells, board: np.ndarray,

@@ -5,12 +5,12 @@ Measure: the visible cells of an object get the activations that a donor board, 
 in the same cells at one stage. The swap succeeds on a board if every hidden cell in which the two roots
 differ then shows the donor's token; none of these cells is edited. A second method adds the difference of the
 two roots' mean activations instead.
-Upper bound: the donor's tokens in the input. Controls: a third root's activations; the donor's tokens in
-other roots, each cell's activations from a board of train on which another root shows the donor's token in
-that cell; the donor's activations at permuted places; noise of the same covariance; the same root's from
-another board; nothing; the donor's in an untrained network.
-Row: a method, on boards of a type, at a stage. Moved: (patched - clean) / (donor - clean) of the two tokens'
-logit difference. Collateral: share of cells elsewhere that change.
+Upper bound: the donor's tokens in the input.
+Controls: a third root's activations; the donor's tokens in other roots, each cell's activations from a board
+of train on which another root shows the donor's token in that cell; the donor's activations at permuted
+places; noise of the same covariance; the same root's from another board; nothing; the donor's in an untrained
+network.
+Row: a method, on boards of a type, at a stage.
 """
 from __future__ import annotations
 
@@ -81,17 +81,12 @@ class Store:
                     rng: np.random.Generator) -> np.ndarray:
         """(k,) which of the N shows a token of tokens (k,) in a cell of cells (k,) as part of a root that is
         not barred (k, m), one at random; -1 if none does."""
-        order = rng.permutation(len(self.cell))
-        by_key: dict[tuple[int, int], np.ndarray] = {}
-        key = self.cell[order] * (tokens.max() + 1) + self.token[order]
-        for value in np.unique(key):
-            by_key[int(value)] = order[key == value]
         found = np.full(len(cells), -1)
-        for i, wanted in enumerate(cells * (tokens.max() + 1) + tokens):
-            some = by_key.get(int(wanted), found[:0])
+        for i, (cell, token) in enumerate(zip(cells, tokens, strict=True)):
+            some = np.flatnonzero((self.cell == cell) & (self.token == token))
             some = some[~np.isin(self.root[some], barred[i])]
             if len(some):
-                found[i] = some[rng.integers(len(some))]
+                found[i] = rng.choice(some)
         return found
 
 
@@ -138,22 +133,6 @@ class Trial:
         """Score of boards on which all cells to be read show the tokens of board (n, T)."""
         return ratio(((logits.argmax(-1) == board) | ~self.swaps.read).all(1), 1, self.W)
 
-    def moved(self, logits: np.ndarray) -> np.ndarray:
-        """Score of how far logits have moved, from the clean ones (0) to those of the donor's tokens (1)."""
-        clean = self._difference(self.clean)
-        return ratio(self._difference(logits) - clean, self._difference(self.wanted) - clean, self.W)
-
-    def collateral(self, logits: np.ndarray) -> float:
-        """Share of cells away from the object that show another token than in the clean pass."""
-        changed = (logits.argmax(-1) != self.clean.argmax(-1)) & self.swaps.away
-        return ratio(changed.sum(1), self.swaps.away.sum(1), self.W)[0]
-
-    def _difference(self, logits: np.ndarray) -> np.ndarray:
-        """(n,) logit of the donor's token minus that of the base's, over the cells to be read."""
-        donor = np.take_along_axis(logits, self.swaps.donor[..., None], 2)[..., 0]
-        base = np.take_along_axis(logits, self.swaps.base[..., None], 2)[..., 0]
-        return np.where(self.swaps.read, donor - base, 0).sum(1)
-
 
 def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.random.Generator,
               draws: int = DRAWS, store: Store | None = None, means: dict[str, np.ndarray] | None = None,
@@ -162,9 +141,8 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
     """Rows on how the donor's activations at one stage change cells that are not edited.
 
     where: part of the rows' names. store: of the network, for the control of the same tokens in other roots.
-    means {stage: (roots * d * d, D)}: class means, for the second method.
-    given: other tokens (n, T) to take the donor's activations from. fresh: the untrained network. counted:
-    the methods that count.
+    means {stage: (roots * d * d, D)}: class means, for the second method. given: other tokens (n, T) to take
+    the donor's activations from. fresh: the untrained network. counted: the methods that count.
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
     wanted, rows = trial.success(trial.wanted, swaps.donor), []
@@ -179,22 +157,13 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
             patches["the same tokens in other roots"] = np.where(there, store.acts[stage][numbers], base)
         base = trial.acts["base"][stage]
         logits = {name: trial.patched(network, stage, base, values) for name, values in patches.items()}
-        others = {name: made for name, made in logits.items() if name not in METHODS}
-        controls = {name: trial.success(made, swaps.donor) for name, made in others.items()}
+        scores = {name: trial.success(made, swaps.donor) for name, made in logits.items()}
+        controls = {name: score for name, score in scores.items() if name not in METHODS}
         controls["nothing"] = trial.success(trial.clean, swaps.donor)
         if fresh is not None:
             controls["untrained network"] = _untrained(trial, fresh, stage)
-        strongest_move = max(trial.moved(made)[0] for made in others.values())
-        for method in METHODS:
-            if method in logits:
-                made = logits[method]
-                extras = {"moved": trial.moved(made),
-                          "moved, strongest control": strongest_move, "collateral": trial.collateral(made),
-                          "stays": trial.success(made, swaps.base)[0],
-                          "stays, tokens swapped": trial.success(trial.wanted, swaps.base)[0]}
-                feature, effect = f"{method}, {where}, {stage}", trial.success(made, swaps.donor)
-                counts = method in counted
-                rows.append(Row(table, feature, effect, controls, wanted, stage, counts, extras))
+        rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls, wanted, stage,
+                     method in counted) for method in METHODS if method in scores]
     return rows
 
 
