@@ -37,8 +37,9 @@ NETWORKS = {  # tables of claims: whose they are
     "factor_falling": "`factor_falling`; `lea_half`",
     "places": "`factor_fast`, `places` 0.5",
 }
-CURVES = ("root, hidden cells", "root, visible cells", "place in the root, hidden cells", "row, hidden cells",
-          "root across background, from 0", "root across place on the board, from 0")  # whose curves docs show
+CURVES = (  # read-outs whose learning curves docs/claims.md shows
+    "root, hidden cells", "root, visible cells", "place in the root, hidden cells", "row, hidden cells",
+    "root across background, from 0", "root across place on the board, from 0")
 SOURCES = ("network", "neighbourhood", "whole masked board")
 BOARDS = (2000, 4000, 8000, 16_000, 32_000)  # of the fits, at most
 WAYS = {  # of decoding: the columns of accuracy and of what can be reached
@@ -163,8 +164,8 @@ def verdicts(before: bool = False) -> list[dict[str, dict]]:
 
 
 def verdict_table() -> str:
-    """The verdict on each claim, in Markdown, a column for each kind of network; in brackets how many features
-    were supported by the rules before."""
+    """The verdict on each claim, in Markdown, a column for each kind of network; in brackets how many
+    features were supported by the rules before."""
     after, before, rows = verdicts(), verdicts(True), []
     for name, row in after[0].items():
         claim = row["claim"][0].upper() + row["claim"][1:]
@@ -184,14 +185,14 @@ def verdict_cell(row: dict[str, str] | None, before: dict[str, str] | None) -> s
 def verdict_summary() -> str:
     """How many features of each claim are supported in every run of a kind of network, in Markdown."""
     tables = verdicts()
-    rows = [[name, *(f"{of[name]['supported']} of {of[name]['features']}" if name in of else "" for of in tables)]
-            for name in tables[0]]
+    rows = [[name, *(f"{of[name]['supported']} of {of[name]['features']}" if name in of else ""
+                     for of in tables)] for name in tables[0]]
     return markdown(["features of", *NETWORKS.values()], rows)
 
 
 def turned_table() -> str:
-    """The features whose verdict the rules of 29 November turned, in Markdown: effect / strongest control of
-    each run."""
+    """The features whose verdict the rules of 29 November turned, in Markdown: effect / strongest control
+    of each run."""
     lines = []
     for name, title in NETWORKS.items():
         for old in claims_of(name, "verdicts_before"):
@@ -201,13 +202,14 @@ def turned_table() -> str:
                 for feature in words.split("; ") if feature}
             for feature, word in features.items():
                 now = [row for row in rows if row["feature"] == feature]
-                new = "supported" if now and all(row["supported"] == "True" for row in now) else "not supported"
+                new = "supported" if all(row["supported"] == "True" for row in now) else "not supported"
                 if now and new != word:
-                    values = "; ".join(f"{two_digits(row, 'effect')} / {two_digits(row, 'control')}" for row in now)
-                    controls = ", ".join(dict.fromkeys(row["strongest control"] for row in now))
-                    lines.append([old["table"], feature, title.partition(";")[0], f"{word} → {new}", values,
-                                  controls])
-    return markdown(["claim", "feature", "network", "verdict", "effect / control", "strongest control"], lines)
+                    values = [f"{two_digits(row, 'effect')} / {two_digits(row, 'control')}" for row in now]
+                    controls = dict.fromkeys(row["strongest control"] for row in now)
+                    who = title.partition("; ")[:: 2][old["table"] in ("words", "steering")]
+                    lines.append([old["table"], feature, who, new, "; ".join(values), ", ".join(controls)])
+    heads = ["claim", "feature", "network", "now", "effect / control", "strongest control"]
+    return markdown(heads, lines)
 
 
 def measure_table() -> str:
@@ -221,7 +223,7 @@ def measure_table() -> str:
                 of = [row for row in rows if row["feature"] == feature]
                 sign = "✓" if all(row["supported"] == "True" for row in of) else "✗"
                 cells.setdefault((table, feature), {})[name] = f"{sign} {'; '.join(map(effect_cell, of))}"
-    order = list(dict.fromkeys(table for name in NETWORKS for table in (row["table"] for row in claims_of(name, "verdicts"))))
+    order = [row["table"] for row in claims_of("factor", "verdicts")]
     lines = [[table, feature, *(of.get(name, "") for name in NETWORKS)]
              for (table, feature), of in sorted(cells.items(), key=lambda item: order.index(item[0][0]))]
     return markdown(["claim", "feature", *NETWORKS.values()], lines)
@@ -236,10 +238,10 @@ def curve_table() -> str:
         for task in CURVES:
             for source in SOURCES:
                 of = [row for row in rows if (row["read-out"], row["source"]) == (task, source)]
-                skills = {min(BOARDS, key=lambda size, row=row: abs(size - int(row["boards"]))): row for row in of}
+                skills = {min(BOARDS, key=lambda size, row=row: abs(size - int(row["boards"]))):
+                          two_digits(row, "skill") for row in of}
                 if skills:
-                    lines.append([of[0]["run"], task, source, *(two_digits(skills[size], "skill") if size in skills
-                                                               else "" for size in BOARDS)])
+                    lines.append([of[0]["run"], task, source, *(skills.get(size, "") for size in BOARDS)])
     return markdown(["run", "read-out", "from", *(f"{size:,} boards" for size in BOARDS)], lines)
 
 
@@ -247,16 +249,16 @@ def composite_table() -> str:
     """Whole composite boards under both kinds of masks, in percent, in Markdown."""
     lines = []
     for name in NETWORKS:
-        rows = claims_of(name, "ceiling")
-        for run in dict.fromkeys(row["run"] for row in rows):
+        of_run = {(row["run"], row["feature"]): row for row in claims_of(name, "ceiling")}
+        for run in dict.fromkeys(run for run, _ in of_run):
             cells = []
             for group in ("composition", "composition, patch anywhere"):
                 for way in ("", ", easy first"):
-                    [row] = [row for row in rows if row["run"] == run and row["feature"] == f"whole boards, {group}{way}"]
+                    row = of_run[run, f"whole boards, {group}{way}"]
                     low, high = (100 * float(row[f"effect {end}"]) for end in ("low", "high"))
                     cells.append(f"{100 * float(row['effect']):.1f} [{low:.0f}, {high:.0f}]")
             lines.append([f"`{run}`", row["boards"], *cells, f"{100 * float(row['upper']):.1f}"])
-    heads = ["a root's footprint, one pass", "easy first", "anywhere, one pass", "easy first", "ceiling, anywhere"]
+    heads = ["a root's footprint, one pass", "easy first", "anywhere, one pass", "easy first", "ceiling"]
     return markdown(["run", "boards", *heads], lines)
 
 

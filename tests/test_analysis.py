@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from module_dataset import AbstractionDataset
 from studies.claims import __main__ as command
 from studies.claims.networks import Network, Speaker
 from studies.claims.report import CLAIMS, TABLES, Findings
-from studies.claims.scores import Row
+from studies.claims.scores import Row, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
@@ -85,7 +86,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for wrapper, proba in ((module_train_probe, [1 / 3] * 3), (module_train_probe_lea, [0.95, 0.05, 0])):
         name = "lea" if wrapper is module_train_probe_lea else "factor"
-        small = {"board_dim": 7, "vocab_bck": 4, "abs_n": 4} if wrapper is module_train_probe else {}  # few features
+        small = {"vocab_bck": 4, "vocab_token": 5} if wrapper is module_train_probe else {}  # few features
         trainer = wrapper.TrainTransformer(
             AbstractionDataset(seed=1, board_types_proba=proba, **small), n_embd=16, n_embd_pos=8, seed=1,
             runs=str(folder), run_name=name, device="cpu", board_curriculum=False)
@@ -120,7 +121,7 @@ def test_report_of_a_run(runs, monkeypatch):
 def test_a_network_given_its_own_activations_answers_as_it_does(runs):
     trainer = module_train_probe.TrainTransformer.from_run(runs / "factor")
     network, rng = Network(trainer), np.random.default_rng(0)
-    tokens = rng.integers(trainer.dataset.vocab_size, size=(3, 49))
+    tokens = rng.integers(trainer.dataset.vocab_size, size=(3, 64))
     logits, acts = network.run(tokens, network.stages)
     assert set(acts) == set(network.stages) > set(network.editable)
     where = rng.random(tokens.shape) < 0.5
@@ -162,7 +163,21 @@ def test_report_of_a_run_without_split_or_depth_or_other_types(tmp_path, monkeyp
     assert found["decodability"]["features"] == 12  # all but the composite, hidden and visible
 
 
-# TABLES
+@pytest.mark.parametrize("networks", ["factor", "factor_best", "factor_falling", "places"])
+def test_verdicts_follow_from_the_tables(networks, monkeypatch):
+    """The verdicts in docs/claims.md follow from the rows that are kept."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import make_docs
+
+    document = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    for v in make_docs.claims_of(networks, "verdicts"):
+        rows = make_docs.claims_of(networks, v["table"])
+        for row in rows:
+            assert row["supported"] == str(supported(row))
+        made = verdict([SimpleNamespace(run=row["run"], feature=row["feature"], counts=row["counts"] == "True",
+                                        supported=row["supported"] == "True") for row in rows])
+        assert {name: str(value) for name, value in made.items()} == {name: v[name] for name in made}
+        assert f"**{v['verdict']}** {v['supported']} of {v['features']}" in document
 
 
 def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys):

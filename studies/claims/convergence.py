@@ -173,7 +173,7 @@ def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
     for k, weights in enumerate(W):
         of_roots = moments(X, cells.root, weights[board])
         saved[k] = 1 - participation(of_roots - noise) / (len(roots) - 1)
-        energy[k] = of_roots.trace() / noise.trace()
+        energy[k] = of_roots.trace() / max(noise.trace(), 1e-30)
     for score in (saved, energy):  # biased by boards that are drawn twice
         score[1:] += score[0] - score[1:].mean() if len(score) > 1 else 0
     return Manifold(saved, energy)

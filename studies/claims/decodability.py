@@ -31,6 +31,8 @@ def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
     """Every label of hidden and of visible cells, and the control task of each."""
     tasks = {}
     for label, values in sample.labels.items():
+        if values.max() < 1:
+            continue
         random = _control_task(sample, values.max() + 1, rng)
         for cells, where in (("hidden cells", sample.hidden), ("visible cells", ~sample.hidden)):
             judged = where & (values >= 0) & sample.known[label]

@@ -1,10 +1,11 @@
 """Claim: what is encoded is abstract.
 
-Question: do read-outs of a label carry over to contexts in which they were not fitted? Measure: the contexts
-of a label are halved; skill of a linear read-out from [z, p] fitted in one half and tested in the other, both
-ways (Bernardi et al. 2020). In runs that hold out positions or pairs of roots, also fitted on boards of train
-and tested at positions, or in pairs, that neither read-out nor network was trained on. From single boards to
-double ones or composites there is one way too, and the row belongs to the claim of compositionality.
+Question: do read-outs of a label carry over to contexts in which they were not fitted?
+Measure: the contexts of a label are halved; skill of a linear read-out from [z, p] fitted in one half and
+tested in the other, both ways (Bernardi et al. 2020). In runs that hold out positions or pairs of roots,
+read-outs fitted on boards of train are also tested at positions, or in pairs, on which neither read-out nor
+network was trained. From single boards to double ones or composites there is one way too; these rows belong
+to the claim of compositionality.
 Upper bound: a read-out fitted in both halves; for what was never shown, the same read-out on boards of train
 that it was not fitted on.
 Controls: the same from an untrained network and from the input: a cell's own token, its neighbourhood, the
