@@ -59,7 +59,7 @@ class Size:
 
 
 FULL = Size(fit=32_000, choose=900, test=400, masks=2, ceiling_masks=2, swaps=200, draws=DRAWS, words=16_000)
-QUICK = Size(fit=2000, choose=300, test=15, masks=2, ceiling_masks=2, swaps=60, draws=100, words=2000)
+QUICK = Size(fit=800, choose=200, test=15, masks=2, ceiling_masks=1, swaps=40, draws=100, words=1500)
 
 
 def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Callable) -> Findings:
