@@ -160,15 +160,15 @@ def predictions(features: Features, weights: dict[tuple[str, str], np.ndarray], 
     shape = stop - start, next(iter(tasks.values())).values.shape[1]
     predicted = {key: np.zeros((len(w), *shape), np.int16) for key, w in weights.items()}
     for where in _batches(start, stop):
-        X_of = features(where)
+        X_of = {stage: X.astype(np.float32) for stage, X in features(where).items()}
         here = slice(where.start - start, where.stop - start)
         for (stage, task), w in weights.items():
             X, (n, cells) = X_of[stage], np.nonzero(tasks[task].judged[where])
+            examples = X[n, cells] if X.ndim == 3 else X
             for strength, matrix in enumerate(w):
-                if X.ndim == 3:
-                    evidence = X[n, cells] @ matrix[:-1] + matrix[-1]
-                else:
-                    evidence = (X @ matrix[:-1] + matrix[-1]).reshape(len(X), shape[1], -1)[n, cells]
+                evidence = examples @ matrix[:-1] + matrix[-1]
+                if X.ndim == 2:
+                    evidence = evidence.reshape(len(X), shape[1], -1)[n, cells]
                 predicted[stage, task][strength, here][n, cells] = evidence.argmax(-1)
     return predicted
 

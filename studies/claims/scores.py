@@ -227,8 +227,9 @@ def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarr
 
     predicted, truth, use (n, T): over the cells in use. NaN if fewer than two classes occur.
     """
-    names, classes = np.unique(truth[use], return_inverse=True)
-    n, C = len(truth), len(names)
+    values = truth[use]
+    there = np.bincount(values) > 0 if len(values) else np.zeros(0)  # the classes that occur
+    n, C, classes = len(truth), int(there.sum()), (there.cumsum() - 1)[values].astype(np.int64)
     if C < 2:
         return np.full(len(W), np.nan)
     boards = distinct(W, use.any(1))
