@@ -207,6 +207,24 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, runs, monk
     assert "analysis' cannot be written (File exists)." in line
 
 
+def test_a_run_is_measured_under_its_own_masks(runs, monkeypatch):
+    trainer = module_train_probe.TrainTransformer.from_run(runs / "factor", device="cpu")
+    trainer.masking_p, trainer.masking_patch_p = 0.4, 0.0
+    asked = []
+
+    class Enough(Exception):
+        pass
+
+    def make_sample(dataset, proba, masking, *more):
+        asked.append(masking)
+        raise Enough
+
+    monkeypatch.setattr(command, "make_sample", make_sample)
+    with pytest.raises(Enough):
+        command.analyse(trainer, TINY, lambda step: iter)
+    assert asked == [(0.4, 0.0)]
+
+
 def test_an_analysis_computes_where_it_is_told(runs, monkeypatch):
     asked = []
     for wrapper in (module_train_probe, module_train_probe_lea):

@@ -56,3 +56,15 @@ def test_boards_of_a_type_that_has_none_held_out_are_not_those_fitted_on():
     assert not parts[2] & (parts[0] | parts[1])
     rows = rows_of(planted.dataset(), 0, "train", 50, np.random.default_rng(0))
     assert (hashed(planted.dataset(), 0, rows) < 2**32).all()
+
+
+def test_a_sample_is_masked_as_it_is_told_and_has_every_held_out_row_once():
+    dataset = AbstractionDataset(seed=0)
+    sample = make_sample(dataset, PROBA, (0.6, 0.0), np.random.default_rng(0), 300, 60, 400, 1)
+    assert 0.58 < sample.hidden.mean() < 0.62
+    counts = [len(dataset.table(type_, "test")) for type_ in range(3)]
+    np.testing.assert_array_equal(np.bincount(sample.drawn.types[sample.test]), counts)
+    assert counts == [40, 400, 20]
+    pictures = len(np.unique(sample.drawn.tokens[sample.test], axis=0))
+    assert pictures < sum(counts)  # two rows of doubles may look alike: they are drawn together in the bootstrap
+    assert len(set(sample.drawn.types[:50])) == 3  # boards to fit are in random order
