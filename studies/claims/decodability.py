@@ -48,7 +48,8 @@ def _control_task(sample: Sample, classes: int, rng: np.random.Generator) -> np.
     """(n, T) a random class for each true token and position."""
     tokens = sample.drawn.tokens
     T = tokens.shape[1]
-    return rng.integers(classes, size=(T, tokens.max() + 1)).astype(np.int16)[np.arange(T), tokens]
+    table = rng.integers(classes, size=(T, tokens.max() + 1)).astype(sample.labels["root"].dtype)
+    return table[np.arange(T), tokens]
 
 
 def measure(found: Found, features: Iterable[str]) -> tuple[list[Row], list[dict]]:

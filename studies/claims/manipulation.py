@@ -73,7 +73,7 @@ class Store:
         boards of the given types."""
         roots, d2 = self.kinds
         use = np.isin(self.type, types)
-        member = np.eye(roots * d2, dtype=np.float32)[self.root[use] * d2 + self.place[use]].T
+        member = np.eye(roots * d2, dtype=np.float32)[self.root[use].astype(int) * d2 + self.place[use]].T
         counts = np.maximum(member.sum(1, keepdims=True), 1)
         return {stage: member @ X[use] / counts for stage, X in self.acts.items()}
 

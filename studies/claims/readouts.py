@@ -17,7 +17,7 @@ from studies.claims.statistics import NormalEquations
 # and go without the first.
 RIDGE = (1e-5, 1e-3, 1e-1)
 FIRST, ENOUGH = 2000, 0.01  # boards of the first fit; the rise of skill that makes a larger one worth while
-AT_ONCE = 500  # boards whose features are in memory together
+AT_ONCE = 250  # boards whose features are in memory together
 PORTION = 2**22  # numbers in the weights of read-outs that are tried together
 NEAR = 2  # cells from a cell to the edge of its neighbourhood
 
@@ -134,7 +134,7 @@ class Fits:
             if tasks:
                 solved, at, columns = equations.weights(RIDGE[each:]), 0, {}
                 for target, values in targets.items():
-                    wide = (values.max() + 1) * (values.shape[1] if each else 1)
+                    wide = (int(values.max()) + 1) * (values.shape[1] if each else 1)
                     columns[target] = slice(at, at := at + wide)
                 yield from (((stage, task), solved[..., columns[target]]) for task, target in tasks.items())
 

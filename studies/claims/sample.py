@@ -9,6 +9,7 @@ import numpy as np
 from module_dataset import AbstractionDataset, Boards
 from studies.claims.scenes import Masking, boards_of, hashed, held_out, hide, rows_of, types_in_use
 
+AT_ONCE = 1000  # boards whose labels are computed together
 KNOWN = 0.99  # posterior probability from which the visible cells are taken to determine an answer
 
 
@@ -106,8 +107,10 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     drawn = Boards.join(to_fit + to_choose + to_test * masks)
     hidden = hide(dataset, drawn, masking, rng)
     masked = np.where(hidden, dataset.masking_token, drawn.boards)
-    labels = labels_of(dataset, drawn.objects, drawn.composites, drawn.backgrounds)
-    labels = {name: values.astype(np.int16) for name, values in labels.items()}
+    parts = [labels_of(dataset, some.objects, some.composites, some.backgrounds)
+             for some in (drawn.take(slice(at, at + AT_ONCE)) for at in range(0, len(drawn), AT_ONCE))]
+    small = np.int16 if max(label_names(dataset).values()) < 2**15 else np.int64  # many boards: memory counts
+    labels = {name: np.concatenate([part[name].astype(small) for part in parts]) for name in parts[0]}
     known = _known(dataset, masked, labels, proba, n_fit, bar)
     hidden = hidden.reshape(len(hidden), -1)
     test_board = np.tile(np.arange(n_test), masks)
