@@ -94,7 +94,7 @@ def a_nearness(n, roots, truth, rng) -> bool:
 def a_manifold(n, roots, truth, rng) -> bool:
     """Convergence: roots' means on a manifold."""
     X, of = cells_of(n, roots, rng)
-    low, high = interval(manifold(X, of, of.board, resample(n, rng, 100), rng).score)
+    low, high = interval(manifold(X, of, of.board, resample(n, rng, DRAWS), rng).score)
     return low <= truth["manifold"] <= high
 
 
@@ -133,8 +133,7 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     for number, (kind, covers, values) in enumerate(settings()):
         rng = np.random.default_rng(number)
-        repeats = flags.repeats // 4 if covers in (a_nearness, a_manifold) else flags.repeats
-        found.setdefault(kind, []).append(np.mean([covers(*values, rng) for _ in range(repeats)]))
+        found.setdefault(kind, []).append(np.mean([covers(*values, rng) for _ in range(flags.repeats)]))
         print(kind, *values, f"{found[kind][-1]:.3f}", flush=True)
     for kind, shares in found.items():
         least, mean = (f"{100 * share:.1f}%" for share in (min(shares), np.mean(shares)))

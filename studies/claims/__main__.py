@@ -41,6 +41,7 @@ from studies.claims.sample import make_sample
 from studies.claims.scenes import types_in_use
 from studies.claims.scores import DRAWS, resample
 
+CURVE_DRAWS = 101  # rows of W for curves that no verdict looks at
 ANALYSIS = 8  # the stream of a run's seed that these measurements draw from
 
 
@@ -94,7 +95,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     cells, points, near = convergence.cells_of(sample), {}, []
     for name, each in networks.items():
         points[name] = convergence.points_of(each, sample.tokens[sample.test], cells)
-        near += convergence.curves_of(name, points[name], cells, sample, W)
+        near += convergence.curves_of(name, points[name], cells, sample, W[:CURVE_DRAWS])
     rows += convergence.measure(points, cells, sample, W, rng)
 
     store = manipulation.Store.of(network, sample, dataset)

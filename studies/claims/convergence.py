@@ -26,7 +26,7 @@ from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, interval, spread
 from studies.claims.statistics import moments, participation, unit
 
-DIMENSION_DRAWS = 100  # bootstrap samples for dimensions, which take long
+DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
 AT_ONCE = 2**26  # numbers in one array of sums over bootstrap samples
 SHUFFLES = 20  # of the roots over objects
 BOARDS_AT_ONCE = 500  # in one pass of a network
