@@ -121,11 +121,15 @@ class TrainTransformer:
         # with bfloat16 weights, losses, words and the optimiser's moments are float32
         weights = torch.float32 if self.dtype == "bfloat16" else getattr(torch, self.dtype)
         self.transformer = self._network().to(self.device, weights).eval()
-        self.optim = make_optimizer(self.transformer, self.learning_rate, kind=self.optimizer)
+        self.optim = make_optimizer(
+            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
+        )
         self.step = 0
-        self._at_epoch(0)
+        self.epoch = 0
         self.run: Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
+        if self.init_from is not None:
+            self.load_transformer(self.init_from)
 
     def _fitting_recipe(self, params: dict) -> TrainParams:
         """The parameters, with those that follow from the data set and the seed filled in."""
@@ -208,7 +212,7 @@ class TrainTransformer:
         if bool_wandb:
             check_wandb_runs()
         self.start_run()
-        self._note_ramps()
+        self._note_start()
         epochs, sums = range(self.epoch, self.epochs), []
         with (
             self.run.guard(self),  # if an epoch fails, back to its start; signals wait for the end of a step
@@ -227,11 +231,13 @@ class TrainTransformer:
                     self.optim.zero_grad()
                     (loss * share).backward()
                     synchronise(self.transformer)
+                    norm = learner.clip_gradient(self.transformer, self.grad_clip)
                     self.optim.step()
                     self.step += 1
 
                     # a mean over boards depends neither on the batch size nor on a smaller last batch
                     parts["loss_mean"] = loss.detach() * (len(boards) / self.dataset_len)
+                    parts["grad_norm"] = norm * (len(boards) / self.dataset_len)
                     for name, part in parts.items():  # on the device: reading one would wait for the step
                         part = part * share if part.is_floating_point() else part  # means, or counts
                         totals[name] = totals.get(name, 0) + part
@@ -324,10 +330,13 @@ class TrainTransformer:
         if self.masking_patch_epoch is None:
             self.masking_patch_epoch = self.epochs
 
-    def _note_ramps(self) -> None:
-        """Prints which ramps a run that begins will not reach the end of."""
-        late = self.recipe.beyond_the_end()
-        if late and self.rank == 0 and self.epoch == 0:
+    def _note_start(self) -> None:
+        """Prints what a run that begins starts from, and which ramps it will not reach the end of."""
+        if self.rank > 0 or self.epoch > 0:
+            return
+        if self.init_from is not None:
+            say(f"note: weights start from {self.init_from}; epochs, ramps and optimiser start anew.")
+        if late := self.recipe.beyond_the_end():
             hidden, _ = self.recipe.masking_at(self.epochs - 1)
             say(f"note: {self.epochs} epochs end before {', '.join(late)}; the last one hides "
                 f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales them.")
@@ -360,7 +369,7 @@ class TrainTransformer:
         """The columns of the log."""
         splits = ("train", "test", *["val"] * self._has_val())
         tests = [self._test_columns(split, output) for split in splits for output in self.outputs]
-        return ["written", "epoch", *self.loss_columns, *self.count_columns, *sum(tests, [])]
+        return ["written", "epoch", *self.loss_columns, "grad_norm", *self.count_columns, *sum(tests, [])]
 
     @property
     def best_column(self) -> str:
@@ -469,13 +478,9 @@ class TrainTransformer:
         """Goes back to a state."""
         learner.restore(self.transformer, self.optim, state)
         self.transformer.eval()
-        self._at_epoch(state["epoch"])
+        self.epoch = state["epoch"]
         self.step = state["step"]
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
-
-    def _at_epoch(self, epoch: int) -> None:
-        """Sets the number of epochs trained."""
-        self.epoch = epoch
 
     def _take_state(self, path: Path) -> dict:
         """Restores the state in a file and returns it; raises any kind of exception if it does not fit."""
@@ -514,7 +519,7 @@ class TrainTransformer:
         epoch = next((number for number, other in checkpoints if other == path), None)
         if path.name == "model_best.pth":
             epoch = best_epoch(read_run_log(folder / "run_log.csv"), trainer.best_column)
-        trainer._at_epoch(0 if epoch is None else epoch + 1)
+        trainer.epoch = trainer.epochs if epoch is None else epoch + 1
         return trainer
 
     @classmethod
@@ -578,9 +583,11 @@ class TrainTransformer:
         try:
             recipe = cls.params_class.from_dict(params, ignored=IGNORED)
             check_size(recipe, dataset.board_dim**2, folder / "checkpoints")
-            return cls(dataset, **params)
+            trainer = cls(dataset, **params | {"init_from": None})  # its weights are those of the run
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
+        trainer.recipe.init_from = recipe.init_from
+        return trainer
 
     # Probing: one network, its boards and masks; functions of parts/probing do the work
     #

@@ -1,6 +1,7 @@
 """What a run leaves: its folder, states to resume from, weights, reports. What both wrappers share is tested on both."""
 import csv
 import json
+import math
 import pickle
 import signal
 
@@ -23,11 +24,11 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SPLITS = ("train", "test")
 TESTED = ("acc_tokens", "acc_hidden", "acc_boards", "breakdown_0", "breakdown_1", "breakdown_2")
-LOG = ["written", "epoch", "loss", "loss_mean", "error", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
+LOG = ["written", "epoch", "loss", "loss_mean", "error", "grad_norm", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
        "nb_boards_composite", *(f"{split}_{name}" for split in SPLITS for name in TESTED)]
 TESTED_LEA = ("token", "hidden", "board", "breakdown_single", "breakdown_double", "breakdown_composite")
 LOG_LEA = ["written", "epoch", "loss_total", "loss_mean", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb",
-           "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used", "nb_boards_test",
+           "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used", "grad_norm", "nb_boards_test",
            *(f"{split}_acc_{stream}_{name}" for split in SPLITS for stream in ("rfb", "rfs") for name in TESTED_LEA)]
 
 
@@ -136,6 +137,43 @@ def test_loss_mean_depends_on_no_batch_size(kind):
     wanted = trainers[0].log.arrays[trainers[0].loss_columns[0]]
     for trainer in trainers:
         np.testing.assert_allclose(trainer.log.arrays["loss_mean"], wanted, rtol=1e-12)
+
+
+@both
+def test_the_gradient_s_norm_is_logged_and_clipped(kind):
+    """One step of plain gradient descent: the weights move by the learning rate times the clipped gradient."""
+    norms = {}
+    for clip in (0, 1e6, 0.01):
+        trainer = make(kind, epochs=1, batch_size=30, dtype="float64", grad_clip=clip)
+        trainer.optim = torch.optim.SGD(trainer.transformer.parameters(), lr=0.5)
+        before = torch.nn.utils.parameters_to_vector(trainer.transformer.parameters()).detach().clone()
+        trainer.train()
+        moved = torch.nn.utils.parameters_to_vector(trainer.transformer.parameters()).detach() - before
+        [norms[clip]] = trainer.log.arrays["grad_norm"]
+        expected = min(norms[clip], clip or math.inf)
+        np.testing.assert_allclose(moved.norm() / trainer.learning_rate, expected, rtol=1e-3)
+    assert norms[0] == norms[1e6] == norms[0.01] > 0.01
+
+
+def test_a_run_starts_from_the_weights_of_a_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = make(save_model=True, run_name="first", runs="runs", learning_rate=0.1)
+    first.train()
+    path = "runs/first/checkpoints/model_1.pth"
+    capsys.readouterr()
+    second = make(seed=2, init_from=path, save_model=True, run_name="second", runs="runs")
+    assert same(weights(second), weights(first))
+    assert (second.epoch, second.step, second.optim.state_dict()["state"]) == (0, 0, {})
+    second.train()
+    assert f"note: weights start from {path}; epochs, ramps and optimiser start anew.\n" in capsys.readouterr().out
+    (tmp_path / path).unlink()  # a run needs it no longer
+    assert same(weights(TrainTransformer.from_run("runs/second", device="cpu")), weights(second))
+    resumed = TrainTransformer.resume("runs/second", epochs=3)
+    assert (resumed.epoch, resumed.init_from) == (2, path)
+    with pytest.raises(ValueError, match="model_1.pth: cannot be read"):
+        make(init_from=path)
+    with pytest.raises(ValueError, match="is not a state dict of this network"):
+        make(n_embd=4, init_from="runs/second/checkpoints/model_1.pth")
 
 
 @both
@@ -419,7 +457,7 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     trainer.train(bool_wandb=True)
     assert [step for step, _ in logged] == [4, 8, 12]
     assert set(logged[0][1]) == {*LOG, "learning_curves", "reconstructions"}
-    assert set(logged[1][1]) == {"written", "epoch", "loss", "loss_mean", "error"}
+    assert set(logged[1][1]) == {"written", "epoch", "loss", "loss_mean", "error", "grad_norm"}
     for _, row in logged:
         assert row["loss"] == trainer.log.arrays["loss"][row["epoch"]]
     assert logged[0][1]["reconstructions"] == "picture Figure"

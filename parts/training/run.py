@@ -40,7 +40,17 @@ CHANGEABLE = (
     "plot_dpi",
 )
 # parameters that older runs lack, with the value those runs used
-LATER = {"optimizer": "adamw", "save_epochs": None, "threads": None, "vq_start_epoch": 0, "slot_heads": 0}
+LATER = {
+    "optimizer": "adamw",
+    "save_epochs": None,
+    "threads": None,
+    "vq_start_epoch": 0,
+    "slot_heads": 0,
+    "weight_decay": 0.01,
+    "betas": [0.9, 0.95],
+    "grad_clip": 0,
+    "init_from": None,
+}
 # parameters and choices that are gone, with the values that can still be resumed
 GONE = {
     "weight_average": [0],
