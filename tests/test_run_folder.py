@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_damaged_run_folders_are_named(kind, tmp_path):
     trainer.train()
     with pytest.raises(ValueError, match="no checkpoint"):
         cls.from_run(trainer.folder)
-    with pytest.raises(ValueError, match="model_7.pth: cannot be read"):
+    with pytest.raises(ValueError, match="model_7.pth: is missing; r has no checkpoints"):
         cls.from_run(trainer.folder, "model_7.pth")
     values = read_json(trainer.folder / "params_training.json")
     for text, name in (("{", "params_training.json"), (json.dumps(values | {"n_embd": "wide"}), "n_embd"),
@@ -453,7 +454,7 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     with pytest.raises(ValueError, match="^bool_wandb = True needs an active run"):
         trainer.train(bool_wandb=True)
     assert trainer.epoch == 0
-    Wandb.run = "active"
+    Wandb.run = SimpleNamespace(step=0)
     trainer.train(bool_wandb=True)
     assert [step for step, _ in logged] == [4, 8, 12]
     assert set(logged[0][1]) == {*LOG, "learning_curves", "reconstructions"}
@@ -461,3 +462,51 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     for _, row in logged:
         assert row["loss"] == trainer.log.arrays["loss"][row["epoch"]]
     assert logged[0][1]["reconstructions"] == "picture Figure"
+    Wandb.run.step = 12
+    second = make(epochs=3)
+    with pytest.raises(ValueError, match="the active one is at step 12, this trainer at 0; call wandb.init"):
+        second.train(bool_wandb=True)
+    assert (second.epoch, len(logged)) == (0, 3)
+    trainer.epochs = 4  # the trainer that the run of wandb belongs to goes on
+    trainer.train(bool_wandb=True)
+    assert logged[-1][0] == 16
+
+
+def test_other_names_of_a_run_and_of_its_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path)), monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    trainer = make(runs="~/runs", run_name="r", save_model=True, save_epochs=[0], device=torch.device("cpu"))
+    trainer.train()
+    assert (tmp_path / "runs" / "r" / "run_log.csv").exists()
+    assert (trainer.runs, trainer.params["device"]) == (str(tmp_path / "runs"), "cpu")
+    (tmp_path / "copy").write_bytes((tmp_path / "runs/r/checkpoints/model_0.pth").read_bytes())
+    for name in (0, np.int64(0), "model_0", "model_0.pth", "~/copy", tmp_path / "copy"):
+        found = TrainTransformer.from_run("~/runs/r", name, torch.device("cpu"))
+        assert same(weights(found), torch.load(tmp_path / "copy"))
+    for name in (7, "model_7", "model_7.pth"):
+        with pytest.raises(ValueError, match=r"model_7(\.pth)?: is missing; r has model_0.pth, model_1.pth\.$"):
+            TrainTransformer.from_run("~/runs/r", name)
+    with pytest.raises(ValueError, match="^device must be"):
+        TrainTransformer.from_run("~/runs/r", device="gpu")
+    trainer.save_checkpoint("~/mine.pth")
+    make().load_transformer("~/mine.pth")
+    assert TrainTransformer.resume("~/runs/r", epochs=3).epoch == 2
+
+
+def test_weights_loaded_into_a_trained_trainer_are_a_warning(tmp_path):
+    trainer = make()
+    trainer.save_checkpoint(tmp_path / "first.pth")
+    trainer.load_transformer(tmp_path / "first.pth")
+    trainer.train()
+    with pytest.warns(UserWarning, match="epoch 2 and the optimiser's moments stay .* init_from"):
+        trainer.load_transformer(tmp_path / "first.pth")
+
+
+@both
+def test_the_defaults_of_torch_change_no_weight(kind):
+    wanted = weights(make(kind))
+    torch.set_default_dtype(torch.float64), torch.set_default_device("meta")
+    try:
+        found = weights(make(kind))
+    finally:
+        torch.set_default_dtype(torch.float32), torch.set_default_device(None)
+    assert same(found, wanted)

@@ -195,7 +195,7 @@ class TrainParams(Params):
         self._check_order("board_proba_epoch_start", "board_proba_epoch_end")
         if max(self.betas) >= 1:
             raise ValueError(f"betas = {self.betas} must each be below 1.")
-        name = self.run_name
+        self.runs, name = os.path.expanduser(self.runs), self.run_name
         printable = os.fsencode(name).decode("utf-8", "replace").isprintable()  # whatever the locale
         if name != Path(name).name or name == ".." or len(name) > 200 or not printable:
             raise ValueError("run_name must be a folder's name without a path, at most 200 characters, not "
