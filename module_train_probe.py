@@ -23,7 +23,7 @@ from module_dataset import AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor
 from parts.boards.own import OwnBoards, as_dataset
 from parts.boards.pictures import token_colors
-from parts.checks import check_sizes
+from parts.checks import check_file, check_sizes
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import assigned, keywords_of, pick_device
 from parts.probing import analyses, evaluation, recording, sites
@@ -134,6 +134,7 @@ class TrainTransformer:
         self.run: Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         if self.init_from is not None:
+            check_file("init_from", self.init_from)
             self.load_transformer(self.init_from)
 
     def _fitting_recipe(self, params: dict) -> TrainParams:
