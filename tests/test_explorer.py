@@ -11,6 +11,7 @@ import torch
 
 from module_dataset import AbstractionDataset
 from parts.probing.sites import Edit, recording
+from studies.claims.networks import untrained
 from studies.explorer import export, open_run
 from studies.explorer.page import HERE, SCRIPTS
 from tests.trainers import boards as small_boards
@@ -111,6 +112,16 @@ def test_networks_of_other_sizes_and_kinds(case, tmp_path):
         halves = {name: value.half().to(value.dtype) for name, value in trainer.transformer.state_dict().items()}
         trainer.transformer.load_state_dict(halves)
     compared(tmp_path, trainer, run, tokens)
+
+
+def test_untrained_network_is_that_of_the_runs_seed(tmp_path):
+    for trainer in (open_run(ROOT / RUNS[0])[0], make("lea", seed=3, n_embd_pos=6),
+                    make("lea vanilla", seed=2**40)):
+        drawn = in_node(tmp_path, export.run_data(trainer, "run"), what="untrained")
+        expected = untrained(trainer).transformer.state_dict()
+        assert len(drawn) > 30
+        for name, values in drawn.items():
+            assert np.abs(values - expected[name].numpy().ravel()).max() < 1e-7, name
 
 
 DATA_SETS = {
