@@ -222,6 +222,16 @@ def test_words_draw_what_python_draws(visit, html):
     assert drawn == trainer.speaker_predict_from_speech(words)[0].ravel().tolist()
 
 
+def test_observer_says_that_no_board_fits_and_goes_on_afterwards(visit, html):
+    tab = visit(html)
+    tab.evaluate("explorer.setBoard(explorer.state().tokens.map((_, t) => t % 20), explorer.state().masks)")
+    assert "No board of this data set looks like this" in tab.text_content("#boards")
+    assert re.search(r"\d+ of 36 hidden cells right", tab.text_content("#boards"))
+    tab.click("#undo")
+    assert "1 board is possible" in tab.text_content("#boards")
+    assert tab.locator('[aria-label="Where they differ"] .hidden').count() == 0
+
+
 def test_saved_picture_shows_the_boards(visit, html):
     tab = visit(html, "#beside=lea&edits=b1_mlp_update:zero:all:all")
     with tab.expect_download() as download:

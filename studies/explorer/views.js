@@ -153,6 +153,7 @@ function paintShare(node, share, { text, label }) {
   const strength = Math.min(1, Math.max(0, share)), [low, high] = isDark() ? INK_DARK : INK;
   const color = low.map((c, k) => Math.round(c + (high[k] - c) * strength));
   const fill = `#${color.map((c) => c.toString(16).padStart(2, "0")).join("")}`;
+  node.className = "cell";
   node.style.backgroundColor = fill;
   node.style.color = inkOn(fill);
   node.token.textContent = text;
