@@ -516,7 +516,7 @@ def test_page_in_an_exported_notebook(visit, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbconvert = pytest.importorskip("nbconvert")
     nbclient = pytest.importorskip("nbclient")
-    code = f"from module_train_probe_lea import TrainTransformer\nTrainTransformer.from_run({RUNS[1]!r}).explore()"
+    code = "from tests.trainers import make\nmake('lea').explore()"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     resources = {"metadata": {"path": str(ROOT)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
