@@ -74,6 +74,8 @@ class VectorQuantizer(nn.Module):
         seed = checked_seed(seed)
         self.noise = Noise(seed)
         self._embedding = self._codebook(num_embeddings, embedding_dim)
+        self.register_buffer("_unstarted", None, persistent=False)
+        self.register_load_state_dict_post_hook(VectorQuantizer._decide_passing)
         self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
 
     def _codebook(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
@@ -83,6 +85,19 @@ class VectorQuantizer(nn.Module):
     def start_words_(self, words: torch.Tensor) -> None:
         """Starts the codebook at words (K, D)."""
         self._embedding.weight.copy_(words)
+
+    def await_start_(self) -> None:
+        """Vectors pass until `passing` is set to False. The words of a state dict that is loaded later tell
+        whether that had happened."""
+        self.passing, self._unstarted = True, self._embedding.weight.detach().clone()
+        self.start_words_(self._unstarted)
+
+    def _decide_passing(self, _) -> None:
+        if self._unstarted is not None:
+            self.passing = self._awaits_start()
+
+    def _awaits_start(self) -> bool:
+        return torch.equal(self._embedding.weight[:-1], self._unstarted[:-1])  # the last may be the blank
 
     def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
         """Starts the words at the centres of vectors (N, D), by k-means with that random generator.
@@ -198,6 +213,9 @@ class VectorQuantizerEMA(VectorQuantizer):
         expected = in_a_batch / len(self._embedding.weight)
         self._ema_w.mul_(expected)
         self._ema_cluster_size.fill_(expected)
+
+    def _awaits_start(self):
+        return bool((self._ema_cluster_size == 1).all())  # whatever the seed; each step moves the counts
 
     def _fit(self, quantised, x):
         return self.commitment_cost * F.mse_loss(x, quantised)
