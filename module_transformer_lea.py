@@ -250,7 +250,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
 def join(x: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
     """[x, p] side by side, x (B, T, D) and p (T, P), or x alone if p is None."""
-    return x if p is None else torch.cat((x, p.expand(len(x), -1, -1)), dim=-1)
+    return x if p is None else torch.cat((x, p.expand(x.shape[0], -1, -1)), dim=-1)
 
 
 class LEABlock(nn.Module):
@@ -356,7 +356,7 @@ class LEA(nn.Module):
         place of B.
         """
         if sentence is None:  # a copy for each board: products of fewer rows may round otherwise
-            sentence = self.blank().expand(len(x), -1, -1)
+            sentence = self.blank().expand(x.shape[0], -1, -1)
         p = self.ps_pos_emb.weight if self.apart else None
         z, pz = self._with_positions(sentence, self.ss_pos_emb)
         for i in range(first_block, len(self.ps_blocks)):
@@ -374,7 +374,7 @@ class LEA(nn.Module):
         hook (an edit, a recording) wants every board's own.
         """
         check_tokens("idx", idx, self.ps_pos_emb.num_embeddings)
-        n = len(idx) if len(sentence) == 1 else len(sentence)
+        n = idx.shape[0] if sentence.shape[0] == 1 else sentence.shape[0]
         if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
             idx, sentence = idx.expand(n, -1), sentence.expand(n, -1, -1)
         state = self._state(self.run(self.start(idx), sentence=sentence))
@@ -400,7 +400,7 @@ class LEA(nn.Module):
 
     def write(self, state: torch.Tensor) -> torch.Tensor:
         """ALN: IN's last hidden state (B, T, D) -> a sentence before quantisation, (B, S, D)."""
-        tokens = self.ss_token_init.weight.expand(len(state), -1, -1)
+        tokens = self.ss_token_init.weight.expand(state.shape[0], -1, -1)
         x, p = self._with_positions(tokens, self.ss_pos_emb)
         pz = self.ps_pos_emb.weight if self.apart else None  # added ones are in the state already
         for block in self.ss_blocks:

@@ -104,7 +104,7 @@ def check_installation(words):
     """pip, conda and wandb: the file or folder that the command names is there."""
     known = (["install", "-r"], ["install", "-e"], ["env", "create", "-f"], ["sweep"])
     assert words[:-1] in known
-    assert (ROOT / words[-1]).exists(), words[-1]
+    assert (ROOT / words[-1].split("[")[0]).exists(), words[-1]  # without extras
 
 
 PROGRAMS = {

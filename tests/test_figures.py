@@ -48,6 +48,6 @@ def test_pictures_of_the_readme_can_be_drawn_again(monkeypatch):
 
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: saved.append(path.name))
-    for picture in (draw.visual_abstract, draw.lea, draw.language):
+    for picture in (draw.visual_abstract, draw.lea, draw.language, draw.held_out):
         picture()
-    assert saved == ["visual_abstract.png", "lea.png", "language.png"]
+    assert saved == ["visual_abstract.png", "lea.png", "language.png", "held_out.png"]
