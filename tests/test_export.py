@@ -1,5 +1,4 @@
 """Exports of runs: what is written, and each file read by its library where that is installed."""
-import importlib.util
 import json
 import re
 import sys
@@ -19,9 +18,9 @@ from tests.trainers import make
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def needs(*names):
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)}: not installed (pip install -e '.[export]')")
+def installed(*names):
+    """The modules of those names; the test is skipped if one is missing."""
+    return [pytest.importorskip(name, reason=f"{name} is not installed (pip install -e '.[export]')") for name in names]
 
 
 @pytest.fixture
@@ -100,21 +99,17 @@ def test_the_extra_has_what_exports_import():
     assert [re.match("[a-z]+", line)[0] for line in extra] == imported
 
 
-@needs("safetensors", "pyarrow", "mlcroissant")
 def test_files_are_read_by_their_libraries(tmp_path, few):
-    import mlcroissant
-    import pyarrow.parquet
-    from safetensors.torch import load_file
-
+    safetensors, parquet, mlcroissant = installed("safetensors.torch", "pyarrow.parquet", "mlcroissant")
     trainer = run_of(tmp_path)
     folder = command.export(trainer.folder, tmp_path / "deep" / "out")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md", "croissant.json",
                                                         "boards_train.parquet", "boards_test.parquet"}
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
-    config, weights = json.loads((folder / "config.json").read_text("utf-8")), load_file(folder / "model.safetensors")
+    config, weights = json.loads((folder / "config.json").read_text("utf-8")), safetensors.load_file(folder / "model.safetensors")
     again = type(trainer)(type(trainer.dataset)(**config["dataset"]), **config["training"])
     again.transformer.load_state_dict(weights)
-    table, expected = pyarrow.parquet.read_table(folder / "boards_test.parquet"), exported.tables(trainer)["test"]
+    table, expected = parquet.read_table(folder / "boards_test.parquet"), exported.tables(trainer)["test"]
     assert table["type"].to_pylist() == expected["type"].tolist()
     for name in ("board", "mask", "root", "place", "object", "posterior"):
         assert np.array_equal(np.reshape(table[name].to_pylist(), expected[name].shape), expected[name].astype(np.float32))
@@ -126,11 +121,9 @@ def test_files_are_read_by_their_libraries(tmp_path, few):
     assert np.array_equal([row["test/board"] for row in rows], expected["board"].reshape(len(rows), -1))
 
 
-@needs("safetensors", "pyarrow", "mlcroissant", "onnx", "onnxscript", "onnxruntime")
 @pytest.mark.parametrize("kind", ["factor", "lea vanilla"])
 def test_onnx_gives_every_named_activation(kind, tmp_path, few):
-    import onnxruntime
-
+    *_, onnxruntime = installed(*command.NEEDED, *command.FOR_ONNX)
     trainer = run_of(tmp_path, kind)
     folder = command.export(trainer.folder, tmp_path / "out", onnx=True)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
