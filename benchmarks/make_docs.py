@@ -438,7 +438,7 @@ def generalised_table() -> str:
                            for boards in ("test", "train"))
             cells.append(f"{mean_cell(held)} ({mean_cell(train)})" if held else "-")
         lines.append([name, len(runs), *cells])
-    return markdown(["held out", "seeds", *HELD_OUT_GROUPS], lines)
+    return markdown(["held out (split)", "seeds", *HELD_OUT_GROUPS], lines)
 
 
 def sentence_table() -> str:

@@ -240,7 +240,7 @@ def held_out() -> None:
         ax.set_title(f"{group} boards", fontsize=10)
         ax.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("whole boards right in one pass, %")
-    for boards, color in (("train", "#999999"), ("held out", BLUE)):
+    for boards, color in (("train", "#999999"), ("held-out", BLUE)):
         panels[0].plot([], [], "o", color=color, label=f"{boards} boards")
     panels[0].legend(fontsize=8, loc="lower left")
     rows = read_results("held_out_epochs")
