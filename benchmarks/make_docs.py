@@ -557,6 +557,7 @@ PARTS = {
     "audit": audit_table,
     "held out recipe": functools.partial(held_out_table, "recipe"),
     "held out no patch": functools.partial(held_out_table, "25%"),
+    "held out best": functools.partial(held_out_table, "25%", "fb_"),
     "generalised": generalised_table,
     "sentences": sentence_table,
     "kills": kills_table,
