@@ -29,7 +29,8 @@ class Cells:
     hidden: np.ndarray  # (n, T)
     part: np.ndarray  # (n,) FIT, CHOOSE, FRESH or TEST
     labels: dict[str, np.ndarray]  # (n, T) each; on boards to fit, nothing is left out
-    new: np.ndarray  # (n, T) whether the object is where no board of train shows its root
+    new: np.ndarray  # (n, T) whether the object is where no single board of train shows its root
+    board: np.ndarray  # (n,) which of the distinct boards of its part a board is
 
     def of(self, part: int, hidden: bool) -> np.ndarray:
         """(n, T) the hidden or the visible cells of the boards of a part."""
@@ -62,7 +63,10 @@ def cells_of(trainer, rng: np.random.Generator, fit: int, choose: int, test: int
     for b in bar(np.flatnonzero(part != FIT)):
         for name, known in knowable(dataset, masked[b], {n: v[b] for n, v in labels.items()}, proba).items():
             labels[name][b][~known] = LEFT_OUT
-    return Cells(drawn, hidden.reshape(len(hidden), -1), part, labels, unseen(dataset, drawn))
+    board = np.zeros(len(part), int)
+    for which in parts:
+        board[part == which] = np.unique(drawn.tokens[part == which], axis=0, return_inverse=True)[1].ravel()
+    return Cells(drawn, hidden.reshape(len(hidden), -1), part, labels, unseen(dataset, drawn), board)
 
 
 def named(dataset, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,25 +1,24 @@
 """Whether latents matter to the network: reconstructions in place of activations, and latents clamped."""
 from __future__ import annotations
 
-
 import numpy as np
 
 from module_dataset import TYPES
 from studies.claims.scores import DRAWS, Row, ratio, resample
 from studies.claims.swaps import Swaps, swaps_of
-from studies.dictionaries.cells import TEST, Cells
-from studies.dictionaries.scoring import Reading
+from studies.dictionaries.cells import CHOOSE, TEST, Cells
+from studies.dictionaries.scoring import Reading, one_hot
 from studies.dictionaries.sources import Source
 
 
-def put_in(trainer, site: str, cells: Cells, source: Source, acts: np.ndarray, W: np.ndarray,
+def put_in(trainer, site: str, cells: Cells, source: Source, W: np.ndarray,
            boards: np.ndarray) -> dict[str, np.ndarray]:
     """What is kept of loss and of accuracy on hidden cells if a dictionary's reconstruction replaces the
     site's activations (n, T, D): 1 as without it, 0 as with the mean activation in every cell. Scores (R +
     1,), over the test boards."""
     test = cells.part == TEST
-    x, truth = acts[test], cells.drawn.boards[test]
-    mean = np.broadcast_to(acts[~test].mean((0, 1)), x.shape)
+    x, truth = source.acts[test], cells.drawn.boards[test]
+    mean = np.broadcast_to(source.acts[~test].mean((0, 1)), x.shape)
     edits = {"clean": None, "mean": mean, "rebuilt": source.made.decode(source.made.encode(x))}
     loss, right = {}, {}
     for name, edit in edits.items():
@@ -39,18 +38,25 @@ def put_in(trainer, site: str, cells: Cells, source: Source, acts: np.ndarray, W
 
 
 def clamp(trainer, site: str, types: dict[int, float], source: Source, readings: dict[str, Reading],
-          strengths: dict[str, np.ndarray], means: np.ndarray, rng: np.random.Generator,
-          count: int) -> list[Row]:
+          cells: Cells, rng: np.random.Generator, count: int) -> list[Row]:
     """Rows on clamping: on the visible cells of an object the latent of its root is set to 0 and that of
     another root to its usual strength; success if every hidden cell in which the two roots differ then shows
     the other root's token.
 
     Two methods: the latent that tells the root, and the one that tells root x place. Controls: a third root's
     latent instead, a random latent instead, nothing. Upper bound: the other root's tokens in the input.
-    `class means`: the difference of the two mean activations (root x place, D) instead, which needs labels.
-    strengths {label: (values,)}: mean of each latent where it is on and its value occurs.
+    `class means`: the difference of the two mean activations of root x place instead, which needs labels.
+    readings: what was chosen on visible cells. A latent's usual strength is its mean where it exceeds its
+    threshold and its value occurs, on cells to choose by.
     """
     rows, places = [], trainer.dataset.params.abs_dim**2
+    where = cells.of(CHOOSE, False)
+    seen, x_seen = source.of(where), source.acts[where]
+    Y = {label: one_hot(cells.labels[label][where], cells.labels[label].max() + 1)
+         for label in ("root", "root x place")}
+    strengths = {label: strengths_of(seen, of, readings[label]) for label, of in Y.items()}
+    member = Y["root x place"].astype(np.float32)
+    means = member.T @ x_seen / np.maximum(member.sum(0), 1)[:, None]
     for type_ in (type_ for type_ in (0, 1) if type_ in types):
         swaps = swaps_of(trainer.dataset, type_, count, rng)
         if swaps is None:

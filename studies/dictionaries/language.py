@@ -12,8 +12,8 @@ from studies.claims.networks import Speaker, untrained
 from studies.claims.runs import proba_of
 from studies.claims.scenes import boards_of, held_out, rows_of, types_in_use
 from studies.claims.scores import resample
-from studies.dictionaries.scoring import LEFT_OUT, NONE, f1_of, mean_of, one_hot, read
-from studies.dictionaries.sources import Source, least_squares
+from studies.dictionaries.scoring import LEFT_OUT, f1_of, mean_of, one_hot, read
+from studies.dictionaries.sources import Source
 from studies.dictionaries.training import Dictionary
 
 CHUNK = 500  # boards whose latents are in memory at once
@@ -22,7 +22,8 @@ CHUNK = 500  # boards whose latents are in memory at once
 def same_objects(trainer, lea) -> None:
     """ValueError unless the LEA run shows the same objects and holds out the same boards."""
     ours, theirs = trainer.dataset, lea.dataset
-    same = all(np.array_equal(getattr(ours, name), getattr(theirs, name)) for name in ("roots", "compositions"))
+    same = np.array_equal(ours.roots, theirs.roots)
+    same &= np.array_equal(ours.compositions, theirs.compositions)
     if not same or any(not np.array_equal(np.asarray(ours.table(type_, "test")),
                                           np.asarray(theirs.table(type_, "test"))) for type_ in range(3)):
         raise ValueError(f"lea must be a run on the boards of {trainer.folder.name} (the same data seed and "
@@ -63,8 +64,6 @@ def measure(trainer, lea, site: str, sources: list[Source], choose: int, test: i
     whole = (drawn.tokens[..., None] == np.arange(dataset.vocab_size)).astype(np.float32)
     latents["raw tokens"] = np.concatenate([whole.reshape(len(whole), -1), whole.any(1)], 1)
     labels = board_labels(drawn, dataset.params.abs_n)
-    weights, offset = least_squares(latents["raw tokens"][:n], np.concatenate(list(labels.values()), 1)[:n])
-    latents["whole-board read-out"] = latents["raw tokens"] @ weights + offset
     W, lines = resample(len(drawn) - n, rng), []
     for name, z in latents.items():
         for label, Y in labels.items():

@@ -35,8 +35,8 @@ class Source:
     made: Dictionary | None = None
 
 
-def dictionary(name: str, made: Dictionary, acts: np.ndarray, seed: int) -> Source:
-    """The latents of a dictionary on activations (n, T, D)."""
+def of_dictionary(name: str, made: Dictionary, acts: np.ndarray, seed: int) -> Source:
+    """A dictionary's latents of activations (n, T, D)."""
     return Source(name, lambda cells: made.encode(acts[cells]), made.W_dec, acts, seed, made=made)
 
 

@@ -31,7 +31,7 @@ from parts.checks import check_choice, check_shape, check_sizes
 
 KINDS = ("topk", "batchtopk", "matryoshka", "l1")
 ARCHITECTURES = {"topk": "topk", "batchtopk": "jumprelu", "matryoshka": "jumprelu", "l1": "standard"}
-STEPS, BATCH, RATE = 2500, 1024, 3e-3
+STEPS, BATCH, RATE = 1500, 1024, 3e-3
 DEAD = 200  # steps after which a latent that was never on counts as dead
 REVIVE = 1 / 32  # weight of the dead latents' loss, as in arXiv 2406.04093
 THRESHOLD_ROWS = 2**16  # rows that a threshold is computed from
