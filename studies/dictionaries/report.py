@@ -49,24 +49,28 @@ def pooled(lines: Sequence[dict]) -> list[dict]:
 
 def verdicts(lines: Sequence[dict], kind: str) -> list[Row]:
     """A row per label and kind of cells, by the announced rule. lines: as `pooled` makes them."""
-    rows, singles = [], [line for line in lines if (line["boards"], line["measure"]) == ("held out", "single")]
-    for cells in ("hidden", "visible"):
-        for label in LABELS:
-            of = {line["source"]: line["score"] for line in singles if (line["cells"], line["label"]) == (cells, label)}
-            effect, probe, near = (of.pop(name) for name in (kind, *SUPERVISED))
-            controls = {name: score for name, score in of.items() if name not in KINDS}
-            row = Row("coverage", f"{label}, {cells} cells", effect, controls, probe, counts=label != "background")
-            beyond = row.supported and interval(effect - near)[0] > 0
-            row.extras |= {"linear probe": probe, "5 x 5 read-out": near, "beyond the input": beyond}
-            rows.append(row)
+    rows = []
+    for of in by(best_latents(lines), lambda line: (line["cells"], line["label"])):
+        scores = {line["source"]: line["score"] for line in of}
+        probe, near = (scores[name] for name in SUPERVISED)
+        controls = {name: score for name, score in scores.items() if name not in (*KINDS, *SUPERVISED)}
+        name = "{label}, {cells} cells".format(**of[0])
+        row = Row("coverage", name, scores[kind], controls, probe, counts=of[0]["label"] != "background")
+        beyond = row.supported and interval(row.effect - near)[0] > 0
+        row.extras |= {"linear probe": probe, "5 x 5 read-out": near, "beyond the input": beyond}
+        rows.append(row)
     return rows
+
+
+def best_latents(lines: Sequence[dict]) -> list[dict]:
+    """The lines of single latents on held-out boards."""
+    return [line for line in lines if (line["boards"], line["measure"]) == ("held out", "single")]
 
 
 def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Sequence[dict],
           causal: Sequence[Row], of_boards: Sequence[dict], pictures: Pictures, note: str, seconds: float,
           quick: bool) -> None:
-    """Writes table.csv, facts.csv, coverage.csv, clamping.csv, boards.csv, report.md, coverage.png and
-    latents.png to folder."""
+    """Writes table.csv, facts.csv, coverage.csv, clamping.csv, report.md and two pictures to folder."""
     lines, rows = pooled(lines), []
     judged = verdicts(lines, kind)
     clamped = [replace(of[0], effect=np.mean([row.effect for row in of], axis=0), controls={
@@ -77,11 +81,10 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
     for line in [*lines, *words]:
         row = {key: line[key] for key in ("source", "cells", "label", "boards", "measure")}
         rows.append(row | spread("score", line["score"]) | {
-            "lowest seed": min(line["seeds"]), "highest seed": max(line["seeds"]), "seeds": len(line["seeds"]),
-            "cells judged": line["judged"]})
-    flat = [{name: part for key, value in fact.items()
-             for name, part in (spread(key, value) if np.ndim(value) else {key: value}).items()}
-            for fact in facts]
+            "lowest seed": min(line["seeds"]), "highest seed": max(line["seeds"]),
+            "seeds": len(line["seeds"]), "cells judged": line["judged"]})
+    flat = [{name: part for key, of in fact.items()
+             for name, part in (spread(key, of) if np.ndim(of) else {key: of}).items()} for fact in facts]
     files.save_table(folder / "table.csv", rows)
     files.save_table(folder / "facts.csv", flat)
     for name, of in (("coverage", judged), ("clamping", clamped)):
@@ -95,13 +98,13 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
              verdict_table([row for row in judged if row.counts]), "\n## Clamping\n\n", clamp_table(clamped)]
     for cells, of in (("hidden", lines), ("visible", lines), ("boards", words)):
         parts += [f"\n## Coverage by the best latent, {cells}\n\n",
-                  score_table([line for line in of if line["cells"] == cells
-                               and (line["boards"], line["measure"]) == ("held out", "single")], "source")]
+                  score_table([line for line in best_latents(of) if line["cells"] == cells], "source")]
     for cells in ("hidden", "visible"):
         mine = [line for line in lines if line["source"] == kind and line["cells"] == cells]
-        parts += [f"\n## Measures and boards, {kind}, {cells} cells\n\n", score_table(mine, "measure", "boards")]
-    parts += ["\n## Dictionaries\n\n", "facts.csv: variance explained, latents on (L0), alive; loss and hidden "
-              "cells kept; matching; absorption; stability.\n\n![coverage](coverage.png)\n\n"
+        parts += [f"\n## Measures and boards, {kind}, {cells} cells\n\n",
+                  score_table(mine, "measure", "boards")]
+    parts += ["\n## Dictionaries\n\nfacts.csv: variance explained, latents on (L0), alive; loss and hidden cells "
+              "kept; matching; absorption; stability.\n\n![coverage](coverage.png)\n\n"
               "![latents](latents.png)\n", f"\nMeasured in {seconds:.0f} s.\n"]
     with files.atomic_write(folder / "report.md", "w") as file:
         file.write("".join(parts))
@@ -121,22 +124,27 @@ def shown(score: np.ndarray) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def yes(is_so: bool) -> str:
+    """yes or no."""
+    return "yes" if is_so else "no"
+
+
 def verdict_table(rows: Sequence[Row]) -> str:
     """The verdicts in Markdown."""
     columns = ["label", "dictionary", "strongest control without labels", "linear probe", "5 x 5 read-out",
                "found by single latents", "beyond the input"]
     return files.markdown(columns, ([
         row.feature, shown(row.effect), f"{row.strongest} {shown(row.controls[row.strongest])}",
-        shown(row.extras["linear probe"]), shown(row.extras["5 x 5 read-out"]),
-        "yes" if row.supported else "no", "yes" if row.extras["beyond the input"] else "no"] for row in rows))
+        shown(row.extras["linear probe"]), shown(row.extras["5 x 5 read-out"]), yes(row.supported),
+        yes(row.extras["beyond the input"])] for row in rows))
 
 
 def clamp_table(rows: Sequence[Row]) -> str:
     """Clamping in Markdown."""
     columns = ["clamped", "success", "controls", "class means", "the other root's tokens", "supported"]
     return files.markdown(columns, ([
-        row.feature, shown(row.effect), "; ".join(f"{name} {score[0]:.2f}" for name, score in row.controls.items()),
-        shown(row.extras["class means"]), f"{row.upper:.2f}", "yes" if row.supported else "no"] for row in rows))
+        row.feature, shown(row.effect), "; ".join(f"{name} {of[0]:.2f}" for name, of in row.controls.items()),
+        shown(row.extras["class means"]), f"{row.upper:.2f}", yes(row.supported)] for row in rows))
 
 
 def score_table(lines: Sequence[dict], *keys: str) -> str:
@@ -150,7 +158,7 @@ def score_table(lines: Sequence[dict], *keys: str) -> str:
 
 def plot_coverage(lines: Sequence[dict]):
     """Coverage by label, a bar per source with its interval; hidden cells above visible ones."""
-    lines = [line for line in lines if (line["boards"], line["measure"]) == ("held out", "single")]
+    lines = best_latents(lines)
     sources = list(dict.fromkeys(line["source"] for line in lines))
     figure, axes = new_figure(2, 1, (11, 6), sharex=True)
     for ax, cells in zip(axes[:, 0], ("hidden", "visible"), strict=True):
@@ -170,8 +178,9 @@ def plot_coverage(lines: Sequence[dict]):
 
 
 def plot_latents(pictures: Pictures):
-    """The latents with the best F1 for a root, or a root x place, on hidden cells: masked held-out boards on
-    which each is strongest, the cells outlined where it exceeds its threshold. A latent is shown once."""
+    """The latents with the best F1 (on the cells to choose by) for a root, or a root x place, on hidden
+    cells: held-out boards on which each is strongest, outlined where it exceeds its threshold; hatched cells
+    are hidden."""
     cells, p = pictures.cells, pictures.trainer.dataset.params
     found = sorted(((reading.f1[v], label, v, reading.latent[v], reading.threshold[v])
                     for label, reading in pictures.readings.items() if label in ("root", "root x place")
@@ -191,8 +200,8 @@ def plot_latents(pictures: Pictures):
         distinct = np.unique(cells.board[test], return_index=True)[1]
         for j, b in enumerate(distinct[np.argsort(-strength[distinct], kind="stable")][:EXAMPLES]):
             ax, side = axes.flat[i * EXAMPLES + j], p.board_dim
-            truth = cells.drawn.boards[test[b]]
-            draw_board(ax, truth, colors, truth >= p.vocab_bck, cells.hidden[test[b]].reshape(side, side), font=5)
+            truth, hidden = cells.drawn.boards[test[b]], cells.hidden[test[b]].reshape(side, side)
+            draw_board(ax, truth, colors, truth >= p.vocab_bck, hidden, font=5)
             outline(ax, (z[b, :, latent] > threshold).reshape(side, side), "black")
             places = p.abs_dim**2
             name = f"root {value}" if label == "root" else f"root {value // places}, place {value % places}"

@@ -64,14 +64,13 @@ def with_labels(cells: Cells, acts: np.ndarray, tokens: np.ndarray, vocab: int, 
     where = np.zeros_like(where)
     where.flat[rng.choice(keep, min(len(keep), PROBE_CELLS), replace=False)] = True
     Y = np.concatenate([one_hot(values[where], values.max() + 1) for values in cells.labels.values()], 1)
-    sources = []
-    for name, features in zip(SUPERVISED, (lambda where: acts[where],
-                                           lambda where: near_one_hot(near, where, vocab)), strict=True):
+
+    def source(name: str, features: Callable[[np.ndarray], np.ndarray]) -> Source:
         weights, offset = least_squares(features(where), Y)
-        of = (lambda where, features=features, weights=weights, offset=offset:
-              features(where) @ weights + offset)
-        sources.append(Source(name, of, measures=("single",)))
-    return sources
+        return Source(name, lambda cells: features(cells) @ weights + offset, measures=("single",))
+
+    return [source(SUPERVISED[0], lambda cells: acts[cells]),
+            source(SUPERVISED[1], lambda cells: near_one_hot(near, cells, vocab))]
 
 
 def least_squares(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
