@@ -32,7 +32,6 @@ class Pictures:
 
     trainer: object
     cells: Cells
-    tokens: np.ndarray  # (n, T) masked
     source: Source  # the dictionary, of the first seed
     readings: dict[str, Reading]  # of hidden cells
 
@@ -103,8 +102,8 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
         mine = [line for line in lines if line["source"] == kind and line["cells"] == cells]
         parts += [f"\n## Measures and boards, {kind}, {cells} cells\n\n",
                   score_table(mine, "measure", "boards")]
-    parts += ["\n## Dictionaries\n\nfacts.csv: variance explained, latents on (L0), alive; loss and hidden cells "
-              "kept; matching; absorption; stability.\n\n![coverage](coverage.png)\n\n"
+    parts += ["\n## Dictionaries\n\nfacts.csv: variance explained, latents on (L0), alive; loss and hidden "
+              "cells kept; matching; absorption; stability.\n\n![coverage](coverage.png)\n\n"
               "![latents](latents.png)\n", f"\nMeasured in {seconds:.0f} s.\n"]
     with files.atomic_write(folder / "report.md", "w") as file:
         file.write("".join(parts))

@@ -153,7 +153,7 @@ def run_all(run: str | Path, lea: str | Path | None = None, site: str = "b1_z_at
                                         utils.numpy_rng(trainer.seed, DICTIONARIES, 1), size.swaps)
     of_boards = language.measure(trainer, speaker, site, own, size.words, 2 * size.test, rng)
     report.write(folder, Path(run).name, kinds[0], lines, facts, causal, of_boards,
-                 report.Pictures(trainer, cells, tokens, *best[0]), note, time.time() - start, size is QUICK)
+                 report.Pictures(trainer, cells, *best[0]), note, time.time() - start, size is QUICK)
     return folder
 
 
