@@ -292,14 +292,9 @@ class GPTFactor(nn.Module):
         for a wrong length, an unknown activation or a wrong shape.
         """
         if activations is not None:
-            return self._edited(idx, embeddings, activations, verbose)
+            with editing(self, activations):
+                return self.forward(idx, embeddings, None, verbose)
         return self.read_out(self.run(self.start(idx, embeddings), verbose=verbose))
-
-    @torch.compiler.disable
-    def _edited(self, idx, embeddings, activations, verbose):
-        """The forward pass with edits; never compiled, as compiled code does not see hooks come and go."""
-        with editing(self, activations):
-            return self.forward(idx, embeddings, None, verbose)
 
     def start(self, idx: torch.Tensor, embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens idx (B, T) -> the residual stream (B, T, D) that the first block reads; embeddings and
