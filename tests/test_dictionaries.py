@@ -13,9 +13,10 @@ import pytest
 
 from studies.dictionaries import score, train_dictionary
 from studies.dictionaries.cells import FRESH, TEST, cells_of
-from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read
+from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read, recall_of
 from studies.dictionaries.sources import Source, matching, near_one_hot, nearby, stability
 from studies.dictionaries.training import KINDS, Dictionary
+from tests.trainers import boards as small_boards
 from tests.trainers import make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +162,8 @@ def test_a_score_is_of_boards():
     scores = f1_of(np.array([[1], [1], [0], [0]], bool), Y, np.array([0, 0, 1, 1]), np.array([[1, 1], [2, 0], [0, 2]]))
     np.testing.assert_allclose(scores[:, 0], [2 / 3, 1, 0])
     assert mean_of(np.array([[0.5, np.nan]])) == 0.5
+    missed = recall_of(np.ones((4, 1), bool), np.arange(4)[:, None] < 3, np.arange(4), np.ones((1, 4)))
+    assert missed == pytest.approx(1)
 
 
 def test_near_tokens_are_those_around_a_cell():
@@ -174,14 +177,17 @@ def test_near_tokens_are_those_around_a_cell():
 
 
 def test_cells_are_apart_and_labels_can_be_known():
-    trainer = make()
+    trainer = make(dataset=small_boards(split_method="places", card_test=0.3, board_types=["single", "double"],
+                                        board_types_proba=[0.5, 0.5]))
     cells = cells_of(trainer, np.random.default_rng(0), 40, 20, 5, 1)
     rows = [set(map(bytes, cells.drawn.tokens[cells.part == part])) for part in range(4)]
     assert all(rows)
-    assert not any(rows[TEST] & rows[part] for part in range(3)) or trainer.dataset.sets is None
+    assert not any(rows[TEST] & rows[part] for part in range(3))
     visible = cells.labels["object"][(cells.part == FRESH)[:, None] & ~cells.hidden]
     assert (visible != LEFT_OUT).mean() > 0.5
-    assert not cells.new.any()
+    single = (cells.part == TEST) & (cells.drawn.types == 0)
+    assert (cells.new[single] == (cells.drawn.slots[single].reshape(single.sum(), -1) >= 0)).all()
+    assert not cells.new[cells.part != TEST].any()
 
 
 @pytest.mark.parametrize(("more", "part"), [

@@ -122,6 +122,12 @@ def f1_of(predicted: np.ndarray, Y: np.ndarray, boards: np.ndarray, W: np.ndarra
     return np.where(positives > 0, 2 * (W @ by_board(predicted & Y)) / np.maximum(both, 1e-9), np.nan)
 
 
+def recall_of(predicted: np.ndarray, Y: np.ndarray, boards: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """Recall (R + 1, C); arguments as of `f1_of`."""
+    f1 = f1_of(predicted & Y, Y, boards, W)  # without a false alarm it is 2 recall / (1 + recall)
+    return f1 / (2 - f1)
+
+
 def mean_of(scores: np.ndarray) -> np.ndarray:
     """Coverage (R + 1,): the mean F1 over the values that occur, of scores (R + 1, C)."""
     there = np.isfinite(scores)

@@ -16,7 +16,16 @@ from studies.claims.scenes import types_in_use
 from studies.claims.scores import resample
 from studies.dictionaries import effects, language, report
 from studies.dictionaries.cells import CHOOSE, FIT, FRESH, TEST, Cells, cells_of
-from studies.dictionaries.scoring import LEFT_OUT, Reading, absorption, f1_of, mean_of, one_hot, read
+from studies.dictionaries.scoring import (
+    LEFT_OUT,
+    Reading,
+    absorption,
+    f1_of,
+    mean_of,
+    one_hot,
+    read,
+    recall_of,
+)
 from studies.dictionaries.sources import (
     Source,
     matching,
@@ -80,6 +89,8 @@ class Judge:
                     scores = f1_of(reading.predict[measure](latents[known]), Y, boards, W)
                     lines.append(self._line(source.name, source.seed, label, which, measure, scores)
                                  | {"judged": float(known.mean())})
+                scores = recall_of(reading.predict["single"](latents[known]), Y, boards, W)
+                lines.append(self._line(source.name, source.seed, label, which, "recall", scores))
                 if source.name == "raw tokens":
                     scores = f1_of(np.ones_like(Y), Y, boards, W)
                     lines.append(self._line(ALWAYS, 0, label, which, "single", scores))
