@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from studies.dictionaries import score, train_dictionary
-from studies.dictionaries.cells import FRESH, TEST, cells_of
+from studies.dictionaries.cells import FRESH, TEST, Cells, cells_of
+from studies.dictionaries.effects import put_in
 from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read, recall_of
-from studies.dictionaries.sources import Source, matching, near_one_hot, nearby, stability
+from studies.dictionaries.sources import Source, matching, near_one_hot, nearby, of_dictionary, stability
 from studies.dictionaries.training import KINDS, Dictionary
 from tests.trainers import boards as small_boards
 from tests.trainers import make
@@ -188,6 +189,20 @@ def test_cells_are_apart_and_labels_can_be_known():
     single = (cells.part == TEST) & (cells.drawn.types == 0)
     assert (cells.new[single] == (cells.drawn.slots[single].reshape(single.sum(), -1) >= 0)).all()
     assert not cells.new[cells.part != TEST].any()
+
+
+def test_a_perfect_reconstruction_keeps_everything_and_the_mean_nothing():
+    trainer, site, n = make(n_layer=2), "b0_z_attn_mlp", 12
+    drawn, rng = trainer.dataset.sample(n, "train", None, np.random.default_rng(0)), np.random.default_rng(0)
+    cells = Cells(drawn, rng.random((n, 36)) < 0.4, np.repeat([FRESH, TEST], n // 2), {}, None, np.arange(n) % (n // 2))
+    acts = trainer.recorded(drawn.boards, cells.hidden.reshape(drawn.boards.shape), names=[site])[site]
+    both, zero = np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32), np.zeros(16, np.float32)
+    mean = acts[: n // 2].mean((0, 1))
+    for kind, scale, kept in (("l1", 1, 1), ("l1", 0, 0)):
+        made = Dictionary(kind, 8, scale * both.T, zero, both, mean)
+        W = np.ones((3, n // 2))
+        found = put_in(trainer, site, cells, of_dictionary("", made, acts, 0), W, np.arange(n // 2))
+        np.testing.assert_allclose(found["loss kept"], kept, atol=1e-3)
 
 
 @pytest.mark.parametrize(("more", "part"), [

@@ -49,7 +49,7 @@ def clamp(trainer, site: str, types: dict[int, float], source: Source, readings:
     readings: what was chosen on visible cells. A latent's usual strength is its mean where it exceeds its
     threshold and its value occurs, on cells to choose by.
     """
-    rows, places = [], trainer.dataset.params.abs_dim**2
+    rows = []
     where = cells.of(CHOOSE, False)
     seen, x_seen = source.of(where), source.acts[where]
     Y = {label: one_hot(cells.labels[label][where], cells.labels[label].max() + 1)
@@ -59,45 +59,49 @@ def clamp(trainer, site: str, types: dict[int, float], source: Source, readings:
     means = member.T @ x_seen / np.maximum(member.sum(0), 1)[:, None]
     for type_ in (type_ for type_ in (0, 1) if type_ in types):
         swaps = swaps_of(trainer.dataset, type_, count, rng)
-        if swaps is None:
-            continue
-        x = _run(trainer, swaps.tokens["base"], (site,))[site]
-        at, W = np.arange(len(x))[:, None], resample(swaps.base, rng, DRAWS)
-        kinds = {name: swaps.kinds[name] for name in ("base", "donor")}
-        roots = trainer.dataset.params.abs_n
-        third = _third(kinds["base"] // places, kinds["donor"] // places, roots, rng)
-        kinds["third"] = third * places + kinds["donor"] % places
-        z = source.made.encode(x[at, swaps.cells])  # (n, c, F)
-        logits = {"nothing": _run(trainer, swaps.tokens["base"])["logit"],
-                  "tokens": _run(trainer, swaps.tokens["donor"])["logit"]}
+        if swaps is not None:
+            rows += _rows_of(trainer, site, swaps, TYPES[type_], source, readings, strengths, means, rng)
+    return rows
 
-        def success(logits: np.ndarray, swaps: Swaps = swaps, W: np.ndarray = W) -> np.ndarray:
-            return ratio(((logits.argmax(-1) == swaps.donor) | ~swaps.read).all(1), 1, W)
 
-        def edited(change: np.ndarray, swaps: Swaps = swaps, x: np.ndarray = x, at: np.ndarray = at):
-            new = x.copy()
-            new[at, swaps.cells] += np.where(swaps.edit[..., None], change, 0).astype(np.float32)
-            return success(_run(trainer, swaps.tokens["base"], (), {site: new})["logit"])
+def _rows_of(trainer, site: str, swaps: Swaps, type_: str, source: Source, readings: dict[str, Reading],
+             strengths: dict[str, np.ndarray], means: np.ndarray, rng: np.random.Generator) -> list[Row]:
+    rows, p = [], trainer.dataset.params
+    clean = _run(trainer, swaps.tokens["base"], (site,))
+    x, at, W = clean[site], np.arange(len(swaps.base))[:, None], resample(swaps.base, rng, DRAWS)
+    kinds, places = dict(swaps.kinds), p.abs_dim**2
+    third = _third(kinds["base"] // places, kinds["donor"] // places, p.abs_n, rng)
+    kinds["third"] = third * places + kinds["donor"] % places
+    z = source.made.encode(x[at, swaps.cells])  # (n, c, F)
+    anything = np.broadcast_to(rng.integers(z.shape[-1], size=(len(z), 1)), kinds["base"].shape)
 
-        by_means = edited(means[kinds["donor"]] - means[kinds["base"]])
-        for label, step in (("root", places), ("root x place", 1)):
-            latent, strength = readings[label].latent, strengths[label]
+    def success(logits: np.ndarray) -> np.ndarray:
+        return ratio(((logits.argmax(-1) == swaps.donor) | ~swaps.read).all(1), 1, W)
 
-            def clamped(to: np.ndarray, value: np.ndarray, of=kinds["base"] // step, latent=latent, z=z):
-                new = z.copy()
-                np.put_along_axis(new, latent[of][..., None], 0, -1)
-                np.put_along_axis(new, to[..., None], value[..., None], -1)
-                return edited((new - z) @ source.made.W_dec)
+    def edited(change: np.ndarray) -> np.ndarray:
+        """Success after adding change (n, c, D) to the edited cells."""
+        new = x.copy()
+        new[at, swaps.cells] += np.where(swaps.edit[..., None], change, 0).astype(np.float32)
+        return success(_run(trainer, swaps.tokens["base"], (), {site: new})["logit"])
 
-            to = {name: kinds[name] // step for name in ("donor", "third")}
-            effect = clamped(latent[to["donor"]], strength[to["donor"]])
-            anything = np.broadcast_to(rng.integers(z.shape[-1], size=(len(z), 1)), to["donor"].shape)
-            controls = {"a third root": clamped(latent[to["third"]], strength[to["third"]]),
-                        "a random latent": clamped(anything, strength[to["donor"]]),
-                        "nothing": success(logits["nothing"])}
-            rows.append(Row("clamping", f"latent of {label}, {TYPES[type_]} boards", effect, controls,
-                            success(logits["tokens"]), site,
-                            extras={"boards": len(x), "class means": by_means}))
+    def clamped(off: np.ndarray, on: np.ndarray, strength: np.ndarray) -> np.ndarray:
+        """Success after setting the latents off (n, c) to 0 and the latents on (n, c) to strength (n, c)."""
+        new = z.copy()
+        np.put_along_axis(new, off[..., None], 0, -1)
+        np.put_along_axis(new, on[..., None], strength[..., None], -1)
+        return edited((new - z) @ source.made.W_dec)
+
+    upper = success(_run(trainer, swaps.tokens["donor"])["logit"])
+    by_means = edited(means[kinds["donor"]] - means[kinds["base"]])
+    for label, step in (("root", places), ("root x place", 1)):
+        latent, strength = readings[label].latent, strengths[label]
+        base, donor, third = (kinds[name] // step for name in ("base", "donor", "third"))
+        controls = {"a third root": clamped(latent[base], latent[third], strength[third]),
+                    "a random latent": clamped(latent[base], anything, strength[donor]),
+                    "nothing": success(clean["logit"])}
+        rows.append(Row("clamping", f"latent of {label}, {type_} boards",
+                        clamped(latent[base], latent[donor], strength[donor]), controls, upper, site,
+                        extras={"boards": len(x), "class means": by_means}))
     return rows
 
 
