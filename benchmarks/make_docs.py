@@ -546,6 +546,7 @@ PARTS = {
     "codebook": codebook_table,
     "times": functools.partial(plain_table, "times"),
     "together": functools.partial(plain_table, "together"),
+    "dictionaries": functools.partial(plain_table, "dictionaries"),
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
     "decode": decode_table,

@@ -213,3 +213,17 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     """A table in Markdown."""
     lines = (columns, ["---"] * len(columns), *rows)
     return "".join("| " + " | ".join(map(str, cells)) + " |\n" for cells in lines)
+
+
+def save_safetensors(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes float32 arrays as .safetensors: the header's length, a JSON header, then the numbers."""
+    header, end = {}, 0
+    for name, array in arrays.items():
+        start, end = end, end + 4 * array.size
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
