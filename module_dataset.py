@@ -112,7 +112,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         split = self.set_type if split is None else check_choice("split", split, SPLITS)
         names = self.params.board_types
         edges = np.cumsum(self.params.board_types_proba if proba is None else weights_of(proba, names))
-        self._check_cells(n, "n")
+        self.check_cells(n, "n")
         types = np.array([TYPES.index(name) for name in names])
         used = sorted(types[np.diff(edges, prepend=0) > 0].tolist())
         tables = {type_: self.table(type_, split, needed=True) for type_ in used}
@@ -136,7 +136,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         used = [type_ for type_ in range(3) if TYPES[type_] in self.params.board_types]
         tables = {type_: self.table(type_, split) for type_ in used}
         counts = {type_: min(len(table), most) for type_, table in tables.items()}
-        self._check_cells(sum(counts.values()), "count_max")
+        self.check_cells(sum(counts.values()), "count_max")
         rows = {type_: table.take(distinct(rng, 1, len(table), counts[type_])[0])
                 for type_, table in tables.items()}
         return self._assemble(np.repeat(used, list(counts.values())), rows, rng)
@@ -177,6 +177,10 @@ class AbstractionDataset(torch.utils.data.Dataset):
             raise ValueError(f"there are no {TYPES[type_]!r} boards in {where}; give them probability 0.")
         return table
 
+    def holds(self, split: str) -> bool:
+        """Whether the data set has splits and boards in this one."""
+        return any(len(table) for name, table in (self.sets or {}).items() if name.endswith(f"_{split}"))
+
     def _generator(self) -> np.random.Generator:
         """This process's random generator: `rng`, or in a worker of a DataLoader one of its own, so that
         workers draw different boards. The loader's `generator` decides the worker's seed."""
@@ -187,7 +191,8 @@ class AbstractionDataset(torch.utils.data.Dataset):
             self._worker = info.seed, numpy_rng(self.params.seed, WORKERS, info.seed)
         return self._worker[1]
 
-    def _check_cells(self, n: int, name: str) -> None:
+    def check_cells(self, n: int, name: str) -> None:
+        """ValueError, naming the number n of boards, if these are too large for one array."""
         if n * self.params.board_dim**2 > MAX_CELLS:
             raise ValueError(f"{name} must keep boards below {MAX_CELLS} cells in all, not {n} boards of "
                              f"{self.params.board_dim**2}.")
@@ -382,8 +387,9 @@ class AbstractionDataset(torch.utils.data.Dataset):
         colors = token_colors(self.params.vocab_bck, self.params.vocab_token)
         draw_board(axes[0, 0], board, colors, numbers, mask, font=label_size[0])
         if save_path is not None:
-            Path(save_path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(save_path)
+            path = Path(save_path).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
         return figure
 
     def render_boards(self, boards, masks=None, titles=(), wrong=None, columns=6, size=1.8):

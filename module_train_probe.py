@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 from module_dataset import AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor
+from parts.boards.own import OwnBoards, as_dataset
 from parts.boards.pictures import token_colors
-from parts.checks import check_sizes
+from parts.checks import check_file, check_sizes
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import assigned, keywords_of, pick_device
 from parts.probing import analyses, evaluation, recording, sites
@@ -44,12 +45,14 @@ from parts.training.run import (
     RunLog,
     TrainingStopped,
     best_epoch,
+    check_not_own,
     check_size,
     lock,
     newest_state,
     params_of,
     params_to_resume,
     read_run_log,
+    run_checkpoint,
 )
 from parts.training.wandb import check_wandb_runs, log_to_wandb
 from utils import (
@@ -59,6 +62,7 @@ from utils import (
     dist_unit,
     fresh_seed,
     numpy_rng,
+    plain_torch,
     progress_bar,
     ramp,
     say,
@@ -87,7 +91,8 @@ STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
 class TrainTransformer:
     """A data set, a network and its optimiser: train, test, record, edit.
 
-    Keywords are those of TrainParams. Each is also an attribute, which is checked when it is assigned; those
+    dataset: an AbstractionDataset, or boards of your own as parts/boards/own.py describes them. Keywords are
+    those of TrainParams. Each is also an attribute, which is checked when it is assigned; those
     of the network are fixed. Other attributes: dataset, transformer (the network), optim, step (optimiser
     steps taken), epoch (epochs trained), device, log (RunLog of the run, or None). TypeError for an unknown
     keyword or a wrong type, ValueError for a wrong value.
@@ -110,22 +115,27 @@ class TrainTransformer:
          {name: f"test_breakdown_{t}" for t, name in enumerate(("single", "double", "composition"))}),
     )
 
-    def __init__(self, dataset: AbstractionDataset, **params):
-        if not isinstance(dataset, AbstractionDataset):
-            raise TypeError(f"dataset must be an AbstractionDataset, not {type(dataset).__name__}.")
-        self.dataset = dataset
+    def __init__(self, dataset: AbstractionDataset | OwnBoards, **params):
+        self.dataset = as_dataset(dataset)
         self.rank, self.world = rank_and_world()
         self.recipe = self._fitting_recipe(params)
         self.device = pick_device(self.recipe.device)
         self._check_boards()
         # with bfloat16 weights, losses, words and the optimiser's moments are float32
         weights = torch.float32 if self.dtype == "bfloat16" else getattr(torch, self.dtype)
-        self.transformer = self._network().to(self.device, weights).eval()
-        self.optim = make_optimizer(self.transformer, self.learning_rate, kind=self.optimizer)
+        with plain_torch():  # as the seed alone decides
+            network = self._network()
+        self.transformer = network.to(self.device, weights).eval()
+        self.optim = make_optimizer(
+            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
+        )
         self.step = 0
-        self._at_epoch(0)
+        self.epoch = 0
         self.run: Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
+        if self.init_from is not None:
+            check_file("init_from", self.init_from)
+            self.load_transformer(self.init_from)
 
     def _fitting_recipe(self, params: dict) -> TrainParams:
         """The parameters, with those that follow from the data set and the seed filled in."""
@@ -149,7 +159,7 @@ class TrainTransformer:
                 f"{self.world} processes must be at most the boards of the smallest batch; batch_size = "
                 f"{self.batch_size}, dataset_len = {self.dataset_len}."
             )
-        self.dataset._check_cells(min(self.batch_size, self.dataset_len), "batch_size")
+        self.dataset.check_cells(min(self.batch_size, self.dataset_len), "batch_size")
         for epoch in (0, self.board_proba_epoch_end):
             self.dataset.sample(1, "train", self.board_proba(epoch), numpy_rng(self.seed))
 
@@ -206,9 +216,9 @@ class TrainTransformer:
         early. After any exception the network is as it was at the start of the epoch.
         """
         if bool_wandb:
-            check_wandb_runs()
+            check_wandb_runs(self.step, -(-self.dataset_len // self.batch_size))
         self.start_run()
-        self._note_ramps()
+        self._note_start()
         epochs, sums = range(self.epoch, self.epochs), []
         with (
             self.run.guard(self),  # if an epoch fails, back to its start; signals wait for the end of a step
@@ -227,11 +237,13 @@ class TrainTransformer:
                     self.optim.zero_grad()
                     (loss * share).backward()
                     synchronise(self.transformer)
+                    norm = learner.clip_gradient(self.transformer, self.grad_clip)
                     self.optim.step()
                     self.step += 1
 
                     # a mean over boards depends neither on the batch size nor on a smaller last batch
                     parts["loss_mean"] = loss.detach() * (len(boards) / self.dataset_len)
+                    parts["grad_norm"] = norm * (len(boards) / self.dataset_len)
                     for name, part in parts.items():  # on the device: reading one would wait for the step
                         part = part * share if part.is_floating_point() else part  # means, or counts
                         totals[name] = totals.get(name, 0) + part
@@ -324,10 +336,13 @@ class TrainTransformer:
         if self.masking_patch_epoch is None:
             self.masking_patch_epoch = self.epochs
 
-    def _note_ramps(self) -> None:
-        """Prints which ramps a run that begins will not reach the end of."""
-        late = self.recipe.beyond_the_end()
-        if late and self.rank == 0 and self.epoch == 0:
+    def _note_start(self) -> None:
+        """Prints what a run that begins starts from, and which ramps it will not reach the end of."""
+        if self.rank > 0 or self.epoch > 0:
+            return
+        if self.init_from is not None:
+            say(f"note: weights start from {self.init_from}; epochs, ramps and optimiser start anew.")
+        if late := self.recipe.beyond_the_end():
             hidden, _ = self.recipe.masking_at(self.epochs - 1)
             say(f"note: {self.epochs} epochs end before {', '.join(late)}; the last one hides "
                 f"{100 * hidden:.1f}% of cells. --recipe_epochs {self.recipe.recipe_length} scales them.")
@@ -339,7 +354,7 @@ class TrainTransformer:
         same at all epochs, hidden as the recipe ends, so that epochs can be compared."""
         rng = numpy_rng(self.seed, STREAM_TEST)
         drawn, counts = evaluation.boards_to_test(self.dataset, rng)
-        if self._has_val():
+        if self.dataset.holds("val"):
             drawn["val"] = self.dataset.all_boards("val", 100, rng)
         row = self._count_row(counts, "test" in drawn)
         for split in (split for split in ("train", "test", "val") if split in drawn):
@@ -352,15 +367,11 @@ class TrainTransformer:
         """(hiding probability, share of boards with a patch) of a test during training."""
         return self.masking_p, self.masking_patch_p
 
-    def _has_val(self) -> bool:
-        tables = self.dataset.sets or {}
-        return any(len(table) for name, table in tables.items() if name.endswith("_val"))
-
     def columns(self) -> list[str]:
         """The columns of the log."""
-        splits = ("train", "test", *["val"] * self._has_val())
+        splits = ("train", "test", *["val"] * self.dataset.holds("val"))
         tests = [self._test_columns(split, output) for split in splits for output in self.outputs]
-        return ["written", "epoch", *self.loss_columns, *self.count_columns, *sum(tests, [])]
+        return ["written", "epoch", *self.loss_columns, "grad_norm", *self.count_columns, *sum(tests, [])]
 
     @property
     def best_column(self) -> str:
@@ -442,10 +453,11 @@ class TrainTransformer:
     def load_transformer(self, path: str | Path) -> None:
         """Loads a state dict of either program onto the current device and dtype, also of a network wrapped
         by torch.compile or DistributedDataParallel, and inside {'model': ...}. Optimiser and epoch stay as
-        they are.
+        they are, with a warning if it has trained; init_from starts a run from weights.
 
         Only tensors are read, no code. ValueError names a file that does not fit; the network stays as it
         was."""
+        path = Path(path).expanduser()
         try:
             learner.load_weights(self.transformer, learner.plain_names(load_tensors(path)))
         except Exception as error:  # a file that is no state dict raises any kind
@@ -453,6 +465,9 @@ class TrainTransformer:
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise ValueError(f"{path}: is not a state dict of this network ({reason}).") from None
+        if self.step:
+            caution(f"epoch {self.epoch} and the optimiser's moments stay those of the weights before; a new "
+                    "run starts from weights with init_from.")
 
     def state(self) -> dict:
         """A copy of all that training changes. Random streams need no state: they are named by the epoch."""
@@ -469,13 +484,9 @@ class TrainTransformer:
         """Goes back to a state."""
         learner.restore(self.transformer, self.optim, state)
         self.transformer.eval()
-        self._at_epoch(state["epoch"])
+        self.epoch = state["epoch"]
         self.step = state["step"]
         self._user_rng.bit_generator.state = json.loads(state["user_rng"])
-
-    def _at_epoch(self, epoch: int) -> None:
-        """Sets the number of epochs trained."""
-        self.epoch = epoch
 
     def _take_state(self, path: Path) -> dict:
         """Restores the state in a file and returns it; raises any kind of exception if it does not fit."""
@@ -499,36 +510,38 @@ class TrainTransformer:
 
     @classmethod
     def from_run(
-        cls, folder: str | Path, checkpoint: str | None = None, device: str = "auto"
+        cls, folder: str | Path, checkpoint: int | str | Path | None = None, device: str = "auto",
+        dataset=None,
     ) -> TrainTransformer:
         """Data set, network and trainer of a run folder, to look at (`resume` trains on), with the weights of
-        its last checkpoint or the one named (e.g. 'model_250.pth', or 'model_best.pth' of a run with val
-        boards). ValueError names what is missing."""
-        folder = Path(folder).resolve()
-        trainer = cls._rebuilt(folder, {"device": device})
+        its last checkpoint or the one named: an epoch, a name ('model_best.pth' of a run with val boards) or
+        a file elsewhere, which counts as of the run's end. dataset: what a run on boards of your own was
+        trained on. ValueError names what is missing."""
+        folder = Path(folder).expanduser().resolve()
+        trainer = cls._rebuilt(folder, {"device": device}, dataset)
         checkpoints = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
         if checkpoint is None and not checkpoints:
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
-        path = folder / "checkpoints" / checkpoint if checkpoint else checkpoints[-1][1]
+        path = run_checkpoint(folder, checkpoints[-1][1] if checkpoint is None else checkpoint)
         trainer.load_transformer(path)
         epoch = next((number for number, other in checkpoints if other == path), None)
         if path.name == "model_best.pth":
             epoch = best_epoch(read_run_log(folder / "run_log.csv"), trainer.best_column)
-        trainer._at_epoch(0 if epoch is None else epoch + 1)
+        trainer.epoch = trainer.epochs if epoch is None else epoch + 1
         return trainer
 
     @classmethod
-    def resume(cls, folder: str | Path, **changed) -> TrainTransformer:
+    def resume(cls, folder: str | Path, *, dataset=None, **changed) -> TrainTransformer:
         """The trainer of a run that was saved with save_model, as it was after the last saved epoch: train()
         then continues as if it had never been stopped. Log rows of later epochs are cut.
 
-        changed: epochs, device, threads and the periods may change. ValueError for another parameter, if
-        nothing was saved, if a file is damaged (a damaged newest state is passed over with a warning), or if
-        another process trains in the folder.
+        changed: epochs, device, threads and the periods may change. dataset: as for `from_run`. ValueError
+        for another parameter, if nothing was saved, if a file is damaged (a damaged newest state is passed
+        over with a warning), or if another process trains in the folder.
         """
-        folder = Path(folder).resolve()
+        folder = Path(folder).expanduser().resolve()
         own = params_to_resume(cls.params_class, folder, changed)
-        trainer = cls._rebuilt(folder, changed)
+        trainer = cls._rebuilt(folder, changed, dataset)
         if trainer.rank > 0:
             trainer.restore(from_leader(None))
             return trainer
@@ -563,12 +576,14 @@ class TrainTransformer:
                     "dropout draws differently.", 3)
 
     @classmethod
-    def _rebuilt(cls, folder: Path, changed: dict) -> TrainTransformer:
+    def _rebuilt(cls, folder: Path, changed: dict, dataset=None) -> TrainTransformer:
         """Data set and trainer of a run folder, some parameters changed, network untrained."""
         pick_device(changed.get("device", "cpu"))
         params = params_of(folder, cls.params_class)
-        dataset = AbstractionDataset(dataset_len=1)
-        dataset.load(str(folder / "datasets" / "dataset"))
+        if dataset is None:
+            check_not_own(folder)
+            dataset = AbstractionDataset(dataset_len=1)
+            dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
         lea = "vocab_speech_size" in params
         if lea != ("vocab_speech_size" in cls.params_class.__dataclass_fields__):
@@ -578,9 +593,11 @@ class TrainTransformer:
         try:
             recipe = cls.params_class.from_dict(params, ignored=IGNORED)
             check_size(recipe, dataset.board_dim**2, folder / "checkpoints")
-            return cls(dataset, **params)
+            trainer = cls(dataset, **params | {"init_from": None})  # its weights are those of the run
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
+        trainer.recipe.init_from = recipe.init_from
+        return trainer
 
     # Probing: one network, its boards and masks; functions of parts/probing do the work
     #
@@ -789,8 +806,8 @@ class TrainTransformer:
 
         edits: {'b1': {'z': ...}, 'z_out': ...}, as `sites.editing` takes them: each an array or tensor (n, T,
         D) or (T, D), a function of the activation (B, T, D) of a batch of boards, or a pair of one of these
-        and a mask (n, T) or (T,), true at the tokens to edit. names: which activations, exact names or
-        patterns ('b*_z'); None: all of them. Memory is in proportion to what is named.
+        and a mask (n, T), (T,), (n, h, w) or (h, w), true at the tokens to edit. names: which activations,
+        exact names or patterns ('b*_z'); None: all of them. Memory is in proportion to what is named.
 
         ValueError for wrong boards or masks, an unknown name, or an edit of a wrong shape.
         `recording.recorded`.

@@ -209,8 +209,12 @@ class TrainTransformer(module_train_probe.TrainTransformer):
                  "vq_expire", "slot_heads", "seed")
         sizes = {name: getattr(self, name) for name in names}
         if self.transformer_type == "vanilla":
-            return LEA(**sizes)
-        return LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
+            network = LEA(**sizes)
+        else:
+            network = LEAFactor(**sizes, n_embd_pos=self.n_embd_pos)
+        if self.vq_start_epoch > 0:
+            network.ss_vector_quantizer.await_start_()
+        return network
 
     def loss(self, masked, boards, epoch):
         """Board to board + alpha * (quantisation + sentence to board) + beta * (1 - share of the last word),
@@ -236,6 +240,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         }
 
     def start_epoch(self, epoch):
+        if epoch == 0 < self.vq_start_epoch:
+            self.transformer.ss_vector_quantizer.await_start_()  # words of init_from are not this run's
         self.transformer.ss_vector_quantizer.passing = epoch < self.vq_start_epoch
         if epoch == self.vq_start_epoch > 0:
             self._start_words(epoch)
@@ -254,12 +260,6 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         in_a_batch = self.batch_size * self.block_speech_size
         generator = torch_rng(self.seed, STREAM_WORDS, epoch)
         network.ss_vector_quantizer.start_from_(torch.cat(vectors), in_a_batch, generator)
-
-    def _at_epoch(self, epoch: int) -> None:
-        super()._at_epoch(epoch)
-        # nothing is quantised before vq_start_epoch, so neither after the last epoch that was trained so
-        passing = epoch <= self.vq_start_epoch and self.vq_start_epoch > 0
-        self.transformer.ss_vector_quantizer.passing = passing
 
     def loss_row(self, totals):
         used = totals.pop("words")

@@ -169,7 +169,7 @@ class Attention(nn.Module):
         if read is None:
             q, k, v = project([self.query, self.key, self.value], x, p).chunk(3, dim=-1)
         else:
-            n = len(x) if len(read) == 1 else len(read)
+            n = x.shape[0] if read.shape[0] == 1 else read.shape[0]
             q = project([self.query], x, p).expand(n, -1, -1)
             k, v = project([self.key, self.value], read).expand(n, -1, -1).chunk(2, dim=-1)
         v = self.sites["v"](v)

@@ -74,6 +74,8 @@ class VectorQuantizer(nn.Module):
         seed = checked_seed(seed)
         self.noise = Noise(seed)
         self._embedding = self._codebook(num_embeddings, embedding_dim)
+        self.register_buffer("_unstarted", None, persistent=False)
+        self.register_load_state_dict_post_hook(VectorQuantizer._decide_passing)
         self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
 
     def _codebook(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
@@ -83,6 +85,19 @@ class VectorQuantizer(nn.Module):
     def start_words_(self, words: torch.Tensor) -> None:
         """Starts the codebook at words (K, D)."""
         self._embedding.weight.copy_(words)
+
+    def await_start_(self) -> None:
+        """Vectors pass until `passing` is set to False. The words of a state dict that is loaded later tell
+        whether that had happened."""
+        self.passing, self._unstarted = True, self._embedding.weight.detach().clone()
+        self.start_words_(self._unstarted)
+
+    def _decide_passing(self, _) -> None:
+        if self._unstarted is not None:
+            self.passing = self._awaits_start()
+
+    def _awaits_start(self) -> bool:
+        return torch.equal(self._embedding.weight[:-1], self._unstarted[:-1])  # the last may be the blank
 
     def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
         """Starts the words at the centres of vectors (N, D), by k-means with that random generator.
@@ -199,6 +214,9 @@ class VectorQuantizerEMA(VectorQuantizer):
         self._ema_w.mul_(expected)
         self._ema_cluster_size.fill_(expected)
 
+    def _awaits_start(self):
+        return bool((self._ema_cluster_size == 1).all())  # whatever the seed; each step moves the counts
+
     def _fit(self, quantised, x):
         return self.commitment_cost * F.mse_loss(x, quantised)
 
@@ -232,7 +250,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
 def join(x: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
     """[x, p] side by side, x (B, T, D) and p (T, P), or x alone if p is None."""
-    return x if p is None else torch.cat((x, p.expand(len(x), -1, -1)), dim=-1)
+    return x if p is None else torch.cat((x, p.expand(x.shape[0], -1, -1)), dim=-1)
 
 
 class LEABlock(nn.Module):
@@ -338,7 +356,7 @@ class LEA(nn.Module):
         place of B.
         """
         if sentence is None:  # a copy for each board: products of fewer rows may round otherwise
-            sentence = self.blank().expand(len(x), -1, -1)
+            sentence = self.blank().expand(x.shape[0], -1, -1)
         p = self.ps_pos_emb.weight if self.apart else None
         z, pz = self._with_positions(sentence, self.ss_pos_emb)
         for i in range(first_block, len(self.ps_blocks)):
@@ -356,7 +374,7 @@ class LEA(nn.Module):
         hook (an edit, a recording) wants every board's own.
         """
         check_tokens("idx", idx, self.ps_pos_emb.num_embeddings)
-        n = len(idx) if len(sentence) == 1 else len(sentence)
+        n = idx.shape[0] if sentence.shape[0] == 1 else sentence.shape[0]
         if (self.training and self.has_dropout) or any(site.watched for site in self.sites.values()):
             idx, sentence = idx.expand(n, -1), sentence.expand(n, -1, -1)
         state = self._state(self.run(self.start(idx), sentence=sentence))
@@ -382,7 +400,7 @@ class LEA(nn.Module):
 
     def write(self, state: torch.Tensor) -> torch.Tensor:
         """ALN: IN's last hidden state (B, T, D) -> a sentence before quantisation, (B, S, D)."""
-        tokens = self.ss_token_init.weight.expand(len(state), -1, -1)
+        tokens = self.ss_token_init.weight.expand(state.shape[0], -1, -1)
         x, p = self._with_positions(tokens, self.ss_pos_emb)
         pz = self.ps_pos_emb.weight if self.apart else None  # added ones are in the state already
         for block in self.ss_blocks:

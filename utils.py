@@ -258,6 +258,18 @@ def using_threads(number: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """Inside, new tensors are float32 on the CPU, whatever torch.set_default_dtype and _device have said."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine had too little memory."""
     text = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"

@@ -7,6 +7,9 @@ and as many of train. Masks: recipe, as the run's recipe ends; 25%, a quarter of
 LEA also sentence: nothing is hidden, and the board is rebuilt from its sentence alone. The ceiling is the
 ideal observer's on the same boards and masks; equally probable answers are drawn at random. It does not
 know which boards are held out, so a network can be above it on train boards.
+
+With --checkpoints every checkpoint of a run is measured, in one pass and without patches: when does an object
+work where training never showed it?
 """
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import measure_runs  # noqa: E402
 
 from module_dataset import Boards  # noqa: E402
+from parts.files import numbered  # noqa: E402
 from studies.claims.ceiling import groups_of  # noqa: E402
 from studies.claims.runs import is_lea, open_run  # noqa: E402
 from utils import numpy_rng  # noqa: E402
@@ -72,9 +76,28 @@ def rows_of(folder: Path) -> Iterator[dict]:
                     yield row
 
 
+def checkpoint_rows(folder: Path) -> Iterator[dict]:
+    """Whole boards right in one pass at each checkpoint of a run, 25% of cells hidden, which it prints."""
+    trainer = open_run(folder, "cpu")
+    dataset, output = trainer.dataset, next(iter(trainer.outputs))
+    for split in ("test", "train"):
+        drawn = boards_of(dataset, split)
+        hidden, _ = dataset.mask(drawn.boards, 0.25, 0.0, drawn.types, drawn.corners, numpy_rng(0, 3))
+        for epoch, path in sorted(numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")):
+            trainer.load_transformer(path)
+            right = (trainer.reconstruct(drawn.boards, hidden)[output] == drawn.boards).all((1, 2))
+            for group, use in groups_of(dataset, drawn).items():
+                if group != "all":
+                    row = {"run": folder.name, "epoch": epoch, "boards of": split, "type": group,
+                           "boards": int(use.sum()), "one pass": f"{100 * right[use].mean():.1f}"}
+                    print(*row.values(), flush=True)
+                    yield row
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--checkpoints", action="store_true")
     args = parser.parse_args()
-    measure_runs(args.runs, args.csv, rows_of)
+    measure_runs(args.runs, args.csv, checkpoint_rows if args.checkpoints else rows_of)

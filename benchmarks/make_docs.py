@@ -14,7 +14,7 @@ import csv
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +70,15 @@ EMERGING = (  # the measures that docs/results.md follows
     (emergence.NEARNESS, "b2_z_attn"),
 )
 EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
+HELD_OUT = {  # what a held-out board shows: split_method and card_test
+    "new background (`balanced`)": ("balanced", 4),
+    "new pair (`pairs` 6)": ("pairs", 6),
+    "new position, 1 of 36 (`stringent`)": ("stringent", 4),
+    "new position, 7 of 36 (`places` 0.2)": ("places", 0.2),
+    "new position, 18 of 36 (`places` 0.5)": ("places", 0.5),
+}
+WHOLE_TYPES = ("single", "double", "composition")
+HELD_OUT_GROUPS = ("single", "double apart", "double overlapping", "composition")
 Rows = list[dict[str, str]]
 
 
@@ -385,6 +394,71 @@ def emergence_table() -> str:
     return markdown(["measured", "where", "untrained", *heads, "last", "half-way at"], lines)
 
 
+def held_out_runs(prefix: str) -> dict[str, list[str]]:
+    """{what is held out: runs}, of the runs in held_out.csv whose names start with prefix."""
+    rows, found = read_results("held_out"), {}
+    for name, (method, card) in HELD_OUT.items():
+        runs = dict.fromkeys(row["run"] for row in rows if row["run"].startswith(prefix)
+                             and (row["split_method"], float(row["card_test"])) == (method, card))
+        if runs:
+            found[name] = list(runs)
+    return found
+
+
+def held_out_values(
+    runs: list[str], masks: str, boards: str, group: str, columns: Sequence[str]
+) -> list[list[float]]:
+    """A list of percentages for each column, a value a run; an empty one if the split has no such boards."""
+    rows = [row for row in read_results("held_out") if row["run"] in runs and row["boards of"] == boards
+            and row["masks"] == masks and row["type"] == group]
+    return [[float(row[column]) for row in rows if row[column]] for column in columns]
+
+
+def mean_cell(values: list[float]) -> str:
+    """A mean of percentages with one digit, "-" if there are none."""
+    return f"{sum(values) / len(values):.1f}" if values else "-"
+
+
+def held_out_table(masks: str, prefix: str = "ff_") -> str:
+    """Whole boards, held-out and train: one pass / easy first of the ceiling, means over seeds."""
+    lines = []
+    for name, runs in held_out_runs(prefix).items():
+        for boards, label in (("test", "held out"), ("train", "train")):
+            cells = []
+            for group in HELD_OUT_GROUPS:
+                values = held_out_values(runs, masks, boards, group, ("one pass", "easy first", "ceiling"))
+                one, easy, ceiling = map(mean_cell, values)
+                cells.append(f"{one} / {easy} of {ceiling}" if values[0] else "-")
+            lines.append([f"{name}, seeds: {len(runs)}" if boards == "test" else "", label, *cells])
+    return markdown(["held out", "boards", *HELD_OUT_GROUPS], lines)
+
+
+def generalised_table() -> str:
+    """README's table: whole boards in one pass, held out (train), means over seeds, in Markdown."""
+    lines = []
+    for name, runs in held_out_runs("ff_").items():
+        cells = []
+        for group in HELD_OUT_GROUPS:
+            held, train = (held_out_values(runs, "25%", boards, group, ["one pass"])[0]
+                           for boards in ("test", "train"))
+            cells.append(f"{mean_cell(held)} ({mean_cell(train)})" if held else "-")
+        lines.append([name, len(runs), *cells])
+    return markdown(["held out (split)", "seeds", *HELD_OUT_GROUPS], lines)
+
+
+def sentence_table() -> str:
+    """Whole boards that LEA rebuilds from the sentence alone: held out (train), a line a run, in Markdown."""
+    lines = []
+    for row in read_results("held_out_lea"):
+        cells = []
+        for group in WHOLE_TYPES:
+            held, train = (held_out_values([row["run"]], "sentence", boards, group, ["one pass"])[0]
+                           for boards in ("test", "train"))
+            cells.append(f"{mean_cell(held)} ({mean_cell(train)})" if held or train else "-")
+        lines.append([row["setting"], row["held out"], *cells])
+    return markdown(["setting", "held out", *WHOLE_TYPES], lines)
+
+
 def codebook_table() -> str:
     """The last epoch of each run of bench_codebook.py, in Markdown."""
     last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
@@ -477,6 +551,7 @@ PARTS = {
     "codebook": codebook_table,
     "times": functools.partial(plain_table, "times"),
     "together": functools.partial(plain_table, "together"),
+    "dictionaries": functools.partial(plain_table, "dictionaries"),
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
     "decode": decode_table,
@@ -489,6 +564,11 @@ PARTS = {
     "curves": curve_table,
     "composites": composite_table,
     "coverage": functools.partial(plain_table, "coverage"),
+    "held out recipe": functools.partial(held_out_table, "recipe"),
+    "held out no patch": functools.partial(held_out_table, "25%"),
+    "held out best": functools.partial(held_out_table, "25%", "fb_"),
+    "generalised": generalised_table,
+    "sentences": sentence_table,
     "kills": kills_table,
     "pairs": pairs_table,
     "damage": damage_table,

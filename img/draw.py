@@ -1,10 +1,10 @@
-"""Draws visual_abstract.png and lea.png from real boards of this project, language.png from its results.
+"""Draws visual_abstract.png and lea.png from real boards of this project, language.png and held_out.png from
+results.
 
     python img/draw.py
 """
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
+from make_docs import held_out_runs, held_out_values, read_results  # noqa: E402
+
 from module_dataset import AbstractionDataset  # noqa: E402
 from parts.probing.panels import OBJECT_COLORS, draw_board, token_colors  # noqa: E402
 
@@ -209,8 +211,7 @@ SETTINGS = {  # of runs trained to their end
 def language() -> None:
     """What LEA's languages rebuild against how often words taken from other boards exchange a root, one
     panel for single and one for double boards, a point a run."""
-    with open(HERE.parent / "benchmarks" / "results" / "language.csv", newline="", encoding="utf-8") as file:
-        rows = {row["run"]: row for row in csv.DictReader(file)}
+    rows = {row["run"]: row for row in read_results("language")}
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, what in zip(panels, ("single", "double"), strict=True):
@@ -225,7 +226,38 @@ def language() -> None:
     figure.savefig(HERE / "language.png", dpi=120)
 
 
+def held_out() -> None:
+    """Whole boards filled in, held-out and train boards: by split, a point a seed, and over one training."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 1.1))
+    for ax, group in zip(panels, ("single", "double"), strict=False):
+        for at, runs in enumerate(held_out_runs("ff_").values()):
+            for boards, color, shift in (("train", "#999999", -0.12), ("test", BLUE, 0.12)):
+                [values] = held_out_values(runs, "25%", boards, group, ["one pass"])
+                ax.plot([at + shift] * len(values), values, "o", color=color, markersize=6, alpha=0.7)
+        names = [name.split(" (")[0].replace(", ", ",\n") for name in held_out_runs("ff_")]
+        ax.set_xticks(range(len(names)), names, fontsize=7, rotation=40, ha="right")
+        ax.set_title(f"{group} boards", fontsize=10)
+        ax.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel("whole boards right in one pass, %")
+    for boards, color in (("train", "#999999"), ("held-out", BLUE)):
+        panels[0].plot([], [], "o", color=color, label=f"{boards} boards")
+    panels[0].legend(fontsize=8, loc="lower left")
+    rows = read_results("held_out_epochs")
+    for group, style in (("single", "-"), ("double", "--")):
+        for boards, color, label in (("train", "#999999", "seen"), ("test", BLUE, "never seen")):
+            line = [(int(row["epoch"]) + 1, float(row["one pass"])) for row in rows
+                    if (row["boards of"], row["type"]) == (boards, group)]
+            panels[2].plot(*zip(*line, strict=True), style, color=color, label=f"{group}, positions {label}")
+    panels[2].set(xscale="log", xlabel="epochs trained", ylim=(-3, 103))
+    panels[2].set_title("over one training, places 0.5", fontsize=10)
+    panels[2].grid(alpha=0.3)
+    panels[2].legend(fontsize=8)
+    figure.savefig(HERE / "held_out.png", dpi=120)
+
+
 if __name__ == "__main__":
     visual_abstract()
     lea()
     language()
+    held_out()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import numbers
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,6 +27,12 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
         error = ValueError if isinstance(value, str) else TypeError
         raise error(f"{name} must be one of {', '.join(choices)}, not {shown(value)}.")
     return value
+
+
+def check_file(name: str, path: str) -> None:
+    """ValueError unless the path is that of a file."""
+    if not os.path.isfile(os.path.expanduser(path)):
+        raise ValueError(f"{name} must be a file, not {shown(path)}.")
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:

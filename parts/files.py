@@ -48,7 +48,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[typing.IO]:
     mode: "wb", or "w" for text, which is UTF-8 with lines that end in a line feed on every system. An
     OSError names path.
     """
-    path, beside = Path(path), None
+    path, beside = Path(path).expanduser(), None
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def write_json(path: str | Path, values: dict) -> None:
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in a file. ValueError names a file that is missing, damaged or something else."""
-    with reading(path, "a JSON object"), open(path, encoding="utf-8") as file:
+    with reading(path, "a JSON object"), open(Path(path).expanduser(), encoding="utf-8") as file:
         values = json.load(file)
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}")
@@ -101,6 +101,7 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
 def load_array(path: str | Path) -> np.ndarray:
     """The numeric array in a .npy file. ValueError names a file that is missing, damaged or something else;
     nothing is ever unpickled."""
+    path = Path(path).expanduser()
     with reading(path, "a numeric .npy array"), np.errstate(over="ignore"):  # of a damaged header's shape
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # never takes more memory than the file
         if values.dtype.kind not in "iufb" or values.offset + values.nbytes != os.path.getsize(path):
@@ -124,6 +125,7 @@ def load_tensors(path: str | Path):
     at, and its pickle may name only what tensors are made of. So no code runs, and no more memory is taken
     than the file's size.
     """
+    path = Path(path).expanduser()
     with reading(path, "a file of tensors"):
         with zipfile.ZipFile(path) as parts:
             refuse(_damage(parts, os.path.getsize(path)))
@@ -173,7 +175,7 @@ class BatchedArray:
 def open_batches(folder: str | Path, name: str) -> BatchedArray:
     """The batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, as one array. ValueError names a
     missing file."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     batches = read_json(folder / "meta.json").get("batches") or []
     paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
     for path in paths or [folder / f"batch_0_{name}.npy"]:
@@ -211,3 +213,17 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     """A table in Markdown."""
     lines = (columns, ["---"] * len(columns), *rows)
     return "".join("| " + " | ".join(map(str, cells)) + " |\n" for cells in lines)
+
+
+def save_safetensors(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes float32 arrays as .safetensors: the header's length, a JSON header, then the numbers."""
+    header, end = {}, 0
+    for name, array in arrays.items():
+        start, end = end, end + 4 * array.size
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())

@@ -66,6 +66,8 @@ def _fits(value, kind: type):
         return bool(value)
     if kind is str and isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
+    if kind is str and isinstance(value, torch.device):
+        return str(value)
     if kind in (int, float) and isinstance(value, numbers.Integral) and not truth:
         return int(value)
     if kind is float and isinstance(value, numbers.Real) and not truth:

@@ -3,7 +3,7 @@
 const fs = require("fs"), path = require("path"), vm = require("vm");
 const folder = process.argv[2], at = (name) => path.join(folder, name);
 vm.runInThisContext(`${fs.readFileSync(at("scripts.js"), "utf8")}
-globalThis.page = { networkOf, Observer, probabilities, argmax, untrainedArrays };`);
+globalThis.page = { networkOf, Observer, probabilities, argmax };`);
 const run = JSON.parse(fs.readFileSync(at("run.json"))), task = JSON.parse(fs.readFileSync(at("task.json")));
 
 /** The largest difference from torch of every named activation, and the answers, over boards. */
@@ -45,4 +45,10 @@ function edits() {
   return task.cases.map(({ tokens, edits }) => [...network.forward(tokens, edits).logits]);
 }
 
-console.log(JSON.stringify({ parity, observer, edits }[task.what]()));
+/** The weights of the untrained network, by name. */
+function untrained() {
+  const { arrays } = page.networkOf({ ...run, ...run.weights, untrained: true });
+  return Object.fromEntries(Object.entries(arrays).map(([name, { data }]) => [name, [...data]]));
+}
+
+console.log(JSON.stringify({ parity, observer, edits, untrained }[task.what]()));

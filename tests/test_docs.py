@@ -12,6 +12,7 @@ import train_model
 import train_model_lea
 from module_dataset import DatasetParams
 from parts.params import params_from_flags
+from tests.trainers import KINDS, make
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -103,7 +104,7 @@ def check_installation(words):
     """pip, conda and wandb: the file or folder that the command names is there."""
     known = (["install", "-r"], ["install", "-e"], ["env", "create", "-f"], ["sweep"])
     assert words[:-1] in known
-    assert (ROOT / words[-1]).exists(), words[-1]
+    assert (ROOT / words[-1].split("[")[0]).exists(), words[-1]  # without extras
 
 
 PROGRAMS = {
@@ -292,3 +293,12 @@ def test_readme_s_time_of_make_train_is_the_measured_one():
 def test_the_machine_is_told_beside_the_times():
     for name in ("results", "speed", "reliability"):
         assert "AMD EPYC" in text_of(ROOT / "docs" / f"{name}.md"), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_columns_are_documented(kind):
+    text, trainer = (ROOT / "docs" / "names.md").read_text(encoding="utf-8"), make(kind)
+    for name in trainer.transformer.sites:
+        assert f"`{name.replace('b0_', 'b{i}_')}`" in text, name
+    for name in (*trainer.loss_columns, "grad_norm", *trainer.count_columns):
+        assert f"`{name}`" in text, name

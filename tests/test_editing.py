@@ -19,6 +19,7 @@ from edit_cases import (
 from plain_networks import tokens
 
 from parts.probing.sites import Edit, cut_edits, editing, recording
+from tests import trainers
 
 
 def push(x):
@@ -275,6 +276,23 @@ def test_recording_refuses_names_that_match_nothing(names):
     with pytest.raises(ValueError, match="^names: .* matches no activation; there are b0_a, "), recording(network, names):
         pass
     assert not any(site.watched for site in network.sites.values())
+
+
+def test_masks_may_be_shaped_as_boards():
+    """Whatever their number: as many as the board has rows, cells, and one."""
+    trainer = trainers.make()
+    for n in (1, 6, 36, 7):
+        boards = trainer.dataset.sample(n, "train").boards
+        mask = torch.rand(n, 6, 6, generator=torch.Generator().manual_seed(n)) < 0.3
+        for shaped in (mask, mask[0]):
+            wanted, found = (trainer.forward_all_activations(boards, hidden, {"b0_z": (torch.zeros_like, edit)}, names="logit")
+                             for hidden, edit in ((mask, shaped.flatten(-2)), (mask.flatten(1).numpy(), shaped.numpy())))
+            assert np.array_equal(wanted["logit"], found["logit"])
+            with editing(trainer.transformer, {"b0_z": (torch.zeros_like, shaped)}), torch.no_grad():
+                logits = trainer.transformer(trainer.tokens(np.where(mask, trainer.masking_token, boards)))
+            np.testing.assert_allclose(logits, wanted["logit"], atol=1e-6)
+    with pytest.raises(ValueError, match="masks must"):
+        trainer.forward_all_activations(boards, np.zeros((7, 35)))
 
 
 # edits of a part of the boards

@@ -1,5 +1,6 @@
 """The explorer's JavaScript against torch and numpy, run by node."""
 import copy
+import functools
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import torch
 
 from module_dataset import AbstractionDataset
 from parts.probing.sites import Edit, recording
+from studies.claims.networks import untrained
 from studies.explorer import export, open_run
 from studies.explorer.page import HERE, SCRIPTS
 from tests.trainers import boards as small_boards
@@ -22,6 +24,13 @@ NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not on this machine")
 PURE = SCRIPTS[:3]  # network, LEA, observer: no page needed
 RUNS = ("pretrained/factor_best", "pretrained/lea")
+
+
+@functools.cache
+def opened(path):
+    """The trainer of a run and its description."""
+    trainer, name = open_run(ROOT / path)
+    return trainer, export.run_data(trainer, name, path)
 
 
 def in_node(folder, run, expected=(), **task):
@@ -79,8 +88,7 @@ def compared(folder, trainer, run, tokens):
 
 @pytest.mark.parametrize("path", RUNS)
 def test_activations_and_answers_of_every_held_out_board_are_those_of_torch(path, tmp_path):
-    trainer, name = open_run(ROOT / path)
-    run = export.run_data(trainer, name, path)
+    trainer, run = opened(path)
     assert run["weights"]["dtype"] == "float16"
     boards, _ = trainer.dataset.get_all_boards("test")
     compared(tmp_path, trainer, run, masked(trainer, boards[::4], 0))
@@ -111,6 +119,16 @@ def test_networks_of_other_sizes_and_kinds(case, tmp_path):
         halves = {name: value.half().to(value.dtype) for name, value in trainer.transformer.state_dict().items()}
         trainer.transformer.load_state_dict(halves)
     compared(tmp_path, trainer, run, tokens)
+
+
+def test_untrained_network_is_that_of_the_runs_seed(tmp_path):
+    small = [make("lea", seed=3, n_embd_pos=6), make("lea vanilla", seed=2**40)]
+    for trainer, run in [opened(RUNS[0]), *((trainer, export.run_data(trainer, "run")) for trainer in small)]:
+        drawn = in_node(tmp_path, run, what="untrained")
+        expected = untrained(trainer).transformer.state_dict()
+        assert len(drawn) > 30
+        for name, values in drawn.items():
+            assert np.abs(values - expected[name].numpy().ravel()).max() < 1e-7, name
 
 
 DATA_SETS = {
@@ -163,8 +181,7 @@ def posterior(data, board):
 
 
 def test_edits_are_those_of_torch(tmp_path):
-    trainer, name = open_run(ROOT / RUNS[0])
-    run = export.run_data(trainer, name)
+    trainer, run = opened(RUNS[0])
     rng = numpy_rng(1)
     boards = trainer.dataset.get_all_boards("test", 3)[0][:4]
     tokens, cases, expected = masked(trainer, boards, 2), [], []

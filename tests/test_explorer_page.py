@@ -1,6 +1,7 @@
 """The explorer's page in Chromium: what a visitor sees and does."""
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from module_dataset import AbstractionDataset
 from studies.explorer import __main__ as command
@@ -106,18 +108,22 @@ def test_opens_offline_with_one_request_and_names_no_host(visit, html):
     assert "http" not in html.read_text("utf-8").split("</script>")[-2]
 
 
-def test_files_are_small(html, tmp_path):
-    trainer, name = open_run(ROOT / RUNS[0])
-    assert written(tmp_path, trainer, name).stat().st_size < 0.75e6
+def runs_of(text):
+    """What stands before the runs in a page, the runs, and what stands after them."""
+    before, data, after = re.split(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.S)
+    return before, json.loads(data)["runs"], after
+
+
+def test_files_are_small(html):
+    factor, _ = runs_of(html.read_text("utf-8"))[1]
+    assert len(page([factor]).encode()) < 0.75e6
     assert html.stat().st_size < 1.4e6
 
 
 def test_documents_hold_the_page_that_the_command_writes(html):
-    now, then = html.read_text("utf-8"), DOCS.read_text("utf-8")
-    parts = [re.split(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.S) for text in (now, then)]
-    assert parts[0][0] == parts[1][0]
-    assert parts[0][2] == parts[1][2]
-    for one, other in zip(*(json.loads(part[1])["runs"] for part in parts), strict=True):
+    now, then = (runs_of(file.read_text("utf-8")) for file in (html, DOCS))
+    assert now[::2] == then[::2]
+    for one, other in zip(now[1], then[1], strict=True):
         for run in (one, other):
             run.pop("folder")
             for read_out in run.pop("readouts").values():  # rounding of a regression differs between machines
@@ -167,7 +173,8 @@ def test_easy_first_is_that_of_python(visit, html):
 
 
 EDITS = "b1_attn_v:zero:all:0;b0_z_attn_mlp:mean:3.4.5:all;b2_a:donor:9.10:1;b1_mlp_update:donor:all:all"
-LEA_EDITS = "b1_selfAttn_attn_v:zero:all:1;b0_out:donor:9.10:all;b1_mlp:mean:all:all"
+LEA_EDITS = ("b1_selfAttn_attn_v:zero:all:1;b0_out:donor:9.10:all;b1_mlp:mean:all:all;b0_crossAttn_v:mean:1.2:0;"
+             "ss_b0_crossAttn_attn_v:donor:4.5.6:1;ss_b0_crossAttn_v:mean:0.63:all;ss_b1_selfAttn_a:zero:15:all")
 
 
 @pytest.mark.parametrize(("run", "edits"), [("factor_best", EDITS), ("lea", LEA_EDITS)])
@@ -189,7 +196,9 @@ def test_python_snippet_reproduces_an_edited_view(run, edits, visit, html, monke
         drawn = tab.eval_on_selector_all("#panel-words .grid .token", "all => all.map(one => Number(one.textContent))")
         words = tab.eval_on_selector_all("#panel-words input", "all => all.map(one => one.value)")
         assert words[:2] == ["5", ""]
-        assert len(drawn) == 64
+        assert [int(word) for word in words[2:]] == scope["words"][0, 2:].tolist()
+        assert drawn == scope["trainer"].speaker_predict_from_speech(scope["words"]).ravel().tolist()
+        assert tab.evaluate("String(explorer.app.pass.said) !== String(explorer.app.clean().said)")
 
 
 def test_words_draw_what_python_draws(visit, html):
@@ -211,6 +220,34 @@ def test_words_draw_what_python_draws(visit, html):
     tab.wait_for_timeout(300)
     drawn = tab.eval_on_selector_all("#panel-words .grid .token", "all => all.map(one => Number(one.textContent))")
     assert drawn == trainer.speaker_predict_from_speech(words)[0].ravel().tolist()
+
+
+def test_observer_says_that_no_board_fits_and_goes_on_afterwards(visit, html):
+    tab = visit(html)
+    tab.evaluate("explorer.setBoard(explorer.state().tokens.map((_, t) => t % 20), explorer.state().masks)")
+    assert "No board of this data set looks like this" in tab.text_content("#boards")
+    assert re.search(r"\d+ of 36 hidden cells right", tab.text_content("#boards"))
+    tab.click("#undo")
+    assert "1 board is possible" in tab.text_content("#boards")
+    assert tab.locator('[aria-label="Where they differ"] .hidden').count() == 0
+
+
+def test_saved_picture_shows_the_boards(visit, html):
+    tab = visit(html, "#beside=lea&edits=b1_mlp_update:zero:all:all")
+    with tab.expect_download() as download:
+        tab.click("#save-png")
+    assert download.value.suggested_filename == "explorer.png"
+    picture = Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).convert("RGB")
+    assert picture.size == (4 * (8 * 32 + 24) + 24, 8 * 32 + 36 + 24)
+    expected = tab.evaluate("""() => {
+      const { app } = explorer, { V } = app.run.sizes, { besidePass, known } = app.comparison;
+      const boards = [app.state.masked, ...[app.pass.logits, besidePass.logits, known.shares].map((x) => app.answers(x, V))];
+      return boards.map((tokens) => tokens.map((token) => (token === V - 1 ? "#6b7280" : tokenColors(token, app.run.boards)[0])));
+    }""")
+    for k, colors in enumerate(expected):
+        for t, color in enumerate(colors):  # just inside the outline of a wrong answer
+            at = 24 + k * 280 + 32 * (t % 8) + 5, 36 + 32 * (t // 8) + 5
+            assert "#{:02x}{:02x}{:02x}".format(*picture.getpixel(at)) == color
 
 
 # Speed: the best of three rounds, as other work on the machine disturbs a round
@@ -307,6 +344,14 @@ def test_keyboard_alone_reaches_every_feature(visit, html):
     press("Enter")
     assert tab.evaluate("explorer.state().tokens[explorer.state().cell]") == 10
     press("Control+z")
+    tab.evaluate("document.activeElement.blur()")
+    focus_by_tab(tab, "#stamp")
+    press("ArrowDown")
+    focus_by_tab(tab, "#boards .cell")
+    press("Enter")
+    row, col = (min(x, 5) for x in divmod(tab.evaluate("explorer.state().cell"), 8))  # where a root of 3 x 3 still fits
+    assert [1, row, col] in tab.evaluate("explorer.app.run.boards.objects(explorer.state().tokens)")
+    press("Control+z")
     # 2: the boards beside each other, and a cell's distributions
     label = "document.activeElement.querySelector('.unseen').textContent"
     for title in ("Network", "Ideal observer", "Where they differ"):
@@ -332,6 +377,14 @@ def test_keyboard_alone_reaches_every_feature(visit, html):
     focus_by_tab(tab, "#panel-edit input[type=checkbox]")
     press(" ")
     assert len(tab.evaluate("explorer.state().edits")) == 2
+    first = tab.evaluate(state)
+    focus_by_tab(tab, "#donor-draw")
+    press("Enter")
+    drawn = tab.evaluate(state)
+    assert drawn["donor"] != first["donor"]
+    focus_by_tab(tab, "#donor-exchange")
+    press("Enter")
+    assert tab.evaluate(state)["tokens"] == drawn["donor"]
     focus_by_tab(tab, "#map-draw")
     press("Enter")
     # 7: words
@@ -368,13 +421,16 @@ def test_wcag_a_and_aa(scheme, run, visit, html):
     assert tab.eval_on_selector_all(".shape", "all => all.filter(one => !/^\\d+$/.test(one.textContent)).length") == 0
 
 
-@pytest.mark.parametrize("width", [340, 640])
-def test_nothing_is_cut_off_on_a_narrow_screen(width, visit, html):
-    tab = visit(html, viewport={"width": width, "height": 700})
+@pytest.mark.parametrize(("width", "zoom"), [(340, 1), (640, 2)])
+def test_nothing_is_cut_off_on_a_narrow_screen_or_zoomed_in(width, zoom, visit, html):
+    tab = visit(html, "#run=lea", viewport={"width": width, "height": 900 // zoom}, device_scale_factor=zoom)
     open_panels(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     sides = tab.eval_on_selector_all("#boards .cell", "all => all.map(one => one.getBoundingClientRect().width)")
     assert min(sides) > 24
+    inside = """all => all.filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth).length"""
+    assert tab.eval_on_selector_all("button, select, input, canvas, .cell", inside) == 0
+    assert tab.evaluate("document.querySelector('#cell .scroll').scrollWidth <= document.querySelector('#cell .scroll').clientWidth")
 
 
 # Links, other networks, notebooks
@@ -388,15 +444,18 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("fragment", HOSTILE, ids=lambda text: text[:24])
-def test_broken_links_give_a_sentence_and_a_working_page(fragment, visit, html):
-    tab = visit(html, fragment)
-    message = tab.text_content("#message")
-    if "=" in fragment:
-        assert re.fullmatch(r"(The link's [a-z ]+ does not fit this page and was left out\. ?)+", message)
+def test_broken_links_give_a_sentence_and_a_working_page(visit, html):
+    tab = visit(html, HOSTILE[0])
+    for fragment in HOSTILE:
+        if fragment != HOSTILE[0]:  # followed within the page
+            tab.evaluate("fragment => { explorer.app.say('old'); location.hash = fragment; }", fragment)
+            until(tab, "document.querySelector('#message').textContent !== 'old'")
+        message = tab.text_content("#message")
+        if "=" in fragment:
+            assert re.fullmatch(r"(The link's [a-z ]+ does not fit this page and was left out\. ?)+", message), fragment
+        assert re.search(r"boards? (is|are) possible|No board", tab.text_content("#boards")), fragment
     assert tab.said == []
     assert len(tab.requests) == 1
-    assert re.search(r"boards? (is|are) possible|No board", tab.text_content("#boards"))
 
 
 def test_a_link_brings_the_view_back(visit, html):
@@ -457,7 +516,7 @@ def test_page_in_an_exported_notebook(visit, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbconvert = pytest.importorskip("nbconvert")
     nbclient = pytest.importorskip("nbclient")
-    code = f"from module_train_probe_lea import TrainTransformer\nTrainTransformer.from_run({RUNS[1]!r}).explore()"
+    code = "from tests.trainers import make\nmake('lea').explore()"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     resources = {"metadata": {"path": str(ROOT)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()

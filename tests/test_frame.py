@@ -38,6 +38,7 @@ PROMISED = {  # names that SPEC.md promises, by the module where it does
     "module_train_probe": "TrainTransformer torch_entropy dist dist_unit dist_cosine ramp",
     "module_train_probe_lea": "TrainTransformer torch_entropy dist dist_unit dist_cosine ramp",
     "studies.circuits": "lens patch ablate kept paths attribution",
+    "studies.dictionaries": "train_dictionary score",
 }
 METHODS = {
     AbstractionDataset: "_draw_board _draw_board_deterministic get_n_training_boards get_all_boards render_board posterior draw "

@@ -336,3 +336,13 @@ def test_named_sites_are_those_of_the_modules():
     network, _ = make("LEA")
     assert network.sites == named_sites(network)
     assert all(site.name == name for name, site in network.sites.items())
+
+
+@pytest.mark.parametrize("what", [lambda network: recording(network, "b0_*"),
+                                  lambda network: editing(network, {"b0_v": torch.zeros_like})])  # fmt: skip
+def test_hooks_that_another_library_removes_are_missed(what):
+    network = small_factor()
+    with pytest.warns(UserWarning, match=r"hooks on b0_.* were removed inside the `with`.*copy.deepcopy"), what(network):
+        network.sites["b0_v"]._forward_hooks.clear()  # as pyvene 0.1.8 does at every call
+    with what(network):
+        pass

@@ -45,8 +45,8 @@ def texts(notebook):
         yield from (str(value) for kind, value in output.get("data", {}).items() if kind != "image/png")
 
 
-def test_there_are_six():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_", "5_", "6_"]
+def test_there_are_seven():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_", "5_", "6_", "7_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

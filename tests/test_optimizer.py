@@ -11,6 +11,7 @@ from module_transformer_factor import GPTFactor
 from module_transformer_lea import LEAFactor
 from parts.training import optimizers as module_optimizers
 from parts.training.optimizers import Optimizers, make_optimizer, orthogonal
+from tests.trainers import make
 from utils import torch_rng
 
 RATE, DECAY = 0.02, 0.01
@@ -111,6 +112,19 @@ def test_two_steps_are_those_of_the_arithmetic(kind, dtype):
             rtol = 1e-5 if dtype == torch.float32 else 1e-9
             torch.testing.assert_close(p.detach(), one.value, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
             one.value.copy_(p.detach())
+
+
+def test_flags_reach_the_optimiser():
+    """Both parts of Muon decay weights; betas are AdamW's. Defaults are those of earlier runs."""
+    for kind in ("adamw", "muon"):
+        for more in ({}, dict(weight_decay=0.3, betas=(0.8, 0.9))):
+            trainer = make(optimizer=kind, **more)
+            groups = trainer.optim.param_groups
+            assert {group["weight_decay"] for group in groups} == {0.0, more.get("weight_decay", 0.01)}
+            assert {group["betas"] for group in groups if "betas" in group} == {more.get("betas", (0.9, 0.95))}
+    for wrong in ((1, 0.5), (0.5,), (-0.1, 0.5)):
+        with pytest.raises(ValueError, match="^betas "):
+            make(betas=wrong)
 
 
 @kinds

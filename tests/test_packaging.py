@@ -1,4 +1,4 @@
-"""What `pip install` takes: the modules by name, their dependencies from one file; and the plan of CI."""
+"""What `pip install` takes: the modules by name, their dependencies in open ranges; and the plan of CI."""
 import tomllib
 from pathlib import Path
 
@@ -21,11 +21,14 @@ def test_every_package_is_installed():
         assert (path.parent / "__init__.py").is_file(), path
 
 
-def test_dependencies_stand_in_one_place():
-    assert PROJECT["project"]["dynamic"] == ["dependencies"]
-    assert "dependencies" not in PROJECT["project"]
-    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
-    assert (ROOT / "requirements.txt").is_file()
+def test_what_is_pinned_lies_in_the_open_ranges():
+    """So that pip install leaves another torch in place, while make installs exact versions."""
+    ranges = dict(line.split(">=") for line in PROJECT["project"]["dependencies"])
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split())
+    assert ranges.keys() == pins.keys()
+    for name, lowest in ranges.items():
+        low, pinned = ([int(part) for part in version.split(".")] for version in (lowest, pins[name]))
+        assert low <= pinned, name
 
 
 def test_files_that_the_project_names_are_there():
@@ -35,7 +38,8 @@ def test_files_that_the_project_names_are_there():
 
 def test_ci_covers_the_systems_and_the_pythons():
     plan = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    [job] = plan["jobs"].values()
+    job, ranges = plan["jobs"]["test"], plan["jobs"]["ranges"]
+    assert ranges["strategy"]["matrix"]["end"] == ["lowest", "newest"]
     matrix = job["strategy"]["matrix"]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
     assert matrix["python"] == ["3.11", "3.12", "3.13"]  # texts: 3.10 as a number would be 3.1

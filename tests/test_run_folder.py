@@ -1,8 +1,10 @@
 """What a run leaves: its folder, states to resume from, weights, reports. What both wrappers share is tested on both."""
 import csv
 import json
+import math
 import pickle
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SPLITS = ("train", "test")
 TESTED = ("acc_tokens", "acc_hidden", "acc_boards", "breakdown_0", "breakdown_1", "breakdown_2")
-LOG = ["written", "epoch", "loss", "loss_mean", "error", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
+LOG = ["written", "epoch", "loss", "loss_mean", "error", "grad_norm", "nb_boards", "nb_boards_singleRoot", "nb_boards_doubleRoot",
        "nb_boards_composite", *(f"{split}_{name}" for split in SPLITS for name in TESTED)]
 TESTED_LEA = ("token", "hidden", "board", "breakdown_single", "breakdown_double", "breakdown_composite")
 LOG_LEA = ["written", "epoch", "loss_total", "loss_mean", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech", "avg_error_rfb",
-           "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used", "nb_boards_test",
+           "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used", "grad_norm", "nb_boards_test",
            *(f"{split}_acc_{stream}_{name}" for split in SPLITS for stream in ("rfb", "rfs") for name in TESTED_LEA)]
 
 
@@ -136,6 +138,43 @@ def test_loss_mean_depends_on_no_batch_size(kind):
     wanted = trainers[0].log.arrays[trainers[0].loss_columns[0]]
     for trainer in trainers:
         np.testing.assert_allclose(trainer.log.arrays["loss_mean"], wanted, rtol=1e-12)
+
+
+@both
+def test_the_gradient_s_norm_is_logged_and_clipped(kind):
+    """One step of plain gradient descent: the weights move by the learning rate times the clipped gradient."""
+    norms = {}
+    for clip in (0, 1e6, 0.01):
+        trainer = make(kind, epochs=1, batch_size=30, dtype="float64", grad_clip=clip)
+        trainer.optim = torch.optim.SGD(trainer.transformer.parameters(), lr=0.5)
+        before = torch.nn.utils.parameters_to_vector(trainer.transformer.parameters()).detach().clone()
+        trainer.train()
+        moved = torch.nn.utils.parameters_to_vector(trainer.transformer.parameters()).detach() - before
+        [norms[clip]] = trainer.log.arrays["grad_norm"]
+        expected = min(norms[clip], clip or math.inf)
+        np.testing.assert_allclose(moved.norm() / trainer.learning_rate, expected, rtol=1e-3)
+    assert norms[0] == norms[1e6] == norms[0.01] > 0.01
+
+
+def test_a_run_starts_from_the_weights_of_a_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = make(save_model=True, run_name="first", runs="runs", learning_rate=0.1)
+    first.train()
+    path = "runs/first/checkpoints/model_1.pth"
+    capsys.readouterr()
+    second = make(seed=2, init_from=path, save_model=True, run_name="second", runs="runs")
+    assert same(weights(second), weights(first))
+    assert (second.epoch, second.step, second.optim.state_dict()["state"]) == (0, 0, {})
+    second.train()
+    assert f"note: weights start from {path}; epochs, ramps and optimiser start anew.\n" in capsys.readouterr().out
+    (tmp_path / path).unlink()  # a run needs it no longer
+    assert same(weights(TrainTransformer.from_run("runs/second", device="cpu")), weights(second))
+    resumed = TrainTransformer.resume("runs/second", epochs=3)
+    assert (resumed.epoch, resumed.init_from) == (2, path)
+    with pytest.raises(ValueError, match="^init_from must be a file, not .*model_1.pth'"):
+        make(init_from=path)
+    with pytest.raises(ValueError, match="is not a state dict of this network"):
+        make(n_embd=4, init_from="runs/second/checkpoints/model_1.pth")
 
 
 @both
@@ -261,7 +300,7 @@ def test_damaged_run_folders_are_named(kind, tmp_path):
     trainer.train()
     with pytest.raises(ValueError, match="no checkpoint"):
         cls.from_run(trainer.folder)
-    with pytest.raises(ValueError, match="model_7.pth: cannot be read"):
+    with pytest.raises(ValueError, match="model_7.pth: is missing; r has no checkpoints"):
         cls.from_run(trainer.folder, "model_7.pth")
     values = read_json(trainer.folder / "params_training.json")
     for text, name in (("{", "params_training.json"), (json.dumps(values | {"n_embd": "wide"}), "n_embd"),
@@ -415,11 +454,59 @@ def test_wandb_gets_the_log_s_names(monkeypatch, figures):
     with pytest.raises(ValueError, match="^bool_wandb = True needs an active run"):
         trainer.train(bool_wandb=True)
     assert trainer.epoch == 0
-    Wandb.run = "active"
+    Wandb.run = SimpleNamespace(step=0)
     trainer.train(bool_wandb=True)
     assert [step for step, _ in logged] == [4, 8, 12]
     assert set(logged[0][1]) == {*LOG, "learning_curves", "reconstructions"}
-    assert set(logged[1][1]) == {"written", "epoch", "loss", "loss_mean", "error"}
+    assert set(logged[1][1]) == {"written", "epoch", "loss", "loss_mean", "error", "grad_norm"}
     for _, row in logged:
         assert row["loss"] == trainer.log.arrays["loss"][row["epoch"]]
     assert logged[0][1]["reconstructions"] == "picture Figure"
+    Wandb.run.step = 12
+    second = make(epochs=3)
+    with pytest.raises(ValueError, match="the active one is at step 12, this trainer at 0; call wandb.init"):
+        second.train(bool_wandb=True)
+    assert (second.epoch, len(logged)) == (0, 3)
+    trainer.epochs = 4  # the trainer that the run of wandb belongs to goes on
+    trainer.train(bool_wandb=True)
+    assert logged[-1][0] == 16
+
+
+def test_other_names_of_a_run_and_of_its_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path)), monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    trainer = make(runs="~/runs", run_name="r", save_model=True, save_epochs=[0], device=torch.device("cpu"))
+    trainer.train()
+    assert (tmp_path / "runs" / "r" / "run_log.csv").exists()
+    assert (trainer.runs, trainer.params["device"]) == (str(tmp_path / "runs"), "cpu")
+    (tmp_path / "copy").write_bytes((tmp_path / "runs/r/checkpoints/model_0.pth").read_bytes())
+    for name in (0, np.int64(0), "model_0", "model_0.pth", "~/copy", tmp_path / "copy"):
+        found = TrainTransformer.from_run("~/runs/r", name, torch.device("cpu"))
+        assert same(weights(found), torch.load(tmp_path / "copy"))
+    for name in (7, "model_7", "model_7.pth"):
+        with pytest.raises(ValueError, match=r"model_7(\.pth)?: is missing; r has model_0.pth, model_1.pth\.$"):
+            TrainTransformer.from_run("~/runs/r", name)
+    with pytest.raises(ValueError, match="^device must be"):
+        TrainTransformer.from_run("~/runs/r", device="gpu")
+    trainer.save_checkpoint("~/mine.pth")
+    make().load_transformer("~/mine.pth")
+    assert TrainTransformer.resume("~/runs/r", epochs=3).epoch == 2
+
+
+def test_weights_loaded_into_a_trained_trainer_are_a_warning(tmp_path):
+    trainer = make()
+    trainer.save_checkpoint(tmp_path / "first.pth")
+    trainer.load_transformer(tmp_path / "first.pth")
+    trainer.train()
+    with pytest.warns(UserWarning, match="epoch 2 and the optimiser's moments stay .* init_from"):
+        trainer.load_transformer(tmp_path / "first.pth")
+
+
+@both
+def test_the_defaults_of_torch_change_no_weight(kind):
+    wanted = weights(make(kind))
+    torch.set_default_dtype(torch.float64), torch.set_default_device("meta")
+    try:
+        found = weights(make(kind))
+    finally:
+        torch.set_default_dtype(torch.float32), torch.set_default_device(None)
+    assert same(found, wanted)

@@ -349,7 +349,7 @@ def test_defaults_and_attributes():
 
 @both
 def test_wrong_parameters_are_named(kind):
-    with pytest.raises(TypeError, match="AbstractionDataset, not dict"):
+    with pytest.raises(TypeError, match="AbstractionDataset, or an object with .*, not {}"):
         KINDS[kind][0]({})
     for values, error, text in (
         (dict(n_embed=8), TypeError, "'n_embed' is not a parameter; did you mean n_embd?"),

@@ -429,13 +429,15 @@ def test_what_is_printed_of_an_epoch():
         assert part in trainer._report_line(row)
 
 
-def test_the_picture_of_sentences_has_every_word_and_every_token_of_an_object():
+def test_the_picture_of_sentences_has_every_word_at_its_place_and_every_token():
     first = 2  # object tokens from here on
     boards = np.array([[[first, 0], [1, first + 1]], [[0, 1], [first, first]]]).repeat(3, 1).repeat(3, 2)
     words = np.arange(22).reshape(2, 11) % 8
     axes = np.array(plot_sentences(boards, boards[::-1], words, first, 4).axes[:6]).reshape(2, 3)
     for i, (left, middle, right) in enumerate(axes):
         [text] = [found.get_text() for found in middle.texts]
-        assert [int(word) for word in text.split()] == words[i].tolist()
+        lines = [line.split() for line in text.splitlines()]
+        assert sum((line[1:] for line in lines if line[0] == "place"), []) == [str(place) for place in range(11)]
+        assert sum((line[1:] for line in lines if line[0] == "word"), []) == [str(word) for word in words[i]]
         for ax, board in ((left, boards[i]), (right, boards[1 - i])):
-            assert len(ax.texts) == (board >= first).sum()
+            assert [text.get_text() for text in ax.texts] == [str(token) for token in board.flat]

@@ -5,6 +5,7 @@ import torch
 from trainers import make
 
 from module_transformer_lea import k_means
+from studies.claims.runs import proba_of
 
 STARTING = dict(epochs=5, masking_patch_epoch=5, vq_start_epoch=3, loss_rfs_epoch_start=0, loss_rfs_epoch_end=1)
 
@@ -78,3 +79,26 @@ def test_a_checkpoint_from_before_the_start_passes_vectors_on(tmp_path, no_pictu
     assert not late.transformer.ss_vector_quantizer.passing
     assert make("lea", **STARTING).transformer.ss_vector_quantizer.passing
     assert not make("lea").transformer.ss_vector_quantizer.passing
+
+
+@pytest.mark.parametrize("more", [{}, {"vq_type": "vanilla"}])
+def test_what_decides_about_passing_is_in_the_checkpoint(more, tmp_path, no_pictures):
+    """A copy elsewhere, under any name, opens as the checkpoint does, and its boards are those of the run's end."""
+    how = STARTING | more | dict(save_epochs=[2], save_model=True, runs=str(tmp_path))
+    trainer = make("lea", **how, run_name="r", board_proba_start=[1, 0, 0], board_proba_epoch_start=0, board_proba_epoch_end=4)
+    trainer.train()
+    (tmp_path / "r" / "checkpoints" / "model_0.pth").unlink()
+    for epoch, passing in ((2, True), (4, False)):
+        copy = (tmp_path / "r" / "checkpoints" / f"model_{epoch}.pth").rename(tmp_path / f"copy{epoch}.pth")
+        opened = type(trainer).from_run(tmp_path / "r", copy, "cpu")
+        assert opened.transformer.ss_vector_quantizer.passing == passing
+        assert proba_of(opened).tolist() == proba_of(trainer).tolist()
+        fresh = make("lea", **how)
+        fresh.transformer.load_state_dict(torch.load(copy))
+        assert fresh.transformer.ss_vector_quantizer.passing == passing
+    # a run that starts from words of another one starts its own later all the same
+    second = make("lea", **how | {"epochs": 2, "save_epochs": None}, run_name="second", init_from=str(tmp_path / "copy4.pth"))
+    second.train()
+    assert second.transformer.ss_vector_quantizer.passing
+    if not more:
+        assert type(trainer).from_run(tmp_path / "second", device="cpu").transformer.ss_vector_quantizer.passing

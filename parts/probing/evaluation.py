@@ -209,8 +209,8 @@ def boards_of_split(dataset, target_set: str, count_max: int | None, rng) -> Boa
 def boards_to_test(dataset, rng, count_max: int = 100) -> tuple[dict[str, Boards], list[int]]:
     """Boards for a test during training: those of 'test', at most count_max of each type, and as many of
     each type drawn from 'train'; without test boards only 'train'. Also the number of boards of each type."""
-    drawn, tables = {}, {} if dataset.sets is None else dataset.sets
-    if any(len(table) for name, table in tables.items() if name.endswith("_test")):
+    drawn = {}
+    if dataset.holds("test"):
         drawn["test"] = dataset.all_boards("test", count_max, rng)
         counts = np.bincount(drawn["test"].types, minlength=3).tolist()
     else:
@@ -241,11 +241,13 @@ def checked_arrays(
 
 
 def checked_cells(name: str, array, side: int, vocab_size: int, one: bool) -> np.ndarray:
-    """One of the arrays of `checked_arrays`."""
+    """One of the arrays of `checked_arrays`; a mask may be flat as well, (n, side²) or (side²,)."""
     try:
         array = to_numpy(array) if isinstance(array, torch.Tensor) else np.asarray(array)
     except ValueError:  # a ragged list
         raise TypeError(f"{name} must be an array of whole numbers, not {shown(array)}.") from None
+    if "mask" in name and 0 < array.ndim < 3 and array.shape[-1] == side**2 > side:
+        array = array.reshape(-1, side, side)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be an array of whole numbers, not of {array.dtype}.")
     shape = array.shape[-3:] if array.ndim != 2 else (1, *array.shape)

@@ -270,17 +270,19 @@ def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_backgro
 
 
 def plot_sentences(boards, rebuilt, sentences, n_background: int, n_token: int):
-    """Boards (n, h, w), their sentences (n, S), and the boards (n, h, w) rebuilt from the sentences alone,
-    one board a row; mistakes crossed out."""
+    """Boards (n, h, w), their sentences (n, S), each word below the number of its place, and the boards
+    (n, h, w) rebuilt from the sentences alone, one board a row; mistakes crossed out."""
     figure, axes = panel_figure(len(boards), 3, 2)
     colors = token_colors(n_background, n_token)
     for (left, middle, right), board, words, answer in zip(axes, boards, sentences, rebuilt, strict=True):
-        draw_board(left, board, colors, board >= n_background, font=6)
-        draw_board(right, answer, colors, answer >= n_background, None, answer != board, 6)
+        every = np.ones_like(board)  # backgrounds too: their greys look alike
+        draw_board(left, board, colors, every, font=6)
+        draw_board(right, answer, colors, every, None, answer != board, 6)
         middle.axis("off")
-        rows = [words[start : start + 8] for start in range(0, len(words), 8)]
-        lines = [" ".join(f"{word:3d}" for word in row) for row in rows]
-        middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=7)
+        cells = [["place", *range(len(words))], ["word", *words]]
+        rows = [[row[0], *row[start : start + 8]] for start in range(1, len(words) + 1, 8) for row in cells]
+        lines = [f"{head:5}" + "".join(f"{number:4d}" for number in row) for head, *row in rows]
+        middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=6)
     for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
         ax.set_title(title, fontsize=9)
     return figure

@@ -41,7 +41,7 @@ def recorded(
         start = part.stop
         with (
             evaluating(network),
-            editing(network, cut_edits(edits, part, n)),
+            editing(network, cut_edits(edits, part, n, tokens.shape[1])),
             recording(network, names) as acts,
         ):
             forward(tokens)

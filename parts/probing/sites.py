@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils import check_number
+from utils import caution, check_number
 
 
 class Site(nn.Module):
@@ -113,15 +113,24 @@ class Editor:
 @contextlib.contextmanager
 def hooked(network: nn.Module, hooks: dict[str, Callable]) -> Iterator[None]:
     """Forward hooks on named sites of the network inside the `with`; only these go away afterwards, also
-    after an exception. ValueError for a network compiled by torch.compile."""
+    after an exception. A warning if one has been removed before, ValueError for a network compiled by
+    torch.compile."""
     # torch.compile(network) wraps it, network.compile() changes its call
     if hasattr(network, "_orig_mod") or network._compiled_call_impl is not None:
         raise ValueError("compiled code ignores hooks: record or edit a network that torch.compile has not "
                          "compiled, such as the one it was given, compiled._orig_mod.")
-    with contextlib.ExitStack() as stack:
+    handles = {}
+    try:
         for name, hook in hooks.items():
-            stack.callback(network.sites[name].register_forward_hook(hook).remove)
+            handles[name] = network.sites[name].register_forward_hook(hook)
         yield
+    finally:
+        kept = {name for name in handles if handles[name].id in network.sites[name]._forward_hooks}
+        for handle in handles.values():
+            handle.remove()
+        if lost := ", ".join(sorted(handles.keys() - kept)):
+            caution(f"hooks on {lost} were removed inside the `with`, perhaps by another library: since then "
+                    "nothing was recorded or edited there. Give that library copy.deepcopy(network).", 4)
 
 
 @contextlib.contextmanager
@@ -159,9 +168,10 @@ class Edit:
     """The replacement of one activation, (B, T, D) or, for attention weights, (B, H, T, keys).
 
     value: an array or tensor of the activation's shape, with or without its batch axis, or a function that
-    takes the activation and returns such a tensor. mask: (T,) or (B, T), true at the tokens to change, of
-    attention weights the queries; None: all of them. head: the only head to change, of activations named
-    …_a, …_v and …_attn_v; value is then that head's alone, (B, T, keys) or (B, T, d).
+    takes the activation and returns such a tensor. mask: (T,) or (B, T), or shaped as boards (h, w) or
+    (B, h, w), true at the tokens to change, of attention weights the queries; None: all of them. head: the
+    only head to change, of activations named …_a, …_v and …_attn_v; value is then that head's alone,
+    (B, T, keys) or (B, T, d).
     """
 
     value: torch.Tensor | np.ndarray | Sequence | Callable[[torch.Tensor], torch.Tensor]
@@ -191,13 +201,22 @@ def edited(x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
 
 
 def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
-    """A mask of tokens (T,) or (B, T) in a shape that broadcasts over part, (B, T, …) or (B, H, T, keys)."""
+    """A mask of tokens, as `Edit` takes it, in a shape that broadcasts over part, (B, T, …) or (B, H, T,
+    keys)."""
     B, T = len(part), part.shape[-2]
+    mask = flat_mask(mask, T)
     if mask.shape not in ((B, T), (T,)):
         shapes = f"{(B, T)} or {(T,)}"
         raise ValueError(f"the mask of edit {name} must have shape {shapes}, not {tuple(mask.shape)}.")
     mask = mask.to(part.device, torch.bool)[..., None]
     return mask.unsqueeze(-3) if part.ndim == 4 else mask
+
+
+def flat_mask(mask, T: int):
+    """A mask shaped as square boards of T cells with these as one axis; anything else unchanged."""
+    shape = getattr(mask, "shape", ())[-2:]
+    is_board = len(shape) == 2 and shape[0] == shape[1] and shape[0] * shape[1] == T
+    return mask.flatten(-2) if is_board else mask
 
 
 def as_tensor(values, what: str, wanted: str = "an array, a tensor or a function") -> torch.Tensor:
@@ -291,25 +310,26 @@ def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
         yield
 
 
-def cut_edits(edits: dict | None, part: slice, n: int) -> dict | None:
-    """The edits of n boards, as `editing` takes them, cut to the boards in part; the caller's stay as they
-    are. ValueError if an edit or mask with a batch axis is of another number of boards."""
+def cut_edits(edits: dict | None, part: slice, n: int, T: int = 0) -> dict | None:
+    """The edits of n boards of T cells, as `editing` takes them, cut to the boards in part; the caller's stay
+    as they are. ValueError if an edit or mask with a batch axis is of another number of boards."""
 
     def cut(given, name):
         if isinstance(given, dict):
             return {key: cut(value, f"{name}_{key}" if name else f"{key}") for key, value in given.items()}
         if given is None:
             return None
-        return [cut_edit(edit, part, n, name) for edit in edits_of(given, name)]
+        return [cut_edit(edit, part, n, name, T) for edit in edits_of(given, name)]
 
     return cut(edits, "") if isinstance(edits, dict) else edits
 
 
-def cut_edit(edit: Edit, part: slice, n: int, name: str) -> Edit:
+def cut_edit(edit: Edit, part: slice, n: int, name: str, T: int = 0) -> Edit:
     """An edit of n boards (made by `as_edit`) of the activation `name`, cut to the boards in part."""
     has_head_axis = name.rpartition("_")[2] == "a" and edit.head is None
     value = cut_boards(edit.value, 4 if has_head_axis else 3, part, n, f"edit {name}")
-    return Edit(value, cut_boards(edit.mask, 2, part, n, f"the mask of edit {name}"), edit.head)
+    mask = edit.mask if name.startswith("ss_") else flat_mask(edit.mask, T)  # ss_: words, not cells
+    return Edit(value, cut_boards(mask, 2, part, n, f"the mask of edit {name}"), edit.head)
 
 
 def cut_boards(values, ndim: int, part: slice, n: int, what: str):

@@ -28,6 +28,14 @@ def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> 
         raise
 
 
+def clip_gradient(network: torch.nn.Module, largest: float) -> torch.Tensor:
+    """The norm () of the network's gradient; a longer one than `largest` is scaled down to it, if not 0."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(network.parameters(), largest, norm)
+    return norm
+
+
 def is_finite(network: torch.nn.Module) -> bool:
     """Whether all weights and buffers are finite; waits for the device."""
     values = [value for value in network.state_dict().values() if value.is_floating_point()]

@@ -1,16 +1,19 @@
 """The networks' optimisers: AdamW as in the paper (arXiv 2312.05361), or Muon on the blocks' matrices."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 
 def make_optimizer(
-    network: nn.Module, learning_rate: float, weight_decay: float = 0.01, kind: str = "adamw"
+    network: nn.Module, learning_rate: float, weight_decay: float = 0.01, kind: str = "adamw",
+    betas: Sequence[float] = (0.9, 0.95),
 ) -> torch.optim.AdamW | Optimizers:
     """The optimiser of a network, of the kind 'adamw' or 'muon'.
 
-    adamw: AdamW, betas (0.9, 0.95), fused; weight decay on the weights of Linear layers only. muon: Muon on
+    adamw: AdamW, fused, with those betas; weight decay on the weights of Linear layers only. muon: Muon on
     `network.block_matrices()`, its steps as long as AdamW's ("match_rms_adamw"), with the same weight decay;
     AdamW on all other weights.
     """
@@ -22,7 +25,7 @@ def make_optimizer(
         {"params": [p for p in rest if id(p) in linear], "weight_decay": weight_decay},
         {"params": [p for p in rest if id(p) not in linear], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
     return Optimizers(adamw, Muon(matrices, learning_rate, weight_decay)) if kind == "muon" else adamw
 
 

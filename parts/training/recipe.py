@@ -114,6 +114,29 @@ class TrainParams(Params):
         fixed=True,
     )
     learning_rate: float = param(1e-3, "learning rate of the optimiser", low=0, high=1000)
+    weight_decay: float = param(
+        0.01,
+        "weight decay of the weights of Linear layers, by AdamW and by Muon",
+        low=0,
+        high=1000,
+        fixed=True,
+    )
+    betas: list[float] = param(
+        (0.9, 0.95),
+        "AdamW's decay rates of its two moments, each below 1",
+        low=0,
+        high=1,
+        length=2,
+        fixed=True,
+    )
+    grad_clip: float = param(
+        0, "largest norm of a step's gradient, which is scaled down to it; 0: not clipped", low=0, high=MOST
+    )
+    init_from: str | None = param(
+        None,
+        "checkpoint whose weights a new run starts from; epochs, ramps and optimiser start anew",
+        fixed=True,
+    )
     lr_schedule: str = param(
         "constant",
         "learning rate over epochs: constant, or linear (falls to zero at the end)",
@@ -170,7 +193,9 @@ class TrainParams(Params):
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} must be divisible by n_head = {self.n_head}.")
         self._check_order("board_proba_epoch_start", "board_proba_epoch_end")
-        name = self.run_name
+        if max(self.betas) >= 1:
+            raise ValueError(f"betas = {self.betas} must each be below 1.")
+        self.runs, name = os.path.expanduser(self.runs), self.run_name
         printable = os.fsencode(name).decode("utf-8", "replace").isprintable()  # whatever the locale
         if name != Path(name).name or name == ".." or len(name) > 200 or not printable:
             raise ValueError("run_name must be a folder's name without a path, at most 200 characters, not "

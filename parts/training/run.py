@@ -7,6 +7,7 @@ import datetime
 import errno
 import itertools
 import math
+import numbers
 import os
 import pickle
 import shlex
@@ -40,7 +41,17 @@ CHANGEABLE = (
     "plot_dpi",
 )
 # parameters that older runs lack, with the value those runs used
-LATER = {"optimizer": "adamw", "save_epochs": None, "threads": None, "vq_start_epoch": 0, "slot_heads": 0}
+LATER = {
+    "optimizer": "adamw",
+    "save_epochs": None,
+    "threads": None,
+    "vq_start_epoch": 0,
+    "slot_heads": 0,
+    "weight_decay": 0.01,
+    "betas": [0.9, 0.95],
+    "grad_clip": 0,
+    "init_from": None,
+}
 # parameters and choices that are gone, with the values that can still be resumed
 GONE = {
     "weight_average": [0],
@@ -264,7 +275,7 @@ def params_to_resume(params_class, folder: Path, changed: dict) -> dict:
 
 def check_boards(folder: str | Path, boards: dict) -> None:
     """ValueError if one of these data-set parameters differs from the run's."""
-    path = Path(folder) / "params_dataset.json"
+    path = Path(folder).expanduser() / "params_dataset.json"
     if not boards or not path.is_file():
         return
     own = read_json(path)
@@ -274,6 +285,27 @@ def check_boards(folder: str | Path, boards: dict) -> None:
     for name, value in boards.items():
         if wanted[name] != own[name]:
             raise ValueError(f"{name} = {value!r} must stay as the run has it, {own[name]!r}.")
+
+
+def check_not_own(folder: Path) -> None:
+    """ValueError if a run was trained on boards of a user's own, which its folder does not hold."""
+    path = folder / "params_dataset.json"
+    if path.is_file() and (name := read_json(path).get("own_boards")):
+        raise ValueError(
+            f"{folder}: was trained on {name}, boards of its user's own; open it in Python, with dataset=."
+        )
+
+
+def run_checkpoint(folder: Path, checkpoint: int | str | Path) -> Path:
+    """The file of a run's checkpoint, given as an epoch, a name with or without .pth, or a path. ValueError
+    lists those that the run has, if it is missing."""
+    name = f"model_{checkpoint}" if isinstance(checkpoint, numbers.Integral) else checkpoint
+    path = folder / "checkpoints" / Path(name).expanduser()
+    for found in (path, path.with_name(f"{path.name}.pth")):
+        if found.is_file():
+            return found
+    names = ", ".join(path.name for _, path in numbered(folder / "checkpoints", r"model_(\d+)\.pth"))
+    raise ValueError(f"{path}: is missing; {folder.name} has {names or 'no checkpoints'}.")
 
 
 def check_size(recipe, cells: int, checkpoints: Path) -> None:

@@ -56,12 +56,16 @@ def wandb_run(trainer, mode: str) -> Iterator[bool]:
         yield True
 
 
-def check_wandb_runs() -> None:
-    """ValueError if wandb has no active run."""
+def check_wandb_runs(step: int, steps_per_epoch: int) -> None:
+    """ValueError if wandb has no active run, or if that has logged steps that a trainer, after `step` steps,
+    is to log: wandb would drop or overwrite them."""
     import wandb
 
     if wandb.run is None:
         raise ValueError("bool_wandb = True needs an active run of wandb; call wandb.init() before.")
+    if wandb.run.step >= step + max(steps_per_epoch, 2):  # a resumed run of wandb begins at step + 1
+        raise ValueError(f"bool_wandb = True needs a run of wandb of its own: the active one is at step "
+                         f"{wandb.run.step}, this trainer at {step}; call wandb.init() for each trainer.")
 
 
 def log_to_wandb(row: dict, figures: dict, step: int) -> None:

@@ -21,14 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", default="explorer.html", metavar="FILE", help="the file (default: explorer.html)")
     args = parser.parse_args(argv)
     try:
-        runs = []
-        for path in args.runs + args.lea:
-            trainer, name = open_run(path)
-            runs.append(run_data(trainer, name, path))
-        names = [run["name"] for run in runs]
+        paths = args.runs + args.lea
+        trainers, names = zip(*map(open_run, paths), strict=True)
         if len(set(names)) < len(names):
             raise ValueError(f"runs must have different names, not {', '.join(names)}.")
-        text = page(runs)
+        text = page([run_data(*run) for run in zip(trainers, names, paths, strict=True)])
         with atomic_write(args.out) as file:
             file.write(text.encode())
     except (OSError, ValueError) as error:

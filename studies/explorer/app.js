@@ -4,6 +4,7 @@ class App {
   constructor(runs) {
     this.runs = Object.fromEntries(runs.map((run) => [run.name, prepared(run)]));
     this.state = new State(this.runs);
+    this.comparison = new Comparison(this);
     this.turn = 0;  // counts changes: what was begun before the last one gives up
     this.passes = new Map();  // kept: those without edits
     this.allGrids = new Set();  // the chosen cell is outlined in each
@@ -90,21 +91,7 @@ class App {
     byId("stamp").replaceChildren(...data.roots.map((_, k) => new Option(`root ${k}`, `root ${k}`)),
       ...data.compositions.map((_, k) => new Option(`composite ${k}`, `composite ${k}`)));
     byId("draw-test").disabled = !data.rows.test.some((rows) => rows.length);
-    const host = byId("boards");
-    host.replaceChildren();
-    const figure = (title, options) => {
-      const node = host.appendChild(element("figure"));
-      return this.smallGrid(node, title, options);
-    };
-    let stroke = 0;  // what a brush does is set by its first cell: hide, or show
-    this.grids = {
-      board: figure("Board", { drag: true, act: (cell, event, first = true) => {
-        if (first) stroke = 1 - this.state.mask[cell];
-        this.act(cell, stroke, first);
-      } }),
-      network: figure("Network"), observer: figure("Ideal observer"), difference: figure("Where they differ"),
-    };
-    this.grids.beside = null;
+    this.comparison.build();
   }
 
   /** A titled grid in a figure: {grid, title, says}. Choosing a cell in it chooses that cell everywhere. */
@@ -171,7 +158,7 @@ class App {
 
   chooseCell(cell) {
     this.state.cell = cell;
-    this.drawCell();
+    this.comparison.drawCell();
     this.keepLink();
     this.drawLater(["attention", "lens", "edit", "words"]);
   }
@@ -235,7 +222,7 @@ class App {
   edits() {
     return this.state.edits.flatMap(({ name, how, cells, head }) => {
       const value = this.valueOf(name, how);
-      const chosen = cells && Uint8Array.from({ length: this.run.sizes.T }, (_, t) => Number(cells.includes(t)));
+      const chosen = cells && Uint8Array.from({ length: this.run.network.rowsOf(name) }, (_, t) => Number(cells.includes(t)));
       return value ? [{ name, value, cells: chosen, head }] : [];
     });
   }
@@ -293,11 +280,13 @@ class App {
     const { beside } = this.state;
     if (!beside) return null;
     if (beside === "untrained") {
-      this.run.untrained ??= networkOf({ ...this.run, ...this.run.weights, untrained: true, seed: 1 });
-      return { title: `Untrained ${this.state.run}`, network: this.run.untrained };
+      const title = `Untrained ${this.state.run}`;
+      if (!this.run.seeds) return { title, misfit: "Layers of fewer than 16 numbers cannot be drawn as torch draws them." };
+      this.run.untrained ??= networkOf({ ...this.run, ...this.run.weights, untrained: true });
+      return { title, network: this.run.untrained };
     }
-    const { network, sizes } = this.runs[beside];
-    if (sizes.T !== this.run.sizes.T || sizes.V !== this.run.sizes.V) return { title: beside, misfit: true };
+    const { network, sizes } = this.runs[beside], fits = sizes.T === this.run.sizes.T && sizes.V === this.run.sizes.V;
+    if (!fits) return { title: beside, misfit: "This run's boards have another size or other tokens, so it cannot read this board." };
     return { title: beside, network };
   }
 
@@ -305,13 +294,10 @@ class App {
 
   /** Computes and draws everything after a change: answers at once, panels in tasks of their own. */
   refresh() {
-    const { state } = this, turn = ++this.turn, { masked } = state;
-    this.pass = state.edits.length ? this.run.network.forward(masked, this.edits()) : this.clean();
+    const { state } = this, turn = ++this.turn;
+    this.pass = state.edits.length ? this.run.network.forward(state.masked, this.edits()) : this.clean();
     this.shares = probabilities(this.pass.logits, this.run.sizes.V);
-    this.drawBoard();
-    this.drawNetwork(this.grids.network, `Network: ${state.run}`, this.pass, state.edits.length);
-    this.drawSecond(masked);
-    this.observe(masked, turn);
+    this.comparison.draw(turn);
     byId("undo").disabled = !state.past.length;
     byId("redo").disabled = !state.future.length;
     this.keepLink();
@@ -333,156 +319,6 @@ class App {
     });
   }
 
-  kindOf(t, answer) {
-    const { mask, tokens } = this.state;
-    return `${mask[t] ? "was-hidden" : ""} ${answer !== tokens[t] && answer !== this.run.boards.hidden ? "wrong" : ""}`;
-  }
-
-  drawBoard() {
-    const { boards } = this.run, { tokens, mask } = this.state, { grid, says } = this.grids.board;
-    grid.draw(tokens.map((token, t) => (mask[t]
-      ? { token: boards.hidden, note: String(token), label: `${boards.place(t)}: hidden, ${boards.tokenName(token)}` }
-      : { token, label: `${boards.place(t)}: ${boards.tokenName(token)}` })), boards);
-    const hidden = mask.filter(Boolean).length;
-    says.textContent = `${hidden} of ${boards.T} cells hidden. The network sees "?" there; the small number is the truth.`;
-  }
-
-  drawNetwork(place, title, pass, edited) {
-    const V = this.run.sizes.V, answers = this.answers(pass.logits, V);
-    place.title.textContent = title;
-    this.drawAnswers(place, answers, pass === this.pass ? this.shares : probabilities(pass.logits, V));
-    const before = edited ? this.answers(this.clean().logits, V).filter((token, t) => token !== answers[t]).length : 0;
-    place.says.textContent = `${this.rightText(answers)}${edited ? ` Edited: ${before} answers changed.` : ""}`;
-  }
-
-  /** Draws answers (T,) with their probabilities (T, V). */
-  drawAnswers({ grid }, answers, shares) {
-    const { boards, sizes: { V } } = this.run, { tokens } = this.state;
-    grid.draw(answers.map((token, t) => {
-      const share = shares[t * V + token], wrong = token !== tokens[t];
-      return { token, note: `${wrong ? "✗" : ""}${short(share)}`, kind: this.kindOf(t, token),
-               label: `${boards.place(t)}: ${boards.tokenName(token)}, ${percent(share)}${wrong ? ", wrong" : ""}` };
-    }), boards);
-  }
-
-  rightText(answers) {
-    const { tokens, mask } = this.state, hidden = [...mask.keys()].filter((t) => mask[t]);
-    const right = hidden.filter((t) => answers[t] === tokens[t]).length;
-    const lost = answers.filter((token, t) => !mask[t] && token !== tokens[t]).length;
-    return `${right} of ${hidden.length} hidden cells right${lost ? `, ${lost} visible cells changed` : ""}. `
-      + "Small numbers: percent sure; ✗: wrong.";
-  }
-
-  drawSecond(masked) {
-    const second = this.second();
-    if (!second) {
-      this.grids.beside?.node.remove();
-      this.grids.beside = null;
-      this.besidePass = null;
-      return;
-    }
-    if (!this.grids.beside) {
-      const node = element("figure");
-      this.grids.network.node.after(node);
-      this.grids.beside = this.smallGrid(node, "Second network");
-    }
-    if (second.misfit) {
-      this.besidePass = null;
-      this.grids.beside.title.textContent = second.title;
-      this.grids.beside.says.textContent = "This run's boards have another size or other tokens, so it cannot read this board.";
-      return;
-    }
-    this.besidePass = second.network.forward(masked);
-    this.drawNetwork(this.grids.beside, second.title, this.besidePass, 0);
-  }
-
-  /** Lets the observer think for some milliseconds; if that is not enough it goes on in further tasks. */
-  async observe(masked, turn) {
-    const steps = this.run.observer().answers(masked);
-    let step = thinking(steps, 15);
-    if (!step.done) {
-      this.known = null;
-      this.grids.observer.says.textContent = "Counting the boards that are possible …";
-      this.drawCell();
-    }
-    while (!step.done) {
-      await this.pause();
-      if (turn !== this.turn) return;
-      step = thinking(steps, 30);
-    }
-    this.known = step.value;
-    this.drawObserver();
-    this.drawCell();
-  }
-
-  drawObserver() {
-    const { known } = this, { boards, sizes: { V } } = this.run, { mask } = this.state;
-    const { observer, difference } = this.grids, { unused } = boards.data;
-    if (!known.shares) {
-      observer.says.textContent = known.tooMany
-        ? "Too many boards are possible to be counted here; hide fewer cells (in Python, dataset.posterior goes further)."
-        : `No board of this data set looks like this${unused.length ? ` (it has none of type ${unused.join(" or ")})` : ""}. `
-          + "The network answers all the same.";
-      for (const { grid } of [observer, difference]) {
-        grid.draw(mask.map((_, t) => ({ token: boards.hidden, text: "–", label: `${boards.place(t)}: no answer` })), boards);
-      }
-      difference.says.textContent = "";
-      return;
-    }
-    this.drawAnswers(observer, this.answers(known.shares, V), known.shares);
-    observer.says.textContent = `${known.count.toLocaleString("en")} ${known.count === 1 ? "board is" : "boards are"} possible. `
-      + "The surest answer that the visible cells allow, cell by cell.";
-    this.drawDifference();
-  }
-
-  /** How far apart the two distributions are: the total variation, 0 if they are the same, 100 if they are disjoint. */
-  drawDifference() {
-    const { known, shares } = this, { boards, sizes: { V } } = this.run, { mask } = this.state, { grid, says } = this.grids.difference;
-    let differ = 0, sum = 0;
-    const cells = mask.map((hidden, t) => {
-      let distance = 0;
-      for (let v = 0; v < V; v++) distance += Math.abs(known.shares[t * V + v] - shares[t * V + v]) / 2;
-      const other = argmax(known.shares, t * V, V), own = argmax(shares, t * V, V), differs = other !== own;
-      if (hidden) [differ, sum] = [differ + differs, sum + distance];
-      return { token: 0, text: hidden || differs ? short(distance) : "", note: differs ? `${own}≠${other}` : "", distance,
-               label: `${boards.place(t)}: ${percent(distance)} apart${differs ? `, network ${own}, observer ${other}` : ""}` };
-    });
-    cells.forEach((cell, t) => {
-      const node = grid.cells[t], key = cell.text + cell.note + isDark() + cell.label;
-      if (node.key === key) return;
-      node.key = key;
-      paintShare(node, cell.text === "" ? 0 : cell.distance, cell);
-      node.note.textContent = cell.note;
-    });
-    const hidden = mask.filter(Boolean).length;
-    says.textContent = hidden ? `Another answer in ${differ} of ${hidden} hidden cells; distributions ${percent(sum / hidden)} apart `
-      + "in the mean (total variation)." : "Nothing is hidden.";
-  }
-
-  /** The chosen cell's distributions. */
-  drawCell() {
-    const { state, known } = this, { boards, sizes: { V } } = this.run, { cell } = state;
-    for (const grid of this.allGrids) {
-      if (grid.node.isConnected) grid.select(cell);
-      else this.allGrids.delete(grid);
-    }
-    byId("cell-title").textContent = `Cell at ${boards.place(cell)}`;
-    const columns = [["Network", this.shares]];
-    if (this.besidePass) columns.push([this.second().title, probabilities(this.besidePass.logits, V)]);
-    if (known?.shares) columns.push(["Ideal observer", known.shares]);
-    const most = (v) => Math.max(...columns.map(([, shares]) => shares[cell * V + v]));
-    const shown = Array.from({ length: V }, (_, v) => v).filter((v) => most(v) >= 0.005).sort((a, b) => most(b) - most(a)).slice(0, 10);
-    const head = ["Token", ...columns.map(([title]) => title)].map((title) => element("th", { scope: "col", textContent: title }));
-    const rows = shown.map((v) => element("tr", {}, element("th", { scope: "row", textContent: boards.tokenName(v) }),
-      ...columns.map(([, shares]) => {
-        const share = shares[cell * V + v], bar = element("div", { className: shares === known?.shares ? "bar known" : "bar" });
-        bar.style.width = `${Math.max(1, 100 * share)}%`;
-        return element("td", {}, element("div", { className: "bar-box" }, bar), `${(100 * share).toFixed(1)}%`);
-      })));
-    byId("cell-table").replaceChildren(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
-    byId("cell-note").textContent = `On the board: ${boards.tokenName(state.tokens[cell])}, ${state.mask[cell] ? "hidden" : "visible"}.`;
-  }
-
   // Copies
 
   /** The state, and what is shown of it. */
@@ -490,84 +326,15 @@ class App {
     const { V } = this.run.sizes;
     return { ...this.state.values(), answers: this.answers(this.pass.logits, V),
              probabilities: this.answers(this.pass.logits, V).map((token, t) => Number(this.shares[t * V + token].toFixed(6))),
-             possibleBoards: this.known?.count ?? null };
+             possibleBoards: this.comparison.known?.count ?? null };
   }
 
   savePicture() {
-    const { boards, sizes: { V } } = this.run, titles = ["Board", `Network: ${this.state.run}`];
-    const tokens = [this.state.masked, this.answers(this.pass.logits, V)];
-    if (this.known?.shares) {
-      titles.push("Ideal observer");
-      tokens.push(this.answers(this.known.shares, V));
-    }
-    savePicture(asPicture(titles, tokens, boards), "explorer.png");
+    const { state, run: { boards, sizes: { V } }, comparison: { besidePass, known } } = this;
+    const shown = [["Board", null], [`Network: ${state.run}${state.edits.length ? " (edited)" : ""}`, this.pass.logits]];
+    if (besidePass) shown.push([this.second().title, besidePass.logits]);
+    if (known?.shares) shown.push(["Ideal observer", known.shares]);
+    const tokens = shown.map(([, scores]) => (scores ? this.answers(scores, V) : state.masked));
+    savePicture(asPicture(shown.map(([title]) => title), tokens, boards, state.tokens), "explorer.png");
   }
 }
-
-/** Takes steps of a generator for some milliseconds. */
-function thinking(steps, milliseconds) {
-  const end = performance.now() + milliseconds;
-  let step = steps.next();
-  while (!step.done && performance.now() < end) step = steps.next();
-  return step;
-}
-
-/** A run with what is computed from its description. The observer is made when it is first asked. */
-function prepared(run) {
-  const boards = new BoardSet(run.data);
-  let observer = null;
-  for (const readout of Object.values(run.readouts)) readout.weights = new Float32Array(bytesOf(readout.blob).buffer);
-  return Object.assign(run, { boards, network: networkOf({ ...run, ...run.weights }),
-                              observer: () => (observer ??= new Observer(run.data)) });
-}
-
-/** For tests and for the console: see SPEC section 9. */
-function offer(app) {
-  const checked = (name, tokens) => {
-    const run = app.runs[name];
-    if (!run) throw new RangeError(`There is no run ${name}; there are ${app.state.names.join(", ")}.`);
-    const { T, V } = run.sizes, list = [...tokens];
-    if (list.length !== T || !list.every((token) => Number.isInteger(token) && token >= 0 && token < V)) {
-      throw new RangeError(`tokens must be ${T} whole numbers from 0 to ${V - 1}.`);
-    }
-    return [run, list];
-  };
-  const forward = (name, tokens) => {
-    const [run, list] = checked(name, tokens);
-    return run.network.forward(list);
-  };
-  return {
-    runs: app.state.names,
-    logits: (run, tokens) => Float32Array.from(forward(run, tokens).logits),
-    activation: (run, name, tokens) => {
-      const { acts } = forward(run, tokens);
-      if (!acts.has(name)) throw new RangeError(`There is no activation ${name}; there are ${[...acts.keys()].join(", ")}.`);
-      return Float32Array.from(acts.get(name));
-    },
-    posterior: (name, tokens) => {
-      const [run, list] = checked(name, tokens);
-      const answer = run.observer().answer(list, 10 ** 7);
-      if (answer.tooMany) throw new RangeError("More than 10 million hypotheses fit these tokens.");
-      return answer.shares ?? null;
-    },
-    setBoard: (tokens, masks) => {
-      const [run, list] = checked(app.state.run, tokens), mask = [...masks].map(Number);
-      if (list.includes(run.boards.hidden)) throw new RangeError("tokens hold the truth; masks say what is hidden.");
-      if (mask.length !== list.length || mask.some((m) => m !== 0 && m !== 1)) {
-        throw new RangeError(`masks must be ${list.length} zeros and ones.`);
-      }
-      app.state.change(list, mask);
-      app.refresh();
-    },
-    state: () => app.state.values(),
-    app,
-  };
-}
-
-window.explorer = { ready: null };
-window.explorer.ready = new Promise((resolve) => {
-  const app = new App(JSON.parse(byId("data").textContent).runs);
-  Object.assign(window.explorer, offer(app));
-  performance.mark("usable");
-  resolve(window.explorer);
-});

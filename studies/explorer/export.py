@@ -18,7 +18,7 @@ from module_dataset import FAMILIES, TYPES, AbstractionDataset
 from parts.boards.params import weights_of
 from parts.files import read_json
 from parts.probing.panels import token_colors
-from utils import numpy_rng, to_numpy
+from utils import numpy_rng, to_numpy, torch_rng
 
 LARGEST_SIDE = 16  # of a board: a pass over 256 tokens takes a page a quarter of a second
 ROWS = 60  # boards of a type and split that the page can draw
@@ -69,7 +69,8 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
         name=name, kind=("lea" if options["apart"] else "lea vanilla") if lea else "factor", sizes=sizes,
         options=options, module="module_train_probe_lea" if lea else "module_train_probe",
         folder=None if folder is None else shown_path(folder), checkpoint=checkpoint,
-        weights=pack_weights(trainer), readouts=read_outs(trainer), data=dataset_data(trainer),
+        weights=pack_weights(trainer), seeds=seeds(trainer), readouts=read_outs(trainer),
+        data=dataset_data(trainer),
     )
 
 
@@ -102,6 +103,16 @@ def pack_weights(trainer) -> dict:
 def base64_of(array: np.ndarray) -> str:
     """The numbers of an array, lowest byte first."""
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def seeds(trainer) -> list[int] | None:
+    """What torch's generators started from when the weights and LEA's codebook were drawn, for the untrained
+    network; None if a layer has fewer than 16 numbers, which torch draws in another way."""
+    tables = [weight for weight in trainer.transformer.state_dict().values() if weight.ndim == 2]
+    keys = ((trainer.seed,), (trainer.seed, 1))
+    small = any(len(weight.ravel()) < 16 for weight in tables)
+    # MT19937 takes 32 bits
+    return None if small else [torch_rng(*key).initial_seed() & 0xFFFFFFFF for key in keys]
 
 
 def half_is_enough(trainer, arrays: dict[str, np.ndarray]) -> bool:

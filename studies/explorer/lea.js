@@ -9,6 +9,7 @@ class LeaNetwork extends BoardNetwork {
     Object.assign(this, run.options);  // apart, blankIsZero, slotHeads, passing
     this.parts = ["selfAttn_a", "selfAttn_v", "selfAttn_attn_v", "selfAttn", "crossAttn_a", "crossAttn_v",
                   "crossAttn_attn_v", "crossAttn", "mlp", "out"];
+    this.streams = [["", "block", ["z_out", "logit"]], ["ss_", "language block", ["ss_z_out"]]];
     this.blockOutput = "out";
     this.attentionMaps = { "self-attention": "selfAttn_a" };
     this.switches = { head: ["selfAttn_attn_v", "crossAttn_attn_v"], mlp: "mlp" };
@@ -18,6 +19,8 @@ class LeaNetwork extends BoardNetwork {
     this.lnOut = this.norm("ps_ln_out");
     this.head = this.get("ps_head.weight");
   }
+
+  isOfWords(name) { return name.startsWith("ss_") !== name.endsWith("crossAttn_v"); }  // values have the rows of what is read
 
   block(at) {
     const norms = ["ln_x_1", "ln_x_2", "ln_z", "ln_mlp"].map((name) => [name, this.norm(at + name)]);

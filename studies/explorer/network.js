@@ -223,7 +223,7 @@ function competing(scores, T, S) {
 class BoardNetwork {
   constructor(run) {
     Object.assign(this, run.sizes);  // T, V, D, P, H, layers; of LEA also S, K
-    this.arrays = run.untrained ? untrainedArrays(run.shapes, run.seed) : unpack(run);
+    this.arrays = run.untrained ? initialArrays(unpack(run), run.seeds) : unpack(run);
   }
 
   get(name) { return this.arrays[name].data; }
@@ -246,9 +246,14 @@ class BoardNetwork {
 
   /** The activations of a board that can be edited, in the order in which they are computed. */
   activationNames() {
-    const blocks = Array.from({ length: this.layers }, (_, i) => this.parts.map((part) => `b${i}_${part}`));
-    return [...blocks.flat(), "z_out", "logit"];
+    return this.streams.flatMap(([prefix, , ends]) => [
+      ...Array.from({ length: this.layers }, (_, i) => this.parts.map((part) => `${prefix}b${i}_${part}`)).flat(), ...ends]);
   }
+
+  /** Whether the rows of an activation, of attention weights its queries, are words of a sentence, not cells. */
+  isOfWords() { return false; }
+
+  rowsOf(name) { return this.isOfWords(name) ? this.S : this.T; }
 
   /** The block in which an activation is computed; the number of blocks for what comes after them. */
   blockOf(name) {
@@ -293,6 +298,7 @@ class FactorNetwork extends BoardNetwork {
   constructor(run) {
     super(run);
     this.parts = ["z", "a", "v", "attn_v", "attn_update", "z_attn", "mlp_in", "mlp_update", "z_attn_mlp"];
+    this.streams = [["", "block", ["z_out", "logit"]]];  // prefix of the names, title of a block, what comes after blocks
     this.blockOutput = "z_attn_mlp";
     this.attentionMaps = { "attention": "a" };
     this.switches = { head: ["attn_v"], mlp: "mlp_update" };
@@ -350,18 +356,59 @@ class FactorNetwork extends BoardNetwork {
   }
 }
 
-/** Weights as training starts from: matrices normal with standard deviation 0.02, LayerNorms 1, the rest 0. They
- * are drawn here, by a generator of the page's own, so that the file need not carry a second network. */
-function untrainedArrays(shapes, seed) {
-  const draw = generator(seed), arrays = {};
-  const normal = () => Math.sqrt(-2 * Math.log(1 - draw())) * Math.cos(2 * Math.PI * draw());
-  for (const [name, shape] of shapes) {
-    const data = new Float64Array(shape.reduce((a, b) => a * b, 1));
-    if (shape.length === 2) for (let i = 0; i < data.length; i++) data[i] = 0.02 * normal();
-    if (shape.length === 1 && name.endsWith("weight")) data.fill(1);  // a LayerNorm's
-    arrays[name] = { data, shape };
+/** The weights that training started from, in the place of trained arrays: init_weights and the codebook of LEA's
+ * constructor. seeds: what torch's generators started from, of the weights and of the codebook. */
+function initialArrays(arrays, seeds) {
+  const [random, words] = seeds.map(torchRandom);
+  for (const [name, array] of Object.entries(arrays)) {  // in the order of the state dict
+    const { data, shape } = array, codebook = name.startsWith("ss_vector_quantizer.");
+    if (name.endsWith("attn.mask")) continue;
+    if (shape.length === 2) array.data = normal(codebook ? words : random, data.length, 0.02);
+    else data.fill(shape.length === 1 && name.endsWith("weight") ? 1 : 0);  // 1: a LayerNorm's
   }
   return arrays;
+}
+
+/** torch's generator on a CPU, MT19937: a function that draws 32 random bits. */
+function torchRandom(seed) {
+  const state = new Uint32Array(624);
+  state[0] = seed;
+  for (let i = 1; i < 624; i++) state[i] = Math.imul(1812433253, state[i - 1] ^ (state[i - 1] >>> 30)) + i;
+  let at = 624;
+  return () => {
+    if (at === 624) {
+      at = 0;
+      for (let i = 0; i < 624; i++) {
+        const y = (state[i] & 0x80000000) | (state[(i + 1) % 624] & 0x7fffffff);
+        state[i] = state[(i + 397) % 624] ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
+      }
+    }
+    let y = state[at++];
+    y ^= y >>> 11;
+    y ^= (y << 7) & 0x9d2c5680;
+    y ^= (y << 15) & 0xefc60000;
+    return y ^ (y >>> 18);
+  };
+}
+
+/** What torch's normal_ draws for n >= 16 float32 numbers: Box-Muller over groups of 16; a last group that is not whole
+ * is drawn again, over the last 16 numbers. */
+function normal(random, n, std) {
+  const x = new Float64Array(n);
+  const uniform = (from) => { for (let i = from; i < n; i++) x[i] = (random() & 0xffffff) / 2 ** 24; };
+  const group = (start) => {
+    for (let i = start; i < start + 8; i++) {
+      const radius = std * Math.sqrt(-2 * Math.log(1 - x[i])), angle = 2 * Math.PI * x[i + 8];
+      [x[i], x[i + 8]] = [radius * Math.cos(angle), radius * Math.sin(angle)];
+    }
+  };
+  uniform(0);
+  for (let start = 0; start + 16 <= n; start += 16) group(start);
+  if (n % 16) {
+    uniform(n - 16);
+    group(n - 16);
+  }
+  return x;
 }
 
 /** A generator of numbers in [0, 1) from a whole number (mulberry32). */

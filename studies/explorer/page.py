@@ -11,8 +11,8 @@ from studies.explorer.export import script_safe
 
 HERE = Path(__file__).parent
 # in the order in which they use each other
-SCRIPTS = ("network.js", "lea.js", "observer.js", "boards.js", "state.js", "views.js", "panels.js", "copy.js",
-           "app.js")
+SCRIPTS = ("network.js", "lea.js", "observer.js", "boards.js", "state.js", "views.js", "comparison.js",
+           "panels.js", "edits.js", "words.js", "copy.js", "app.js", "console.js")
 
 
 class Page(str):

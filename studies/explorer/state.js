@@ -121,7 +121,7 @@ class State {
     const [name, how, cells, head, ...rest] = text.split(":"), { network, sizes } = this.runs[this.run];
     if (rest.length || (head !== "all" && !network.hasHeads(name))) throw new RangeError();
     return { name: oneOf(name, network.activationNames()), how: oneOf(how, HOWS),
-             cells: cells === "all" ? null : numbers(cells, cells.split(".").length, sizes.T),
+             cells: cells === "all" ? null : numbers(cells, cells.split(".").length, network.rowsOf(name)),
              head: head === "all" ? null : numbers(head, 1, sizes.H)[0] };
   }
 

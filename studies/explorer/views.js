@@ -148,6 +148,18 @@ function paintToken(node, { token, text, note = "", kind = "", label }, boards) 
   node.label.textContent = label;
 }
 
+/** Draws a share in a cell of a grid: a number on a scale from the page's colour to blue. */
+function paintShare(node, share, { text, label }) {
+  const strength = Math.min(1, Math.max(0, share)), [low, high] = isDark() ? INK_DARK : INK;
+  const color = low.map((c, k) => Math.round(c + (high[k] - c) * strength));
+  const fill = `#${color.map((c) => c.toString(16).padStart(2, "0")).join("")}`;
+  node.className = "cell";
+  node.style.backgroundColor = fill;
+  node.style.color = inkOn(fill);
+  node.token.textContent = text;
+  node.label.textContent = label;
+}
+
 // Pictures
 
 const INK = [[222, 235, 247], [8, 48, 107]], INK_DARK = [[30, 36, 48], [158, 202, 255]];  // of 0 and of the largest
