@@ -4,7 +4,7 @@
 
 Boards differ: a board's chance of a right answer is drawn from a beta distribution whose intraclass
 correlation is given, so that its masks or cells are alike. 20, 40 and 150 boards are as many as held-out
-composites, single boards and doubles have. Truth is known (shares, skills, gains) or measured on 4,000 boards
+composites, single boards and doubles have. Truth is known (shares, skills, gains) or measured on 16,000 boards
 (nearness, manifold).
 """
 from __future__ import annotations
@@ -100,8 +100,8 @@ def a_manifold(n, roots, truth, rng) -> bool:
 
 def truths(roots: float) -> dict[str, float]:
     """Nearness and manifold of very many boards."""
-    rng, once = np.random.default_rng(0), np.ones((1, 4000))
-    X, of = cells_of(4000, roots, rng)
+    rng, once = np.random.default_rng(0), np.ones((1, 16_000))
+    X, of = cells_of(16_000, roots, rng)
     return {"nearness": float(nearness(X, of.root, of.token, of.board, once)[0]),
             "manifold": float(manifold(X, of, of.board, once, rng).score[0])}
 
