@@ -4,8 +4,8 @@
 
 Boards differ: a board's chance of a right answer is drawn from a beta distribution whose intraclass
 correlation is given, so that its masks or cells are alike. 20, 40 and 150 boards are as many as held-out
-composites, single boards and doubles have. Truth is known (shares, skills, gains) or measured on 16,000 boards
-(nearness, manifold).
+composites, single boards and doubles have. Truth is known (shares, skills, gains) or measured on 16,000
+boards (nearness, manifold).
 """
 from __future__ import annotations
 
