@@ -40,7 +40,8 @@ def planted():
 
 @functools.cache
 def trained(kind, seed=0):
-    return train_dictionary(planted()[0], kind, WIDTH, K if kind == "topk" else 2, seed, 500 if kind == "l1" else 250)
+    steps = 800 if kind == "l1" else 250
+    return train_dictionary(planted()[0], kind, WIDTH, K if kind == "topk" else 2, seed, steps)
 
 
 def f1(latents, labels, measure="single", **more):
