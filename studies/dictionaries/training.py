@@ -67,7 +67,7 @@ class Dictionary:
         is rebuilt; `L0`, latents on in a row; `alive`, the share of latents that are ever on."""
         z = self.encode(x)
         left = np.square(x - self.decode(z), dtype=np.float64).sum()
-        return {"explained": 1 - left / np.square(x - x.mean(0, dtype=np.float64)).sum(),
+        return {"explained": float(1 - left / np.square(x - x.mean(0, dtype=np.float64)).sum()),
                 "L0": float((z > 0).sum(1).mean()), "alive": float((z > 0).any(0).mean())}
 
     def save(self, folder: str | Path) -> None:
