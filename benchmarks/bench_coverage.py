@@ -94,7 +94,7 @@ def a_nearness(n, roots, truth, rng) -> bool:
 def a_manifold(n, roots, truth, rng) -> bool:
     """Convergence: roots' means on a manifold."""
     X, of = cells_of(n, roots, rng)
-    low, high = interval(manifold(X, of, of.board, resample(n, rng, DRAWS), rng).score)
+    low, high = interval(manifold(X, of, of.board, resample(n, rng, DRAWS), rng)[0])
     return low <= truth["manifold"] <= high
 
 
@@ -103,7 +103,7 @@ def truths(roots: float) -> dict[str, float]:
     rng, once = np.random.default_rng(0), np.ones((1, 16_000))
     X, of = cells_of(16_000, roots, rng)
     return {"nearness": float(nearness(X, of.root, of.token, of.board, once)[0]),
-            "manifold": float(manifold(X, of, of.board, once, rng).score[0])}
+            "manifold": float(manifold(X, of, of.board, once, rng)[0][0])}
 
 
 def settings() -> Iterator[tuple]:

@@ -36,7 +36,7 @@ def test_language_that_is_a_known_code_and_one_that_ignores_the_scene():
     said, silent = speaker.speak(scenes.boards), rng.integers(8, size=(700, 5))
     for words, expected in ((said, True), (silent, False)):
         sources = {"words": words, "random codes": rng.permutation(words)}
-        speech = Speech(scenes, sources, resample(200, rng, 200), 420, 80)
+        speech = Speech(scenes, sources, resample(200, rng, 200), n_fit=420, n_valid=80)
         rows = words_readout(speech, features)
         assert verdict_of(rows) == ("supported" if expected else "not supported")
         counted = {row.feature for row in rows if row.counts}

@@ -152,9 +152,9 @@ def test_weights_of_a_sample_are_those_of_a_direct_computation(each, monkeypatch
     fits = Fits(tasks)
     for start in range(0, sample.n_fit, 7):
         for stage, X in features(slice(start, min(start + 7, sample.n_fit))).items():
-            fits.add(stage, X, slice(start, min(start + 7, sample.n_fit)))
+            fits.add(stage, X, slice(start, min(start + 7, sample.n_fit)), tasks)
     [stage] = features(slice(1))
-    weights, fit = dict(fits.weights())[stage, "root"], slice(sample.n_fit)
+    weights, fit = dict(fits.weights(tasks))[stage, "root"], slice(sample.n_fit)
     X, train = features(fit)[stage].astype(float), where[fit]
     if each:
         Y = (np.eye(10)[root[fit]] * train[..., None]).reshape(len(X), -1)[train.any(1)]

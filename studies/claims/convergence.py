@@ -43,19 +43,6 @@ class Cells:
     thing: np.ndarray  # (N,) number of the object, the same for all cells of an object on a board
 
 
-@dataclass
-class Manifold:
-    """How few dimensions the roots' means span: a score, and the means' energy / that of shuffled roots."""
-
-    score: np.ndarray  # 0: all directions, 1 - 1 / (roots - 1): a line
-    energy: np.ndarray
-
-    @property
-    def is_more_than_noise(self) -> bool:
-        """Whether the roots' means differ more than those of shuffled roots."""
-        return interval(self.energy)[0] > 1
-
-
 TABLE = Table(
     "convergence",
     "embeddings of semantically related tokens transiently converge on low-dimensional manifolds",
@@ -163,9 +150,10 @@ def _square(vectors: np.ndarray) -> np.ndarray:
 
 
 def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
-             rng: np.random.Generator) -> Manifold:
-    """The `Manifold` of points X (N, D) of cells. Roots are shuffled over objects, so that cells of an object
-    stay together."""
+             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two scores of the roots' means of points X (N, D) of cells: how few dimensions they span, 0 for all
+    directions, 1 - 1 / (roots - 1) for a line; and their energy / that of the means of shuffled roots. Roots
+    are shuffled over objects, so that cells of an object stay together."""
     roots, first = np.unique(cells.root), np.unique(cells.thing, return_index=True)[1]
     noise = np.mean([moments(X, rng.permutation(cells.root[first])[cells.thing], np.ones(len(X)))
                      for _ in range(SHUFFLES)], axis=0)
@@ -176,7 +164,7 @@ def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
         energy[k] = of_roots.trace() / max(noise.trace(), 1e-30)
     for score in (saved, energy):  # biased by boards that are drawn twice
         score[1:] += score[0] - score[1:].mean() if len(score) > 1 else 0
-    return Manifold(saved, energy)
+    return saved, energy
 
 
 def _nearest(near: dict[str, np.ndarray]) -> str:
@@ -206,11 +194,13 @@ def _row_of_dimensions(which: str, points: dict[str, Points], stage: str, cells:
     first = next(iter(points["network"]))
     found, fresh, start = (manifold(X, cells, board, W, rng) for X in (
         points["network"][stage], points["untrained network"][stage], points["network"][first]))
-    controls = {"no manifold": np.zeros(len(W)),
-                "untrained network": fresh.score if fresh.is_more_than_noise else np.nan}
+
+    def unless_noise(of: tuple, else_: np.ndarray | float) -> np.ndarray | float:
+        return of[0] if interval(of[1])[0] > 1 else else_
+
+    controls = {"no manifold": np.zeros(len(W)), "untrained network": unless_noise(fresh, np.nan)}
     if stage != first:
-        controls["first stage"] = start.score if start.is_more_than_noise else np.nan
-    effect = found.score if found.is_more_than_noise else np.zeros(len(W))
-    extras = {"energy over shuffled roots": found.energy, "the same, untrained": fresh.energy}
-    return Row(TABLE.name, f"roots' means on a manifold, {which}", effect, controls,
-               1 - 1 / (len(np.unique(cells.root)) - 1), stage, extras=extras)
+        controls["first stage"] = unless_noise(start, np.nan)
+    effect, on_a_line = unless_noise(found, np.zeros(len(W))), 1 - 1 / (len(np.unique(cells.root)) - 1)
+    return Row(TABLE.name, f"roots' means on a manifold, {which}", effect, controls, on_a_line, stage,
+               extras={"energy over shuffled roots": found[1], "the same, untrained": fresh[1]})

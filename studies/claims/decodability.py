@@ -29,11 +29,13 @@ Found = dict[str, dict[str, dict[str, ReadOut]]]  # {source: {task: {stage: read
 
 def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
     """Every label of hidden and of visible cells, and the control task of each."""
-    tasks = {}
+    tasks, tokens = {}, sample.drawn.tokens
+    T = tokens.shape[1]
     for label, values in sample.labels.items():
         if values.max() < 1:
             continue
-        random = _control_task(sample, values.max() + 1, rng)
+        table = rng.integers(values.max() + 1, size=(T, tokens.max() + 1)).astype(values.dtype)
+        random = table[np.arange(T), tokens]  # a class for each true token and position
         for cells, where in (("hidden cells", sample.hidden), ("visible cells", ~sample.hidden)):
             judged = where & (values >= 0) & sample.known[label]
             if len(np.unique(values[sample.test][judged[sample.test]])) > 1:
@@ -42,14 +44,6 @@ def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
                 tasks[f"{label}, {cells}"] = Task(values, train, judged, each)
                 tasks[f"{CONTROL_TASK}, {label}, {cells}"] = Task(random, train, judged, each)
     return tasks
-
-
-def _control_task(sample: Sample, classes: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, T) a random class for each true token and position."""
-    tokens = sample.drawn.tokens
-    T = tokens.shape[1]
-    table = rng.integers(classes, size=(T, tokens.max() + 1)).astype(sample.labels["root"].dtype)
-    return table[np.arange(T), tokens]
 
 
 def measure(found: Found, features: Iterable[str]) -> tuple[list[Row], list[dict]]:

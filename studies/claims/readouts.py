@@ -9,7 +9,7 @@ from hashlib import sha256
 import numpy as np
 
 from studies.claims.networks import Network
-from studies.claims.sample import Sample
+from studies.claims.sample import Parts
 from studies.claims.scores import skill
 from studies.claims.statistics import NormalEquations
 
@@ -45,7 +45,7 @@ class ReadOut:
     curve: dict[int, float] = field(default_factory=dict)  # {boards fitted on: skill on those to choose by}
 
 
-def readouts(features: Features, tasks: dict[str, Task], sample: Sample,
+def readouts(features: Features, tasks: dict[str, Task], sample: Parts,
              W: np.ndarray) -> dict[str, dict[str, ReadOut]]:
     """{task: {stage: read-out}} of a source of features. W (R + 1, masked test boards).
 
@@ -114,23 +114,23 @@ class Fits:
             targets[of_task[name]] = task.values
         return list(groups.values())
 
-    def add(self, stage: str, X: np.ndarray, where: slice, wanted: Container[str] | None = None) -> None:
+    def add(self, stage: str, X: np.ndarray, where: slice, wanted: Container[str]) -> None:
         """Adds the features X, (n, T, F) of cells or (n, F), of the boards `where`. wanted: tasks."""
         each = X.ndim == 2
         for number, (train, targets, of_task) in enumerate(self.groups[each]):
             train = train[where]
             use = train.any(1) if each else train
-            if use.any() and (wanted is None or any(task in wanted for task in of_task)):
+            if use.any() and any(task in wanted for task in of_task):
                 Y = [_one_hot(values, where, train, each) for values in targets.values()]
                 equations = self.sums.setdefault((stage, each, number), NormalEquations())
                 equations.add(X[use], np.concatenate(Y, -1))
 
-    def weights(self, wanted: Container[str] | None = None) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    def weights(self, wanted: Container[str]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
         """((stage, task), (strengths, F + 1, columns)) of each of the tasks wanted; columns: classes, or
         cells x classes."""
         for (stage, each, number), equations in self.sums.items():
             _, targets, of_task = self.groups[each][number]
-            tasks = {task: target for task, target in of_task.items() if wanted is None or task in wanted}
+            tasks = {task: target for task, target in of_task.items() if task in wanted}
             if tasks:
                 solved, at, columns = equations.weights(RIDGE[each:]), 0, {}
                 for target, values in targets.items():

@@ -81,14 +81,14 @@ def write(folder: Path, findings: Findings, seconds: float, quick: bool = False)
 def draw_figures(folder: Path, findings: Findings) -> None:
     """Draws the rows of each table that have an upper bound, and the further figures that have something to
     draw."""
-    rows_of, material = findings.tables(), findings.curves
+    rows_of = findings.tables()
     for name, table in TABLES.items():
         rows = [row for row in rows_of.get(name, ()) if np.isfinite(row.upper)]
         if rows:
             panels.save_figure(figures.plot_rows(rows, table.axis), folder / f"{name}.png")
         for figure, draw in table.figures.items():
-            if material.get(figure):
-                panels.save_figure(draw(material[figure]), folder / f"{figure}.png")
+            if findings.curves.get(figure):
+                panels.save_figure(draw(findings.curves[figure]), folder / f"{figure}.png")
 
 
 def report_of(tables: dict[str, list[Row]], verdicts: list[dict], notes: Iterable[str] = (),

@@ -58,17 +58,10 @@ def label_posterior(dataset: AbstractionDataset, masked_board: np.ndarray,
     return posterior
 
 
-@dataclass
-class Sample:
-    """n masked boards: some to fit read-outs, in random order, some to choose among them, and test boards,
-    each masked several times; in this order."""
+@dataclass(kw_only=True)
+class Parts:
+    """Boards in three parts, in this order: to fit read-outs, to choose among them, to test them."""
 
-    drawn: Boards
-    hidden: np.ndarray  # (n, T)
-    tokens: np.ndarray  # (n, T) as the network sees them
-    labels: dict[str, np.ndarray]  # (n, T) each
-    known: dict[str, np.ndarray]  # (n, T) each: whether the posterior of the true label is at least KNOWN
-    test_board: np.ndarray  # (masked test boards,) number of the test board that is masked
     n_fit: int
     n_valid: int
 
@@ -79,8 +72,20 @@ class Sample:
 
     @property
     def test(self) -> slice:
-        """Where the masked test boards are."""
+        """Where the test boards are."""
         return slice(self.n_fit + self.n_valid, None)
+
+
+@dataclass
+class Sample(Parts):
+    """n masked boards: those to fit in random order, each test board masked several times."""
+
+    drawn: Boards
+    hidden: np.ndarray  # (n, T)
+    tokens: np.ndarray  # (n, T) as the network sees them
+    labels: dict[str, np.ndarray]  # (n, T) each
+    known: dict[str, np.ndarray]  # (n, T) each: whether the posterior of the true label is at least KNOWN
+    test_board: np.ndarray  # (masked test boards,) number of the test board that is masked
 
     @property
     def part(self) -> np.ndarray:
@@ -114,7 +119,8 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     known = _known(dataset, masked, labels, proba, n_fit, bar)
     hidden = hidden.reshape(len(hidden), -1)
     test_board = np.tile(np.arange(n_test), masks)
-    return Sample(drawn, hidden, masked.reshape(hidden.shape), labels, known, test_board, n_fit, n_valid)
+    return Sample(drawn, hidden, masked.reshape(hidden.shape), labels, known, test_board, n_fit=n_fit,
+                  n_valid=n_valid)
 
 
 def to_choose_by(dataset: AbstractionDataset, type_: int, rows: np.ndarray) -> np.ndarray:

@@ -58,8 +58,8 @@ class Row:
     run: str = ""
 
     def __post_init__(self):
-        self.effect, self.upper = _as_score(self.effect), float(np.ravel(self.upper)[0])
-        self.controls = {name: _as_score(control) for name, control in self.controls.items()}
+        self.effect, self.upper = np.atleast_1d(self.effect), float(np.ravel(self.upper)[0])
+        self.controls = {name: np.atleast_1d(control) for name, control in self.controls.items()}
         if boards := getattr(self.effect, "boards", 0):
             self.extras = {"boards": boards} | self.extras
 
@@ -155,10 +155,6 @@ def ratio(part: np.ndarray, whole: np.ndarray | float, W: np.ndarray) -> np.ndar
     if (part >= 0).all() and (part <= whole + 1e-9).all():
         return Score.of(score, distinct(W, whole > 0))
     return score
-
-
-def _as_score(value: np.ndarray | float) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) and value.ndim else np.atleast_1d(value)
 
 
 def student(df: int) -> float:

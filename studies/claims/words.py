@@ -16,7 +16,7 @@ import numpy as np
 from module_dataset import TYPES, AbstractionDataset, Boards
 from studies.claims.networks import Speaker
 from studies.claims.readouts import Task, readouts
-from studies.claims.sample import to_choose_by
+from studies.claims.sample import Parts, to_choose_by
 from studies.claims.scenes import boards_of, held_out, rows_of
 from studies.claims.scores import DRAWS, Row, Table, mean, ratio, resample
 
@@ -24,25 +24,12 @@ TABLE = Table("words", "LEA's language speaks of them", "skill of a linear read-
 
 
 @dataclass
-class Speech:
-    """Boards and the sentences that encode them: boards to fit read-outs, to choose among them, to test
-    them."""
+class Speech(Parts):
+    """Boards and the sentences that encode them."""
 
-    boards: Boards  # all of them, in this order
+    boards: Boards  # all of them
     sentences: dict[str, np.ndarray]  # {'words' or control: (n, S)}
     W: np.ndarray  # (R + 1, test boards)
-    n_fit: int
-    n_valid: int
-
-    @property
-    def to_choose(self) -> slice:
-        """Where the boards to choose by are."""
-        return slice(self.n_fit, self.n_fit + self.n_valid)
-
-    @property
-    def test(self) -> slice:
-        """Where the test boards are."""
-        return slice(self.n_fit + self.n_valid, None)
 
 
 def measure(speaker: Speaker, speech: Speech, roots: int) -> list[Row]:
@@ -68,7 +55,7 @@ def speech_of(speaker: Speaker, fresh: Speaker, dataset: AbstractionDataset, typ
     sentences = {"words": speaker.speak(boards.boards), "untrained network": fresh.speak(boards.boards)}
     sentences["random codes"] = rng.permutation(sentences["words"])
     W = resample(boards.tokens[-n_test:], rng, draws)
-    return Speech(boards, sentences, W, n_fit, n_valid)
+    return Speech(boards, sentences, W, n_fit=n_fit, n_valid=n_valid)
 
 
 def board_features(drawn: Boards, roots: int) -> dict[str, np.ndarray]:
