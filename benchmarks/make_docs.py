@@ -11,7 +11,6 @@ behind codebook and together are gone, as what they compared is decided.
 from __future__ import annotations
 
 import csv
-import fnmatch
 import functools
 import json
 import sys
@@ -32,41 +31,18 @@ SCRIPTS = {"factor": "`train_model.py`", "lea": "`train_model_lea.py`"}  # as th
 FAST_RUNS = "fast150"  # the runs of recipes/factor_fast.args in accuracy.csv
 EPOCH, EPOCH_LEA = "an epoch of the recipe: 1,000 boards, 16 steps, two threads", "the same epoch of LEA"
 WHOLE_BOARDS = ("whole boards, single", "whole boards, double", "whole boards, composition")
-HEADLINES = {  # table of the claims: the rows that docs/claims.md shows
-    "ceiling": ("hidden tokens, all", *WHOLE_BOARDS),
-    "decodability": (
-        *(f"{label}, hidden cells, from [z, p]" for label in
-          ("root", "place in the root", "composite", "row", "background")),
-        "row, hidden cells",
-    ),
-    "generalisation": ("root across background", "root across place on the board", "root across companion"),
-    "convergence": (
-        "an extremum inside the stack, hidden cells",
-        "an extremum inside the stack, visible cells",
-        "nearer by root than by token, hidden cells",
-        "roots' means on a manifold, hidden cells",
-    ),
-    "manipulation": ("swap, single boards, b0_z_attn_mlp", "swap, single boards, b1_z_attn_mlp"),
-    "composition": (
-        "read-out of the root learnt on single boards, on composites",
-        "swap, from single boards into double ones, b0_z_attn_mlp",
-        "hidden root of a composite, from the others",
-        "swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp",
-    ),
-    "words": ("which roots are there", "row", "background"),
-    "steering": (
-        "root of single boards",
-        "root of single boards, words taken from other boards",
-        "root of double boards, words taken from other boards",
-    ),
-}
 NETWORKS = {  # tables of claims: whose they are
-    "full": "the full recipe",
-    "best": "factor_best",
-    "fast": "factor_fast",
-    "short": "300 epochs",
+    "factor": "`factor`, `factor_s1`; `lea_paper`",
+    "factor_best": "`factor_best`; `lea`",
+    "factor_falling": "`factor_falling`; `lea_half`",
+    "places": "`factor_fast`, `places` 0.5",
 }
-AUDITED = ("full", "best", "fast")  # measured by today's rules, "short" by the first
+SHORT = ("authors' recipe, 2 seeds", "factor_best", "falling rate", "`places` 0.5, 3 seeds")  # in README
+CURVES = (  # read-outs whose learning curves docs/claims.md shows
+    "root, hidden cells", "root, visible cells", "place in the root, hidden cells", "row, hidden cells",
+    "root across background, from 0", "root across place on the board, from 0")
+SOURCES = ("network", "neighbourhood", "whole masked board")
+BOARDS = (2000, 4000, 8000, 16_000, 32_000)  # of the fits, at most
 WAYS = {  # of decoding: the columns of accuracy and of what can be reached
     "one pass": ("one pass", "ceiling of one pass"), "easy first": ("accuracy", "ceiling"),
 }
@@ -185,72 +161,118 @@ def flags_of_parser(parser) -> Iterator[tuple[str, tuple[str, str]]]:
             yield flag, (meaning, default.removesuffix(")") if found else "")
 
 
-def verdicts() -> list[dict[str, dict]]:
-    """{table: row} of the verdicts on each of NETWORKS."""
-    return [{row["table"]: row for row in read_results(f"claims/{name}/verdicts")} for name in NETWORKS]
+def claims_of(name: str, table: str) -> Rows:
+    """The rows of a table of the claims of one of NETWORKS; none if it was not measured."""
+    path = f"claims/{name}/{table}"
+    return read_results(path) if (ROOT / "benchmarks" / "results" / f"{path}.csv").exists() else []
+
+
+def verdicts(before: bool = False) -> list[dict[str, dict]]:
+    """{table: row} of the verdicts on each of NETWORKS; before: by the rules that held before 29 November."""
+    return [{row["table"]: row for row in claims_of(name, "verdicts_before" if before else "verdicts")}
+            for name in NETWORKS]
 
 
 def verdict_table() -> str:
-    """The verdict on each claim, in Markdown, a column for each kind of network."""
-    tables, rows = verdicts(), []
-    for name, row in tables[0].items():
+    """The verdict on each claim, in Markdown, a column for each kind of network; in brackets how many
+    features were supported by the rules before."""
+    after, before, rows = verdicts(), verdicts(True), []
+    for name, row in after[0].items():
         claim = row["claim"][0].upper() + row["claim"][1:]
-        rows.append([claim, *(verdict_cell(table.get(name)) for table in tables)])
+        rows.append([claim, *(verdict_cell(new.get(name), old.get(name))
+                              for new, old in zip(after, before, strict=True))])
     return markdown(["claim", *NETWORKS.values()], rows)
 
 
-def verdict_cell(row: dict[str, str] | None) -> str:
-    """Verdict and features supported in every run, of how many, in how many runs."""
+def verdict_cell(row: dict[str, str] | None, before: dict[str, str] | None) -> str:
+    """Verdict, features supported in every run, of how many, and before, in how many runs."""
     if row is None:
         return ""
-    return f"**{row['verdict']}** {row['supported']} of {row['features']}, n = {row['runs']}"
+    old = "" if before is None else f" (before: {before['supported']} of {before['features']})"
+    return f"**{row['verdict']}** {row['supported']} of {row['features']}{old}, n = {row['runs']}"
 
 
 def verdict_summary() -> str:
     """How many features of each claim are supported in every run of a kind of network, in Markdown."""
-    tables = verdicts()
-    rows = [[f"{name}, {row['features']}", *(table[name]["supported"] for table in tables)]
-            for name, row in tables[0].items()]
-    return markdown(["features, of", *NETWORKS.values()], rows)
+    tables, rows = verdicts(), []
+    for name, first in tables[0].items():
+        cells = [of.get(name, {"supported": "", "features": first["features"]}) for of in tables]
+        rows.append([f"{name}, {first['features']}", *(
+            cell["supported"] + (f" of {cell['features']}" if cell["features"] != first["features"] else "")
+            for cell in cells)])
+    return markdown(["features, of", *SHORT], rows)
 
 
-def audit_table() -> str:
-    """Every counted feature: what decides it, and the least effect beyond its control that would show, in
-    Markdown."""
+def turned_table() -> str:
+    """The features whose verdict the rules of 29 November turned, in Markdown: effect / strongest control
+    of each run."""
     lines = []
-    for line in read_results("claims/audit"):
-        rows = audited(line)
-        seen = sorted(float(row["gain"]) - float(row["gain low"]) for row in rows if row["gain"])
-        least = "-".join(dict.fromkeys(f"{value:.2f}" for value in (seen[0], seen[-1]))) if seen else ""
-        lines.append([line["table"], line["features"].replace("*", "…"), *list(line.values())[2:], least])
-    heads = ["table", "features", "question", "supported for", "not supported for", "decided by construction"]
-    return markdown([*heads, "least gain"], lines)
-
-
-def audited(line: dict[str, str]) -> Rows:
-    """The counted rows that a line of the audit speaks of."""
-    rows = [row for name in AUDITED for row in read_results(f"claims/{name}/{line['table']}")]
-    rows = [row for row in rows if row["counts"] == "True"]
-    return [row for row in rows if fnmatch.fnmatch(row["feature"], line["features"])]
+    for name, title in NETWORKS.items():
+        for old in claims_of(name, "verdicts_before"):
+            rows = [row for row in claims_of(name, old["table"]) if row["counts"] == "True"]
+            features = {feature.replace(", from [z, p]", ""): word for words, word in (
+                (old["supported features"], "supported"), (old["other features"], "not supported"))
+                for feature in words.split("; ") if feature}
+            for feature, word in features.items():
+                now = [row for row in rows if row["feature"] == feature]
+                new = "supported" if all(row["supported"] == "True" for row in now) else "not supported"
+                if now and new != word:
+                    values = [f"{two_digits(row, 'effect')} / {two_digits(row, 'control')}" for row in now]
+                    controls = dict.fromkeys(row["strongest control"] for row in now)
+                    who = title.partition("; ")[:: 2][old["table"] in ("words", "steering")]
+                    lines.append([old["table"], feature, who, new, "; ".join(values), ", ".join(controls)])
+    heads = ["claim", "feature", "network", "now", "effect / control", "strongest control"]
+    return markdown(heads, lines)
 
 
 def measure_table() -> str:
-    """The rows of HEADLINES, in Markdown, a column a run: effect, its interval, and the strongest control."""
-    found = {}
-    for table, features in HEADLINES.items():
-        every = read_results(f"claims/full/{table}")
-        for feature in features:
-            found[table, feature] = [row for row in every if row["feature"] == feature]
-    runs = max(len(rows) for rows in found.values())
+    """Every counted feature, in Markdown: ✓ or ✗, the effect with its interval, and the strongest control, of
+    each run."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for name in NETWORKS:
+        for table in (row["table"] for row in claims_of(name, "verdicts")):
+            rows = [row for row in claims_of(name, table) if row["counts"] == "True"]
+            for feature in dict.fromkeys(row["feature"] for row in rows):
+                of = [row for row in rows if row["feature"] == feature]
+                sign = "✓" if all(row["supported"] == "True" for row in of) else "✗"
+                cells.setdefault((table, feature), {})[name] = f"{sign} {'; '.join(map(effect_cell, of))}"
+    order = [row["table"] for row in claims_of("factor", "verdicts")]
+    lines = [[table, feature, *(of.get(name, "") for name in NETWORKS)]
+             for (table, feature), of in sorted(cells.items(), key=lambda item: order.index(item[0][0]))]
+    return markdown(["claim", "feature", *NETWORKS.values()], lines)
+
+
+def curve_table() -> str:
+    """Learning curves of read-outs and controls, in Markdown: skill on the boards to choose by."""
     lines = []
-    for (table, feature), rows in found.items():
-        effects = [effect_cell(row) for row in rows]
-        missing = [""] * (runs - len(rows))
-        controls = dict.fromkeys(row["strongest control"] for row in rows if row["control"])
-        lines.append([table, supported_cell(rows), feature, *effects, *missing, bound_cell(rows),
-                      ", ".join(controls)])
-    heads = [f"run {i + 1}" for i in range(runs)]
-    return markdown(["table", "supported", "measured", *heads, "bound", "strongest control"], lines)
+    for name in NETWORKS:
+        rows = claims_of(name, "readouts_curves")
+        rows = [row for row in rows if row["run"] == rows[0]["run"]]
+        for task in CURVES:
+            for source in SOURCES:
+                of = [row for row in rows if (row["read-out"], row["source"]) == (task, source)]
+                skills = {min(BOARDS, key=lambda size, row=row: abs(size - int(row["boards"]))):
+                          two_digits(row, "skill") for row in of}
+                if skills:
+                    lines.append([of[0]["run"], task, source, *(skills.get(size, "") for size in BOARDS)])
+    return markdown(["run", "read-out", "from", *(f"{size:,} boards" for size in BOARDS)], lines)
+
+
+def composite_table() -> str:
+    """Whole composite boards under both kinds of masks, in percent, in Markdown."""
+    lines = []
+    for name in NETWORKS:
+        of_run = {(row["run"], row["feature"]): row for row in claims_of(name, "ceiling")}
+        for run in dict.fromkeys(run for run, _ in of_run):
+            cells = []
+            for group in ("composition", "composition, patch anywhere"):
+                for way in ("", ", easy first"):
+                    row = of_run[run, f"whole boards, {group}{way}"]
+                    low, high = (100 * float(row[f"effect {end}"]) for end in ("low", "high"))
+                    cells.append(f"{100 * float(row['effect']):.1f} [{low:.0f}, {high:.0f}]")
+            lines.append([f"`{run}`", row["boards"], *cells, f"{100 * float(row['upper']):.1f}"])
+    heads = ["a root's footprint, one pass", "easy first", "anywhere, one pass", "easy first", "ceiling"]
+    return markdown(["run", "boards", *heads], lines)
 
 
 def two_digits(row: dict[str, str], name: str) -> str:
@@ -262,19 +284,6 @@ def effect_cell(row: dict[str, str]) -> str:
     """effect [low, high] / control, the last where there is one."""
     cell = f"{two_digits(row, 'effect')} [{two_digits(row, 'effect low')}, {two_digits(row, 'effect high')}]"
     return f"{cell} / {two_digits(row, 'control')}" if row["control"] else cell
-
-
-def bound_cell(rows: Rows) -> str:
-    """The upper bound, or the least and the greatest of the runs'."""
-    bounds = sorted({two_digits(row, "upper") for row in rows})
-    return "-".join(dict.fromkeys((bounds[0], bounds[-1])))
-
-
-def supported_cell(rows: Rows) -> str:
-    """Whether a feature is supported in every run; empty if it does not count."""
-    if not all(row["counts"] == "True" for row in rows):
-        return ""
-    return "✓" if all(row["supported"] == "True" for row in rows) else "✗"
 
 
 def settings_of_accuracy() -> list[Rows]:
@@ -554,8 +563,11 @@ PARTS = {
     "emergence": emergence_table,
     "verdicts": verdict_table,
     "features": verdict_summary,
+    "turned": turned_table,
     "measures": measure_table,
-    "audit": audit_table,
+    "curves": curve_table,
+    "composites": composite_table,
+    "coverage": functools.partial(plain_table, "coverage"),
     "held out recipe": functools.partial(held_out_table, "recipe"),
     "held out no patch": functools.partial(held_out_table, "25%"),
     "held out best": functools.partial(held_out_table, "25%", "fb_"),

@@ -8,7 +8,7 @@ from studies.claims.sample import make_sample
 from studies.claims.scenes import boards_of, rows_of
 from studies.claims.scores import verdict
 
-PROBA = [1 / 3] * 3
+PROBA, MASKING = [1 / 3] * 3, (0.25, 0.5)
 
 
 def _telling(**more):
@@ -31,7 +31,7 @@ def singles():
 
 @functools.cache
 def sample():
-    return make_sample(dataset(), PROBA, np.random.default_rng(0), 270, 12, 2)
+    return make_sample(dataset(), PROBA, MASKING, np.random.default_rng(0), 270, 54, 12, 2)
 
 
 def drawn(dataset, type_, count, split, seed=0):
@@ -43,6 +43,11 @@ def drawn(dataset, type_, count, split, seed=0):
 def noise_like(sample, seed, width=16):
     """Activations that say nothing, for every cell of a sample."""
     return np.random.default_rng(seed).standard_normal((*sample.tokens.shape, width)).astype(np.float32)
+
+
+def source(**stages):
+    """Features of a sample's boards from arrays {stage: (n, T, F) or (n, F)}."""
+    return lambda where: {stage: X[where] for stage, X in stages.items()}
 
 
 def verdict_of(rows):

@@ -3,17 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import planted
+import pytest
 from planted import PROBA, cells_of
 
 from module_dataset import AbstractionDataset, Boards
 from parts.training.recipe import TrainParams
 from studies.claims import ceiling
 from studies.claims.scenes import footprints, hide
-from studies.claims.scores import resample
 
 
 class Stub:
-    """Answers as the best observer does, or blindly, in either way of decoding."""
+    """Answers as the ideal observer does, or blindly, in either way of decoding."""
 
     def __init__(self, dataset, one_pass="marginal", easy_first="board"):
         self.dataset, self.fields = dataset, {"one pass": one_pass, "easy first": easy_first}
@@ -35,12 +35,43 @@ def test_ceiling_of_the_best_and_of_a_blind_network():
     for best in (True, False):
         stub = Stub(dataset) if best else Stub(dataset, None, None)
         rows = cells_of(ceiling.measure(stub, drawn, PROBA, np.random.default_rng(1), 3))
-        assert {"all", "single", "double", "composition"} <= {row["feature"].split(", ")[1] for row in rows}
+        groups = {row["feature"].split(", ", 1)[1].removesuffix(", easy first") for row in rows}
+        assert groups >= {"all", "single", "double", "composition", "double apart", ceiling.ANYWHERE}
         for row in rows:
-            if not row["feature"].startswith("whole"):
-                assert (row["effect"] == row["upper"]) == best
-            assert (row["effect"] > 0.5 * row["upper"]) >= best
-        assert (rows[0]["avoidable error"] == 0) == best
+            assert (row["effect"] > 0.9 * row["upper"]) >= best
+            assert best or row["effect"] == 0 or not row["feature"].startswith("whole")
+        of = {row["feature"]: row["effect"] for row in rows}
+        types = ("single", "double", "composition")
+        assert of["hidden tokens, all"] == pytest.approx(np.mean([of[f"hidden tokens, {name}"] for name in types]))
+        assert {row["boards"] for row in rows if row["feature"].startswith("whole boards, single")} == {6}
+
+
+def test_equally_probable_answers_count_as_drawn_at_random():
+    """Nothing is seen of a board: the ceiling is the prior, whichever board of a set of equals is named."""
+    dataset = AbstractionDataset(seed=0, board_types=["single"], board_types_proba=[1])
+    drawn = planted.drawn(dataset, 0, 5, "test")
+    masked = np.full_like(drawn.boards, dataset.masking_token)
+    tokens, board = ceiling.ideal(dataset, masked, drawn.boards, [1])
+    np.testing.assert_allclose(board[2], 1 / (10 * 36 * 10))  # roots, positions, backgrounds
+    posterior = dataset.posterior(masked, [1])
+    np.testing.assert_allclose(tokens[1], (np.take_along_axis(
+        posterior == posterior.max(-1, keepdims=True), drawn.boards[..., None], -1)[..., 0]
+        / (posterior == posterior.max(-1, keepdims=True)).sum(-1)).sum((1, 2)), atol=1e-6)
+
+
+def test_masks_of_composites_that_do_not_depend_on_the_board():
+    """Patches are windows anywhere, not footprints of roots, and masks stay the same if the board is another."""
+    dataset = planted.dataset()
+    drawn, patches = planted.drawn(dataset, 2, 200, "test"), (0.0, 1.0)
+    inside = footprints(dataset, drawn.objects).reshape(200, 4, 9)
+    for anywhere in (False, True):
+        hidden = hide(dataset, drawn, patches, np.random.default_rng(0), anywhere).reshape(200, 64)
+        assert (hidden.sum(1) == 9).all()
+        exact = np.take_along_axis(hidden[:, None], np.maximum(inside, 0), 2).all(2).any(1).mean()
+        assert exact < 0.2 if anywhere else exact == 1
+    other = planted.drawn(dataset, 2, 200, "test", seed=1)
+    masks = [hide(dataset, some, (0.25, 0.5), np.random.default_rng(0), True) for some in (drawn, other)]
+    np.testing.assert_array_equal(*masks)
 
 
 def test_both_ways_of_decoding_stand_beside_both_ceilings():
@@ -50,13 +81,11 @@ def test_both_ways_of_decoding_stand_beside_both_ceilings():
     rows = cells_of(ceiling.measure(Stub(dataset), drawn, PROBA, np.random.default_rng(1), 3, 100))
     whole = {row["feature"]: row for row in rows if row["feature"].startswith("whole")}
     row = whole["whole boards, all, easy first"]
-    assert row["one pass"] == row["best of one pass"] == whole["whole boards, all"]["effect"]
-    assert row["effect"] == row["upper"] == row["best board"] == whole["whole boards, all"]["upper"]
+    assert row["one pass"] == whole["whole boards, all"]["effect"] == pytest.approx(row["best of one pass"], abs=0.04)
+    assert row["effect"] == pytest.approx(row["upper"], abs=0.04)
+    assert row["upper"] == row["best board"] == whole["whole boards, all"]["upper"] > row["best of one pass"]
     assert row["gain of easy first"] == row["effect"] - row["one pass"] > 0
     assert not any(row["counts"] for row in rows)
-    blind = cells_of(ceiling.measure(Stub(dataset, easy_first=None), drawn, PROBA, np.random.default_rng(1), 3, 100))
-    assert [r for r in blind if "easy first" not in r["feature"]] == [r for r in rows if "easy first" not in r["feature"]]
-    assert all(r["gain of easy first"] < 0 for r in blind if r["feature"].endswith("easy first"))
 
 
 def test_double_boards_apart_and_overlapping():
@@ -73,20 +102,6 @@ def test_double_boards_apart_and_overlapping():
     assert not (groups["double apart"] | groups["double overlapping"])[others].any()
     assert 0 < groups["double overlapping"].sum() < 60
     assert list(ceiling.groups_of(dataset, drawn.take(drawn.types == 0))) == ["all", "single"]
-
-
-def test_rows_of_easy_first_leave_the_random_draws_of_the_others_as_they_were():
-    dataset = planted.dataset()
-    drawn, rng, by_hand = boards_of(dataset, 4), np.random.default_rng(1), np.random.default_rng(1)
-    rows = cells_of(ceiling.measure(Stub(dataset), drawn, PROBA, rng, 2, 30))
-    for _ in range(2):
-        hide(dataset, drawn, by_hand)
-    for boards in (12, 4, 4, 4):
-        resample(boards, by_hand, 30)
-    assert rng.random() == by_hand.random()
-    easy_first = [row["feature"].endswith("easy first") for row in rows]
-    assert easy_first == sorted(easy_first)  # after the old ones
-    assert easy_first.count(False) == 12
 
 
 def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):
@@ -147,4 +162,4 @@ def test_bench_accuracy_measures_a_run_without_composites(monkeypatch, tmp_path)
     monkeypatch.setattr(ceiling, "measure", lambda *args: measure(*args, masks=1, draws=5))
     rows = list(bench_accuracy.rows_of(tmp_path / "run"))
     assert {row["what"].split(", ")[1].split()[0] for row in rows} == {"all", "single", "double"}
-    assert all(row["accuracy"] == row["ceiling"] for row in rows if "whole" not in row["what"] and "easy" not in row["what"])
+    assert all(abs(row["accuracy"] - row["ceiling"]) < 0.2 for row in rows)

@@ -57,7 +57,7 @@ class Knowing:
 
 
 def material_of(dataset, proba, **amounts):
-    trainer = SimpleNamespace(dataset=dataset, epoch=1, board_proba=lambda epoch: proba)
+    trainer = SimpleNamespace(dataset=dataset, epoch=1, board_proba=lambda epoch: proba, masking_p=0.25, masking_patch_p=0.5)
     return emergence.make_material(trainer, np.random.default_rng(0), **amounts)
 
 

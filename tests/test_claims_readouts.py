@@ -2,14 +2,16 @@
 import numpy as np
 import planted
 import pytest
-from planted import noise_like, verdict_of
+from planted import MASKING, PROBA, noise_like, source, verdict_of
 
+from module_dataset import AbstractionDataset
 from studies.claims import decodability, generalisation
-from studies.claims.generalisation import contexts_of
-from studies.claims.readouts import predict, readouts
-from studies.claims.sample import label_names
-from studies.claims.scores import resample
-from studies.claims.statistics import ridge
+from studies.claims import readouts as module
+from studies.claims.generalisation import contexts_of, crossings_of
+from studies.claims.readouts import Fits, Task, curves_of, of_input, predictions, readouts
+from studies.claims.sample import label_names, make_sample
+from studies.claims.scores import resample, skill
+from studies.claims.statistics import NormalEquations
 
 
 def one_hot_labels(sample):
@@ -17,70 +19,90 @@ def one_hot_labels(sample):
     return np.concatenate([np.eye(values.max() + 2)[values] for values in labels], -1).astype(np.float32)
 
 
+def weights_of(sample, draws=100):
+    return resample(sample.test_board.max() + 1, np.random.default_rng(0), draws)[:, sample.test_board]
+
+
+def crossed(network, fresh, sample, wanted, dataset=None):
+    """The rows of crossings {name: (label, condition)} of arrays {stage: (n, T, F)}."""
+    crossings = crossings_of(sample, dataset or planted.dataset(), wanted)
+    tasks = generalisation.tasks_of(crossings, sample)
+    stages = {"network": network, "untrained network": fresh}
+    found = {name: readouts(source(**X), tasks, sample, weights_of(sample)) for name, X in stages.items()}
+    return generalisation.measure(found, crossings)
+
+
 @pytest.mark.parametrize("encoded", [True, False])
 def test_decodability_of_the_label_itself_and_of_noise(encoded):
     dataset, sample = planted.dataset(), planted.sample()
     late = one_hot_labels(sample) if encoded else noise_like(sample, 3)
-    sources = {"network": {"early": noise_like(sample, 1), "late": late},
-               "untrained network": {"early": noise_like(sample, 4), "late": noise_like(sample, 2)}}
-    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)
-    codes = {name: np.random.default_rng(seed).standard_normal((64, 4)) for seed, name in enumerate(sources)}
-    rows, curves = decodability.measure(sources, codes, sample, W[:, sample.test_board], np.random.default_rng(0))
+    network = {"early": noise_like(sample, 1), "late": late}
+    fresh = {"early": noise_like(sample, 4), "late": noise_like(sample, 2)}
+    tasks = decodability.tasks_of(sample, np.random.default_rng(0))
+    found = {name: readouts(source(**stages), tasks, sample, weights_of(sample))
+             for name, stages in (("network", network), ("untrained network", fresh))}
+    rows, curves = decodability.measure(found, [name for name in tasks if not name.startswith("control")])
     assert verdict_of(rows) == ("supported" if encoded else "not supported")
-    assert {row.feature.split(",")[0] for row in rows if row.counts} == set(label_names(dataset))
-    assert all(row.feature.endswith("from [z, p]") == row.counts for row in rows if "or visible" not in row.feature)
+    assert {row.feature.split(",")[0] for row in rows} == set(label_names(dataset))
+    assert len(rows) == 14
     if encoded:
         assert all(row.stage == "late" and row.effect[0] > 0.95 for row in rows)
-        early = [row for row in curves if row["stage"] == "early"]
-        chance = [row["value"] for row in early if row["source"] == "control task"]
-        assert np.abs(chance).max() < 0.35
-    contexts = contexts_of(sample, dataset)
-    rows = generalisation.measure(sources, sample, contexts, W[:, sample.test_board], np.random.default_rng(0))
-    names = ("root across background", "root across place on the board", "root across companion",
-             "row across root")
-    crossed = [row for row in rows if row.feature in names]
-    assert len(crossed) == 4
-    assert verdict_of(crossed) == ("supported" if encoded else "not supported")
-    if encoded:
-        assert crossed[0].extras["parallelism"] > 0.9 > 0.3 > abs(crossed[0].extras["parallelism, shuffled"])
+        assert all(abs(row.controls["control task"][0]) < 0.5 for row in rows)
+    assert {row["stage"] for row in curves} == {"early", "late"}
+    names = [("root", "background"), ("root", "place on the board"), ("root", "companion"), ("row", "root")]
+    rows = crossed(network, fresh, sample, names)
+    assert [row.feature for row in rows] == [f"{label} across {condition}" for label, condition in names]
+    assert verdict_of(rows) == ("supported" if encoded else "not supported")
 
 
 def test_read_outs_fitted_in_one_context_fail_where_the_code_changes():
-    dataset, sample = planted.dataset(), planted.sample()
-    contexts = contexts_of(sample, dataset)
-    root = sample.labels["root"]
+    sample = planted.sample()
+    contexts, root = contexts_of(sample, planted.dataset()), sample.labels["root"]
     code = np.where(contexts["background"] == 0, root, (root + 5) % 10 * (root >= 0) - (root < 0))
-    X = np.eye(11, dtype=np.float32)[code]
-    sources = {"network": {"x": X}, "untrained network": {"x": noise_like(sample, 2)}}
-    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)
-    rows = generalisation.measure(sources, sample, contexts, W[:, sample.test_board], np.random.default_rng(0),
-                                  [("root", "background")])
+    rows = crossed({"x": np.eye(11, dtype=np.float32)[code]}, {"x": noise_like(sample, 2)}, sample,
+                   [("root", "background")])
     assert rows[0].effect[0] < 0.1
     assert verdict_of(rows) == "not supported"
 
 
 def test_read_outs_of_single_boards_carry_over_where_the_code_is_one():
-    dataset, sample = planted.dataset(), planted.sample()
+    sample = planted.sample()
     root, types = sample.labels["root"], sample.drawn.types[:, None]
-    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)[:, sample.test_board]
     for shift, expected in ((0, "supported"), (5, "not supported")):  # on other boards root k is said as k + shift
         code = np.where((root >= 0) & (types > 0), (root + shift) % 10, root)
-        X = np.eye(11, dtype=np.float32)[code]
-        sources = {"network": {"x": X}, "untrained network": {"x": noise_like(sample, 2)}}
-        rows = generalisation.measure(sources, sample, contexts_of(sample, dataset), W, np.random.default_rng(0),
-                                      [("root", "double boards"), ("root", "composites")])
+        rows = crossed({"x": np.eye(11, dtype=np.float32)[code]}, {"x": noise_like(sample, 2)}, sample,
+                       [("root", "double boards"), ("root", "composites")])
         assert {row.table for row in rows} == {"composition"}
         assert verdict_of(rows) == expected
 
 
-def test_read_outs_from_z_and_the_position_code_are_those_from_both_in_one():
-    sample = planted.sample()
-    X, code = noise_like(sample, 1), np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
-    row, fitted = sample.labels["row"], np.ones((sample.n_fit, 64), bool)
-    together = np.concatenate([X, np.broadcast_to(code, (len(X), 64, 4))], -1)
-    for one, other in zip(predict(X, row, fitted, code), predict(together, row, fitted), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert (predict(X, row, fitted, code)[0] != predict(X, row, fitted)[0]).any()
+@pytest.mark.parametrize("split", ["places", "stringent", "pairs"])
+def test_what_was_never_shown_is_a_context_of_its_own(split):
+    dataset = AbstractionDataset(seed=0, split_method=split, card_test={"places": 0.5, "pairs": 6}.get(split, 4))
+    sample = make_sample(dataset, PROBA, MASKING, np.random.default_rng(0), 120, 60, 20, 1)
+    condition = generalisation.NEW[split]
+    half = contexts_of(sample, dataset)[condition]
+    assert set(np.unique(half)) == {-1, 0, 1}
+    assert not (half[sample.part < 2] == 1).any()
+    assert not (half[sample.test] == 0).any()
+    new = half == 1
+    if split == "pairs":
+        train = dataset.table(1, "train")
+        shown = set(map(tuple, train.take(np.arange(0, len(train), 10))[:, [0, 3]]))
+        objects = sample.drawn.objects[new.any(1)]
+        assert not {(a, b) for a, b in objects[:, :2, 0]} & shown
+    else:
+        shown = {tuple(row[:3]) for row in dataset.table(0, "train").take(np.arange(len(dataset.table(0, "train"))))}
+        named = np.stack([sample.labels[name][new] for name in ("root", "row", "column")], 1)
+        assert not set(map(tuple, named)) & shown
+    root, seen = sample.labels["root"], np.where(sample.part < 2, 0, 1)[:, None]
+    for shift, expected in ((0, "supported"), (5, "not supported")):
+        code = np.where(root >= 0, (root + shift * seen) % 10, root)
+        rows = crossed({"x": np.eye(11, dtype=np.float32)[code]}, {"x": noise_like(sample, 2)}, sample,
+                       [("root", condition)], dataset)
+        assert rows[0].feature in ("root at positions never shown", "root in pairs never shown")
+        assert rows[0].upper > 0.95  # the same read-out on boards of train
+        assert verdict_of(rows) == expected
 
 
 def test_a_companion_is_the_other_object():
@@ -93,35 +115,107 @@ def test_a_companion_is_the_other_object():
     assert (companion[~doubles] == -1).all()
 
 
-def test_the_whole_board_is_read_by_what_all_cells_teach():
-    """Of hidden and visible cells alike, as each cell has a read-out of its own there."""
+def test_each_cell_has_a_read_out_of_its_own_from_features_of_boards():
+    """Fitted where train_each says, as hidden cells alone are too few examples."""
     sample = planted.sample()
-    board = np.eye(101, dtype=np.float32)[sample.tokens].reshape(len(sample.tokens), -1)
-    sources = {"network": {"x": noise_like(sample, 1)}, "whole masked board": {"": board}}
-    W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 20)[:, sample.test_board]
-    codes = {"network": np.zeros((64, 1), np.float32)}
-    rows, _ = decodability.measure(sources, codes, sample, W, np.random.default_rng(0))
-    row = next(row for row in rows if row.feature == "root, hidden cells")
-    values, judged = sample.labels["root"], sample.hidden & (sample.labels["root"] >= 0) & sample.known["root"]
-    found = readouts({"": board}, values, np.ones_like(judged), judged, sample, W)[""]
-    assert row.controls["whole masked board"][0] == found.score[0]
-
-
-def test_whole_board_read_out_is_fitted_for_each_cell():
-    sample = planted.sample()
-    n_fit = sample.n_fit
     X = np.eye(10, dtype=np.float32)[sample.drawn.backgrounds]
-    made = predict(X, sample.labels["background"], np.ones((n_fit, 64), bool))
-    np.testing.assert_array_equal(made[0], sample.labels["background"][n_fit:])
+    every = np.ones_like(sample.hidden)
+    never = Task(sample.labels["background"], np.zeros_like(every), every, every)
+    found = readouts(source(x=X), {"background": never}, sample, weights_of(sample))
+    assert found["background"]["x"].score[0] == 1
 
 
-def test_ridge_agrees_from_features_and_from_examples():
+def test_batches_of_examples_give_what_all_at_once_gives():
+    """Ridge regression computed directly from all features, in float64."""
     rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((30, 29)), rng.standard_normal((30, 2))
-    wide = np.concatenate([X, np.zeros((30, 5))], 1)  # features that say nothing, but make the examples fewer
-    for strength in (1e-3, 1e-1):
-        (w,), (v,) = ridge(X, Y, [strength]), ridge(wide, Y, [strength * 34 / 29])
-        np.testing.assert_allclose(X @ w[:-1] + w[-1], wide @ v[:-1] + v[-1], atol=1e-4)
-        x, y = X - X.mean(0), Y - Y.mean(0)
+    X, Y = rng.standard_normal((300, 29)).astype(np.float32), rng.standard_normal((300, 2))
+    equations = NormalEquations()
+    for part in np.array_split(np.arange(300), 7):
+        equations.add(X[part], Y[part])
+    x, y = X - X.mean(0, dtype=float), Y - Y.mean(0)
+    strengths = (1e-5, 1e-3, 1e-1)
+    for strength, weights in zip(strengths, equations.weights(strengths), strict=True):
         exact = np.linalg.solve(x.T @ x + strength * (x**2).sum() / 29 * np.eye(29), x.T @ y)
-        np.testing.assert_allclose(w[:-1], exact, atol=1e-4)
+        np.testing.assert_allclose(weights[:-1], exact, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(weights[-1], Y.mean(0) - X.mean(0, dtype=float) @ exact, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_weights_of_a_sample_are_those_of_a_direct_computation(each, monkeypatch):
+    """Tasks that share cells, cells that share weights or not, batches of seven boards."""
+    monkeypatch.setattr(module, "AT_ONCE", 7)
+    sample = planted.sample()
+    few = of_input(sample.tokens % 5, 5)["whole masked board"]
+    features = few if each else source(x=noise_like(sample, 1, 5))
+    where, root = sample.hidden & (sample.labels["root"] >= 0), sample.labels["root"]
+    tasks = {"root": Task(root, where, where), "place": Task(sample.labels["place in the root"], where, where)}
+    fits = Fits(tasks)
+    for start in range(0, sample.n_fit, 7):
+        for stage, X in features(slice(start, min(start + 7, sample.n_fit))).items():
+            fits.add(stage, X, slice(start, min(start + 7, sample.n_fit)))
+    [stage] = features(slice(1))
+    weights, fit = dict(fits.weights())[stage, "root"], slice(sample.n_fit)
+    X, train = features(fit)[stage].astype(float), where[fit]
+    if each:
+        Y = (np.eye(10)[root[fit]] * train[..., None]).reshape(len(X), -1)[train.any(1)]
+        X = X[train.any(1)]
+    else:
+        X, Y = X[train], np.eye(10)[root[fit][train]]
+    x, y = X - X.mean(0), Y - Y.mean(0)
+    for strength, found in zip(module.RIDGE[each:], weights, strict=True):
+        penalty = strength * (x**2).sum() / X.shape[1] * np.eye(X.shape[1])
+        exact = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+        np.testing.assert_allclose(X @ found[:-1] + found[-1], x @ exact + Y.mean(0), atol=1e-6)
+    predicted = predictions(features, {(stage, "root"): weights}, tasks, sample.test)[stage, "root"]
+    some = features(sample.test)[stage] @ weights[1][:-1] + weights[1][-1]
+    answer = some.reshape(*sample.tokens[sample.test].shape, 10).argmax(-1)
+    np.testing.assert_array_equal(np.where(where[sample.test], answer, 0), predicted[1])
+
+
+def test_fits_grow_until_they_no_longer_help(monkeypatch):
+    monkeypatch.setattr(module, "FIRST", 30)
+    sample, root = planted.sample(), planted.sample().labels["root"]
+    tasks = {"root": Task(root, root >= 0, (root >= 0) & sample.known["root"])}
+    told = readouts(source(x=np.eye(11, dtype=np.float32)[root]), tasks, sample, weights_of(sample))["root"]["x"]
+    assert max(told.curve) == 120  # perfect before
+    assert told.curve[120] == told.curve[60] == told.chosen_by == 1
+    dim = 0.4 * np.eye(11, dtype=np.float32)[root] + noise_like(sample, 1, 11)  # much to average over
+    found = readouts(source(x=np.concatenate([dim, noise_like(sample, 2, 400)], -1)), tasks, sample, weights_of(sample))
+    curve = found["root"]["x"].curve
+    assert list(curve)[:3] == [30, 60, 120]
+    assert curve[120] > curve[30] + 0.01
+    assert curves_of("dim", found)[0] == {
+        "source": "dim", "read-out": "root", "stage": "x", "boards": 30, "skill": curve[30]}
+    assert max(curve) <= sample.n_fit
+
+
+def test_what_is_near_a_cell_tells_its_root_and_its_place():
+    """Tokens of these boards name root and place: one visible neighbour is enough, the cell's own token is not if
+    hidden."""
+    sample = planted.sample()
+    root, position = sample.labels["root"], 27
+    near = of_input(sample.tokens, 101)["neighbourhood"](slice(3))[""]
+    assert near.shape == (3, 64, 25 * 101 + 64)
+    cells = near[:, position, : 25 * 101].reshape(3, 25, 101)
+    around = [position + 8 * i + j for i in range(-2, 3) for j in range(-2, 3)]
+    np.testing.assert_array_equal(cells.argmax(-1), sample.tokens[:3, around])
+    assert near[0, 0, : 25 * 101].sum() == 9  # a corner has nine cells around it
+    assert (near[:, :, 25 * 101 :] == np.eye(64)).all()
+    where = sample.hidden & (root >= 0)
+    tasks = {"root": Task(root, where, where & sample.known["root"])}
+    inputs = of_input(sample.tokens, 101)
+    scores = {name: readouts(inputs[name], tasks, sample, weights_of(sample))["root"][""].score[0]
+              for name in ("neighbourhood", "own token and position")}
+    assert scores["neighbourhood"] > scores["own token and position"] + 0.3
+
+
+def test_skill_of_a_read_out_is_that_of_its_predictions():
+    sample, root = planted.sample(), planted.sample().labels["root"]
+    tasks = {"root": Task(root, root >= 0, root >= 0)}
+    X = noise_like(sample, 1)
+    score = readouts(source(x=X), tasks, sample, weights_of(sample))["root"]["x"].score
+    assert score.boards == 36
+    assert -1 / 9 <= score[0] < 0.2
+    assert score.least == pytest.approx(-1 / 9)
+    perfect = skill(root[sample.test], root[sample.test], (root >= 0)[sample.test], weights_of(sample))
+    assert perfect[0] == 1

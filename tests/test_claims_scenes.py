@@ -1,7 +1,7 @@
 """Boards, what is on them, what can be known of them."""
 import numpy as np
 import planted
-from planted import PROBA
+from planted import MASKING, PROBA
 
 from module_dataset import AbstractionDataset
 from studies.claims.sample import label_posterior, make_sample, to_choose_by
@@ -28,7 +28,7 @@ def test_labels_and_their_posterior():
     parts = [set(map(tuple, tokens[part])) for part in (slice(sample.n_fit), to_choose, sample.test)]
     sizes = [(sample.part == k).sum() for k in range(3)]
     assert sizes == [sample.n_fit, sample.n_valid, len(tokens[sample.test])]
-    assert len(parts[2]) == len(tokens[sample.test]) / 2
+    assert sample.test_board.max() + 1 == len(tokens[sample.test]) / 2
     assert len(set.union(*parts)) == sum(map(len, parts))  # split by board
     assert set(drawn.backgrounds[to_choose] % 2) == {0, 1}  # not every sixth row: backgrounds alternate
 
@@ -51,8 +51,20 @@ def test_boards_of_a_type_that_has_none_held_out_are_not_those_fitted_on():
         assert len(fitted) > 200 < len(tested)
         assert not fitted & tested
         assert len(rows_of(dataset, 0, "test", 100, np.random.default_rng(0), distinct=True)) == 100
-    sample = make_sample(pairs, PROBA, np.random.default_rng(0), 150, 6, 1)
+    sample = make_sample(pairs, PROBA, MASKING, np.random.default_rng(0), 150, 30, 6, 1)
     parts = [set(map(tuple, sample.drawn.tokens[sample.part == part])) for part in range(3)]
     assert not parts[2] & (parts[0] | parts[1])
     rows = rows_of(planted.dataset(), 0, "train", 50, np.random.default_rng(0))
     assert (hashed(planted.dataset(), 0, rows) < 2**32).all()
+
+
+def test_a_sample_is_masked_as_it_is_told_and_has_every_held_out_row_once():
+    dataset = AbstractionDataset(seed=0)
+    sample = make_sample(dataset, PROBA, (0.6, 0.0), np.random.default_rng(0), 300, 60, 400, 1)
+    assert 0.58 < sample.hidden.mean() < 0.62
+    counts = [len(dataset.table(type_, "test")) for type_ in range(3)]
+    np.testing.assert_array_equal(np.bincount(sample.drawn.types[sample.test]), counts)
+    assert counts == [40, 400, 20]
+    pictures = len(np.unique(sample.drawn.tokens[sample.test], axis=0))
+    assert pictures < sum(counts)  # two rows of doubles may look alike: they are drawn together in the bootstrap
+    assert len(set(sample.drawn.types[:50])) == 3  # boards to fit are in random order

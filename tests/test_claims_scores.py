@@ -3,7 +3,17 @@ import numpy as np
 import pytest
 from planted import verdict_of
 
-from studies.claims.scores import Row, resample, skill, verdict
+from studies.claims.scores import (
+    Row,
+    Score,
+    interval,
+    interval_between,
+    ratio,
+    resample,
+    skill,
+    student,
+    verdict,
+)
 
 
 def test_skill_is_balanced_accuracy_above_chance():
@@ -17,6 +27,52 @@ def test_skill_is_balanced_accuracy_above_chance():
     assert got[1] == pytest.approx(((1 + 1 / 2) / 2 - 1 / 3) / (2 / 3))
     assert skill(truth, truth, use, np.ones((1, 2)))[0] == 1
     assert skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
+
+
+def test_intervals_of_shares_are_right_near_one_and_for_few_boards():
+    rng = np.random.default_rng(0)
+    W = resample(20, rng, 200)
+    right = np.ones(20)
+    low, high = interval(ratio(right, 1, W))  # all right: the bootstrap's draws are all 1
+    assert (round(low, 2), high) == (0.79, 1)
+    right[0] = 0
+    low, high = interval(ratio(right, 1, W))
+    assert 0.7 < low < 0.75
+    assert high == 1
+    assert ratio(right, 1, W).boards == 20
+    low, high = interval(ratio(np.r_[right, np.ones(80)], 1, resample(100, rng, 200)))
+    assert 0.93 < low < 0.97
+    halves = interval(Score.of(np.r_[0.0, rng.normal(0, 0.15, 200)], 50, -1.0))  # of a skill with two classes
+    assert halves == pytest.approx((-0.3, 0.3), abs=0.04)
+    other = ratio(rng.standard_normal(100), 1, resample(100, rng, 200))  # no share
+    assert interval(other) == tuple(np.quantile(other[1:], [0.025, 0.975]))
+    assert [round(student(df), 2) for df in (9, 19, 1000)] == [2.26, 2.09, 1.96]
+
+
+def test_boards_that_are_alike_count_once():
+    boards = np.repeat(np.arange(12), 5)[:, None]
+    W = resample(boards, np.random.default_rng(0), 100)
+    assert ratio(np.ones(60), 1, W).boards == 12
+    assert not hasattr(ratio(np.ones(60), boards[:, 0] > 3, W), "boards")  # no share: more than the whole
+    assert ratio(np.zeros(60), boards[:, 0] > 3, W).boards == 8
+    assert Row("c", "f", ratio(np.ones(60), 1, W)).as_dict()["boards"] == 12
+
+
+def test_interval_of_a_gain_knows_what_two_scores_share():
+    """Of the same boards right in both, the difference is narrower than of independent ones."""
+    rng = np.random.default_rng(0)
+    W, ours = resample(200, rng, 500), rng.random(200) < 0.8
+    alike = ours & (rng.random(200) < 0.9)
+    apart = rng.permutation(alike)
+    wide = [high - low for low, high in (interval_between(ratio(ours, 1, W), ratio(other, 1, W)) for other in (alike, apart))]
+    assert wide[0] < 0.75 * wide[1]
+    gain = ratio(ours, 1, W) - ratio(alike, 1, W)
+    assert interval_between(ratio(ours, 1, W), ratio(alike, 1, W)) == pytest.approx(
+        tuple(np.quantile(gain[1:], [0.025, 0.975])), abs=0.02)
+    certain = interval_between(ratio(np.ones(200), 1, W), ratio(np.zeros(200), 1, W))
+    assert 0.95 < certain[0] < 0.98
+    low, high = interval_between(ratio(np.ones(20), 1, resample(20, rng)), np.zeros(501))
+    assert (round(low, 2), high) == (0.79, 1)
 
 
 def score(mean):

@@ -1,11 +1,11 @@
 """What drives decisions: swaps in networks of which the answer is known."""
 import numpy as np
 import planted
-from planted import PROBA, cells_of, verdict_of
+from planted import MASKING, PROBA, cells_of, verdict_of
 
 from module_dataset import AbstractionDataset
 from studies.claims.composition import measure, part_whole
-from studies.claims.manipulation import class_means, noise_like, swap_rows
+from studies.claims.manipulation import Store, Trial, noise_like, swap_rows
 from studies.claims.sample import make_sample
 from studies.claims.swaps import swaps_of
 
@@ -41,19 +41,47 @@ def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot():
     singles = planted.singles()
     rng = np.random.default_rng(0)
     swaps = swaps_of(singles, 0, 60, rng)
-    sample = make_sample(singles, [1], rng, 300, 4, 1)
+    sample = make_sample(singles, [1], MASKING, rng, 300, 30, 4, 1)
     for listens in (True, False):
         network = Lookup(singles, listens)
-        acts = network.run(sample.tokens, network.stages)[1]
-        means = class_means(sample, acts, network.editable, singles)
-        rows = swap_rows(network, swaps, "manipulation", "here", rng, 200, means)
+        store = Store.of(network, sample, singles)
+        rows = swap_rows(network, swaps, "manipulation", "here", rng, 200, store, store.class_means())
         swap, difference = cells_of(rows)
         assert verdict_of(rows) == ("supported" if listens else "not supported")
         assert swap["upper"] == 1
         assert swap["effect"] == difference["effect"] == listens
-        assert swap["moved"] == (1 if listens else 0)
-        assert swap["collateral"] == 0
         assert swap["control: a third root"] == swap["control: nothing"] == 0
+
+
+class Tokens(Lookup):
+    """Stages are the one-hot tokens; the board is drawn from the root that most tokens are in, wherever they are."""
+
+    def run(self, tokens, stages=(), edit=None):
+        acts = np.eye(self.dataset.vocab_size, dtype=np.float32)[tokens]
+        return np.where(edit[2][..., None], edit[1], acts) if edit is not None else acts, dict.fromkeys(stages, acts)
+
+
+def test_the_same_tokens_in_other_roots_are_a_control():
+    """Roots share tokens here: the control puts the donor's tokens in, from boards where they belong to a third root."""
+    dataset = AbstractionDataset(seed=0, board_types=["single"], board_types_proba=[1])
+    rng = np.random.default_rng(0)
+    network, swaps = Tokens(dataset, True), swaps_of(dataset, 0, 40, rng)
+    sample = make_sample(dataset, [1], MASKING, rng, 2000, 30, 4, 1)
+    store = Store.of(network, sample, dataset, 2000)
+    trial = Trial(network, swaps, np.ones((1, len(swaps.rows))))
+    numbers = trial.elsewhere(store, rng)
+    assert ((numbers >= 0) <= swaps.edit).all()
+    assert (numbers >= 0)[swaps.edit].mean() > 0.9
+    b, c = np.nonzero(numbers >= 0)
+    taken = numbers[b, c]
+    np.testing.assert_array_equal(store.token[taken], swaps.tokens["donor"][b, swaps.cells[b, c]])
+    np.testing.assert_array_equal(store.cell[taken], swaps.cells[b, c])
+    np.testing.assert_array_equal(store.acts["b0_z_attn_mlp"][taken].argmax(1), store.token[taken])
+    for name in ("base", "donor"):
+        assert (store.root[taken] != swaps.kinds[name][b, c] // 9).all()
+    rows = swap_rows(network, swaps, "manipulation", "here", rng, 20, store)
+    assert "the same tokens in other roots" in rows[0].controls
+    assert store.same_tokens(np.array([0]), np.array([0]), np.array([[0, 1]]), rng) == [-1]  # a background is no root's
 
 
 def test_swaps_are_matched_and_read_only_where_nothing_was_edited():
@@ -116,16 +144,21 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
     swaps = swaps_of(dataset, 2, 30, rng, 3)
     row = part_whole(Best(dataset, True), Lookup(dataset, True), dataset, swaps, PROBA, rng, 100).as_dict()
     assert row["effect"] == row["upper"] == 1
+    shown = swaps_of(dataset, 2, 30, rng, 3, one_shown=True)
+    hidden = (shown.tokens["base"] == dataset.masking_token).sum(1)
+    assert set(hidden) == {8}
+    row8 = part_whole(Best(dataset, True), Lookup(dataset, True), dataset, shown, PROBA, rng, 100, True).as_dict()
+    assert row8["feature"] == f"{row['feature']}, one cell shown"
+    assert row8["effect"] == row8["upper"] == 1
     assert row["control: untrained network"] == 0
     slots = dataset.compositions.reshape(5, 4)
     most = max(np.bincount(column).max() for column in slots.T)
     assert 0 < row["control: the root most frequent there"] < (most + 1) / 5 + 0.2
 
 
-def test_all_and_fewer_of_a_composite_s_visible_constituents_are_swapped():
+def test_all_visible_constituents_of_a_composite_are_swapped():
     dataset = planted.dataset()
     network = Lookup(dataset, True)
-    rows = cells_of(measure(network, network, dataset, [2], PROBA, {}, np.random.default_rng(0), 12, 20))
-    found = {row["feature"].split(", b0")[0] for row in rows if row["feature"].startswith("swap")}
-    assert found == {f"swap, {k} of 3 visible constituents of a composite" for k in (1, 2, 3)}
-    assert [row["feature"] for row in rows if row["counts"]][1:] == ["swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"]
+    store = Store.of(network, planted.sample(), dataset)
+    rows = cells_of(measure(network, network, dataset, [2], PROBA, store, MASKING, np.random.default_rng(0), 12, 20))
+    assert [row["feature"] for row in rows if row["counts"]][2:] == ["swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"]

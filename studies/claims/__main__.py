@@ -22,7 +22,6 @@ from pathlib import Path
 import module_train_probe
 import module_train_probe_lea
 import utils
-from parts import files
 from studies.claims import (
     ceiling,
     composition,
@@ -35,13 +34,14 @@ from studies.claims import (
     words,
 )
 from studies.claims.networks import Network, Speaker, untrained
-from studies.claims.readouts import input_features
+from studies.claims.readouts import curves_of, of_input, of_network, readouts
 from studies.claims.report import Findings
 from studies.claims.runs import bars, boards_note, command, folder_for, open_run, proba_of
-from studies.claims.sample import Sample, make_sample
+from studies.claims.sample import make_sample
 from studies.claims.scenes import types_in_use
 from studies.claims.scores import DRAWS, resample
 
+CURVE_DRAWS = 101  # rows of W for curves that no verdict looks at
 ANALYSIS = 8  # the stream of a run's seed that these measurements draw from
 
 
@@ -49,77 +49,72 @@ ANALYSIS = 8  # the stream of a run's seed that these measurements draw from
 class Size:
     """How much is measured."""
 
-    fit: int  # boards to fit read-outs on
-    test: int  # test boards of a type
+    fit: int  # boards to fit read-outs on, at most
+    choose: int  # to choose among them
+    test: int  # test boards of a type, at most
     masks: int  # of each test board
     ceiling_masks: int  # of each test board, for the ceiling
     swaps: int  # boards of a swap, pairs of a steering
     draws: int  # bootstrap samples
-    words: int  # boards to learn the language from
-    permutations: int  # of the boards, for the information in words
+    words: int  # boards to learn the language from, at most
 
 
-FULL = Size(fit=1800, test=100, masks=4, ceiling_masks=20, swaps=200, draws=DRAWS, words=10_000,
-            permutations=50)
-QUICK = Size(fit=540, test=15, masks=2, ceiling_masks=5, swaps=60, draws=200, words=1500, permutations=10)
+FULL = Size(fit=32_000, choose=900, test=400, masks=2, ceiling_masks=2, swaps=200, draws=DRAWS, words=16_000)
+QUICK = Size(fit=800, choose=200, test=15, masks=2, ceiling_masks=1, swaps=40, draws=100, words=1500)
 
 
 def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Callable) -> Findings:
     """Everything that is measured on a factor run. bar(step) shows the progress of a step."""
     dataset, rng, proba = trainer.dataset, utils.numpy_rng(trainer.seed, ANALYSIS), proba_of(trainer)
-    types = types_in_use(dataset, proba)
+    types, masking = types_in_use(dataset, proba), (trainer.masking_p, trainer.masking_patch_p)
     network, fresh = Network(trainer), Network(untrained(trainer))
-    sample = make_sample(dataset, proba, rng, size.fit, size.test, size.masks, bar("labels"))
-    W = resample(sample.test_board.max() + 1, rng, size.draws)  # of test boards
-    once = sample.drawn.take(sample.test).take(slice(W.shape[1]))  # each test board, under one mask
-    rows = ceiling.measure(trainer, once, proba, rng, size.ceiling_masks, size.draws, bar("ceiling"))
+    sample = make_sample(dataset, proba, masking, rng, size.fit, size.choose, size.test, size.masks,
+                         bar("labels"))
+    n_test = sample.test_board.max() + 1
+    once = sample.drawn.take(sample.test).take(slice(n_test))  # each test board, under one mask
+    W = resample(once.tokens, rng, size.draws)
+    rows = ceiling.measure(trainer, once, proba, rng, size.ceiling_masks, size.draws, bar("ceiling"), masking)
 
-    acts = {"network": network.run(sample.tokens, network.stages)[1],
-            "untrained network": fresh.run(sample.tokens, network.stages)[1]}
-    sources = acts | input_features(sample.tokens, dataset.vocab_size)
-    W_masked = W[:, sample.test_board]  # of masked test boards
-    codes = {"network": network.position_code, "untrained network": fresh.position_code}
-    decodable, by_stage = decodability.measure(sources, codes, sample, W_masked, rng, bar("read-outs"))
-    contexts = generalisation.contexts_of(sample, dataset)
-    rows += decodable + generalisation.measure(sources, sample, contexts, W_masked, rng, bar=bar("contexts"))
-    of_test = {source: {stage: X[sample.test] for stage, X in stages.items()}
-               for source, stages in acts.items()}
-    of_test |= over_training(trainer, sample)
-    near, near_by_stage = convergence.measure(of_test, sample, W, rng)
-    rows += near
+    decoded, crossings = decodability.tasks_of(sample, rng), generalisation.crossings_of(sample, dataset)
+    features = [name for name in decoded if not name.startswith(decodability.CONTROL_TASK)]
+    tasks = decoded | generalisation.tasks_of(crossings, sample)
+    networks = {"network": network, "untrained network": fresh}
+    sources = {name: of_network(each, sample.tokens) for name, each in networks.items()}
+    sources |= of_input(sample.tokens, dataset.vocab_size)
+    found, curves = {}, []
+    for source in bar("read-outs")(sources):
+        own = tasks
+        if source != "network":  # the control task and the bound are the network's
+            own = {name: task for name, task in tasks.items()
+                   if not name.startswith(decodability.CONTROL_TASK) and not name.endswith(", in both")}
+        found[source] = readouts(sources[source], own, sample, W[:, sample.test_board])
+        curves += curves_of(source, found[source])
+    decodable, by_stage = decodability.measure(found, features)
+    rows += decodable + generalisation.measure(found, crossings)
 
-    stages = acts["network"]
-    means = manipulation.class_means(sample, stages, network.editable, dataset)
-    rows += manipulation.measure(network, fresh, dataset, types, means, rng, size.swaps, size.draws,
-                                 bar("swaps"))
-    means = manipulation.class_means(sample, stages, network.editable, dataset, [0])  # of single boards
-    rows += composition.measure(network, fresh, dataset, types, proba, means, rng, size.swaps, size.draws,
-                                bar("composition"))
-    return Findings(rows, {"decodability_stages": by_stage, "convergence_stages": near_by_stage},
-                    {"convergence_pca": convergence.manifolds(sample, stages)})
+    cells, points, near = convergence.cells_of(sample), {}, []
+    for name, each in networks.items():
+        points[name] = convergence.points_of(each, sample.tokens[sample.test], cells)
+        near += convergence.curves_of(name, points[name], cells, sample, W[:CURVE_DRAWS])
+    rows += convergence.measure(points, cells, sample, W, rng)
 
-
-def over_training(trainer: module_train_probe.TrainTransformer, sample: Sample) -> dict[str, dict]:
-    """{'epoch ...': {stage: (masked test boards, T, D)}} of the run's checkpoints, if there are several."""
-    checkpoints = files.numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
-    stages = {}
-    for epoch, path in checkpoints if len(checkpoints) > 1 else ():
-        past = Network(type(trainer).from_run(trainer.folder, path.name, str(trainer.device)))
-        stages[f"epoch {epoch}"] = past.run(sample.tokens[sample.test], past.stages)[1]
-    return stages
+    store = manipulation.Store.of(network, sample, dataset)
+    amounts = masking, rng, size.swaps, size.draws
+    rows += manipulation.measure(network, fresh, dataset, types, store, *amounts, bar("swaps"))
+    rows += composition.measure(network, fresh, dataset, types, proba, store, *amounts)
+    curves = {"readouts_curves": curves, "decodability_stages": by_stage, "convergence_stages": near}
+    return Findings(rows, curves)
 
 
 def analyse_lea(trainer: module_train_probe_lea.TrainTransformer, size: Size, bar: Callable) -> Findings:
     """Everything that is measured on the language of a LEA run; bar as for `analyse`."""
     dataset, rng = trainer.dataset, utils.numpy_rng(trainer.seed, ANALYSIS)
-    proba = trainer.board_proba(trainer.epochs)
-    types = types_in_use(dataset, proba)
+    types = types_in_use(dataset, trainer.board_proba(trainer.epochs))
     speaker, fresh = Speaker(trainer), Speaker(untrained(trainer))
-    speech = words.speech_of(speaker, fresh, dataset, types, rng, size.words, 2 * size.test, size.draws)
-    rows, by_place = words.measure(speaker, speech, types, proba, rng, size.permutations, size.draws,
-                                   bar("information"))
+    speech = words.speech_of(speaker, fresh, dataset, types, rng, size.words, size.test, size.draws)
+    rows = words.measure(speaker, speech, dataset.params.abs_n)
     rows += steering.measure(speaker, dataset, types, rng, size.swaps, size.draws, bar("steering"))
-    return Findings(rows, {"words_information": by_place}, {"words_dictionary": speech})
+    return Findings(rows)
 
 
 def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bool = False,

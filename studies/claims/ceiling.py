@@ -3,60 +3,49 @@ the paper, but the scale beside which its claims stand.
 
 Measure: accuracy of greedy reconstruction, in one pass and easy first (hidden cells filled one at a time, the
 surest first), on held-out boards. Double boards are also reported by overlap, because overlapping objects are
-the ambiguous case.
+the ambiguous case, and composites also under masks that do not depend on the board: their patch is a window
+anywhere on the board, not the footprint of a root.
 Upper bound: the ideal (Bayes-optimal) observer, who knows how boards are generated and sees the same masked
-boards: the most probable token of each cell (the bound for tokens, and all that one pass can reach), or the
-most probable board as a whole (the bound for whole boards).
-Row: an accuracy on a group of boards; none counts for a verdict. Avoidable error: wrong tokens, as a share of
-all, under masks that leave the most probable picture a posterior of at least 0.99 (sure: how many masks do).
+boards: the most probable token of each cell (the bound for tokens, and the optimum of the training loss), or
+the most probable board as a whole (the bound for whole boards). Equally probable answers count as drawn at
+random.
+Row: an accuracy on a group of boards; none counts for a verdict. `all` is the mean over board types.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from module_dataset import TYPES, Boards
 from parts.probing.evaluation import DECODES
-from studies.claims.sample import KNOWN
-from studies.claims.scenes import hide
-from studies.claims.scores import DRAWS, Row, Table, ratio, resample
+from studies.claims.scenes import Masking, hide
+from studies.claims.scores import DRAWS, Row, Table, mean, ratio, resample
 
 TABLE = Table("ceiling", "how near the network comes to the ceiling", "share that is right", is_claim=False)
 COUNTED = ("tokens", "hidden tokens", "whole boards")
 EASY_FIRST = DECODES[1]
 APART, OVERLAPPING = "double apart", "double overlapping"  # by whether two objects share a cell
-
-
-@dataclass
-class Tally:
-    """What is right on each of n boards, summed over masks; (3, n) in the order of COUNTED, unless noted."""
-
-    one_pass: np.ndarray
-    easy_first: np.ndarray
-    best_tokens: np.ndarray  # the most probable token of each cell
-    best_board: np.ndarray  # the most probable board
-    all: np.ndarray  # how many there are
-    avoidable: np.ndarray  # (n,) the network's wrong tokens under masks that leave no doubt
-    sure: np.ndarray  # (n,) how many masks leave no doubt
+ANYWHERE = "composition, patch anywhere"
+ONE_PASS, FILLED, BEST_TOKENS, BEST_BOARD = range(4)  # whose answers
 
 
 def measure(trainer, drawn: Boards, proba: Sequence[float], rng: np.random.Generator, masks: int = 20,
-            draws: int = DRAWS, bar: Callable = iter) -> list[Row]:
+            draws: int = DRAWS, bar: Callable = iter, masking: Masking = (0.25, 0.5)) -> list[Row]:
     """Rows on a trainer's reconstruction of boards under `masks` masks each: first in one pass by board type,
     then easy first, double boards also apart and overlapping. proba: prior of the board types."""
-    [own] = rng.spawn(1)  # easy first has random numbers of its own, so that the other rows stay as they were
-    tally, rows = tally_of(trainer, drawn, proba, rng, masks, bar), []
     groups = groups_of(trainer.dataset, drawn)
-    for group, use in groups.items():
-        if group not in (APART, OVERLAPPING):
-            W = resample(int(use.sum()), rng, draws)
-            rows += [_row(tally, i, group, use, W, masks, False) for i in range(len(COUNTED))]
-    for group, use in groups.items():
-        W = resample(int(use.sum()), own, draws)
-        rows += [_row(tally, i, group, use, W, masks, True) for i in range(1, len(COUNTED))]
-    return rows
+    W = resample(drawn.tokens, rng, draws)
+    tally, all_ = tally_of(trainer, drawn, proba, masking, rng, masks, bar)
+    scores = {group: _scores(tally[:, :, use], all_[:, use], W[:, use]) for group, use in groups.items()}
+    scores["all"] = _mean([scores[TYPES[type_]] for type_ in np.unique(drawn.types)])
+    if "composition" in groups and masking[1]:
+        few = drawn.take(groups["composition"])
+        scores[ANYWHERE] = _scores(*tally_of(trainer, few, proba, masking, rng, masks, iter, True),
+                                   W[:, groups["composition"]])
+    rows = [_row(scores[group], i, group, masks, False) for group in scores
+            if group not in (APART, OVERLAPPING) for i in range(len(COUNTED))]
+    return rows + [_row(scores[group], i, group, masks, True) for group in scores for i in (1, 2)]
 
 
 def groups_of(dataset, drawn: Boards) -> dict[str, np.ndarray]:
@@ -70,47 +59,61 @@ def groups_of(dataset, drawn: Boards) -> dict[str, np.ndarray]:
     return {name: use for name, use in groups.items() if use.any()}
 
 
-def tally_of(trainer, drawn: Boards, proba: Sequence[float], rng: np.random.Generator, masks: int,
-             bar: Callable) -> Tally:
-    """The `Tally` of boards under `masks` masks each."""
-    n, boards = len(drawn), drawn.boards
-    tally = Tally(*np.zeros((5, 3, n)), *np.zeros((2, n)))
+def tally_of(trainer, drawn: Boards, proba: Sequence[float], masking: Masking, rng: np.random.Generator,
+             masks: int, bar: Callable = iter, anywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """What is right on each of n boards, summed over masks, (4, 3, n): one pass, easy first, the most
+    probable tokens, the most probable board; in the order of COUNTED; and how many there are, (3, n).
+    anywhere: see `hide`."""
+    n, boards, dataset = len(drawn), drawn.boards, trainer.dataset
+    right, all_ = np.zeros((4, 3, n)), np.zeros((3, n))
     for _ in bar(range(masks)):
-        hidden = hide(trainer.dataset, drawn, rng)
-        masked = np.where(hidden, trainer.dataset.masking_token, boards)
-        best = trainer.dataset.best_reconstruction(masked, proba)
-        right = trainer.reconstruct(boards, hidden)[""] == boards
-        sure = best.mass >= KNOWN
-        tally.one_pass += counts(right, hidden)
-        tally.easy_first += counts(trainer.reconstruct(boards, hidden, EASY_FIRST)[""] == boards, hidden)
-        tally.best_tokens += counts(best.marginal == boards, hidden)
-        tally.best_board += counts(best.board == boards, hidden)
-        tally.all += counts(np.ones_like(right), hidden)
-        tally.avoidable += (~right & sure[:, None, None]).sum((1, 2))
-        tally.sure += sure
-    return tally
+        hidden = hide(dataset, drawn, masking, rng, anywhere)
+        masked = np.where(hidden, dataset.masking_token, boards)
+        right[ONE_PASS] += counts(trainer.reconstruct(boards, hidden)[""] == boards, hidden)
+        right[FILLED] += counts(trainer.reconstruct(boards, hidden, EASY_FIRST)[""] == boards, hidden)
+        right[[BEST_TOKENS, BEST_BOARD]] += ideal(dataset, masked, boards, proba)
+        all_ += counts(np.ones_like(hidden), hidden)
+    return right, all_
+
+
+def ideal(dataset, masked: np.ndarray, boards: np.ndarray, proba: Sequence[float]) -> np.ndarray:
+    """(2, 3, n), as BEST_TOKENS and BEST_BOARD, COUNTED: what the ideal observer expects to have right of
+    boards from masked ones, both (n, h, w). Equally probable answers count as drawn at random."""
+    posterior = dataset.posterior(masked, proba)
+    ties = posterior >= posterior.max(-1, keepdims=True) - 1e-9
+    tokens = np.take_along_axis(ties, boards[..., None], -1)[..., 0] / ties.sum(-1)
+    whole, by_cell = dataset.observer.success(masked, boards, proba)
+    of_tokens = counts(tokens, masked == dataset.masking_token)[:2]
+    return np.array([[*of_tokens, by_cell], [*of_tokens, whole]])
 
 
 def counts(right: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """(3, n), as COUNTED, of right and hidden (n, h, w)."""
-    return np.stack([right.sum((1, 2)), (right & hidden).sum((1, 2)), right.all((1, 2))])
+    return np.stack([right.sum((1, 2)), (right * hidden).sum((1, 2)), right.all((1, 2))])
 
 
-def _row(tally: Tally, i: int, group: str, use: np.ndarray, W: np.ndarray, masks: int,
-         easy_first: bool) -> Row:
-    """The row of COUNTED[i] on the boards in use (n,); of easy first with one pass beside it."""
-    one_pass, filled, best_tokens, best_board = (
-        ratio(right[i, use], tally.all[i, use], W)
-        for right in (tally.one_pass, tally.easy_first, tally.best_tokens, tally.best_board))
+def _scores(right: np.ndarray, all_: np.ndarray, W: np.ndarray) -> list[list[np.ndarray]]:
+    """Scores by who answers and what is COUNTED."""
+    return [[ratio(right[who, i], all_[i], W) for i in range(len(COUNTED))] for who in range(4)]
+
+
+def _mean(scores: list[list[list[np.ndarray]]]) -> list[list[np.ndarray]]:
+    """The mean over groups of boards, which have no board in common."""
+    means = [[mean([of[who][i] for of in scores]) for i in range(len(COUNTED))] for who in range(4)]
+    for who, of_who in enumerate(means):
+        for i, score in enumerate(of_who):
+            score.boards = sum(of[who][i].boards for of in scores)
+    return means
+
+
+def _row(scores: list[list[np.ndarray]], i: int, group: str, masks: int, easy_first: bool) -> Row:
+    """The row of COUNTED[i] of a group of boards; of easy first with one pass beside it."""
+    one_pass, filled, best_tokens, best_board = (of[i] for of in scores)
     effect = filled if easy_first else one_pass
     upper = best_board if COUNTED[i] == "whole boards" else best_tokens
-    extras = {"boards": int(use.sum()), "masks": masks, "short of the bound": upper - effect,
-              "best board": best_board[0]}
+    extras = {"masks": masks, "short of the bound": np.asarray(upper - effect), "best board": best_board[0]}
     if easy_first:
         extras |= {"one pass": one_pass, "best of one pass": best_tokens[0],
-                   "gain of easy first": filled - one_pass}
-    else:
-        extras |= {"avoidable error": ratio(tally.avoidable[use], tally.all[0, use], W),
-                   "sure": tally.sure[use].mean() / masks}
+                   "gain of easy first": np.asarray(filled - one_pass)}
     feature = f"{COUNTED[i]}, {group}" + (f", {EASY_FIRST}" if easy_first else "")
     return Row(TABLE.name, feature, effect, upper=upper, counts=False, extras=extras)

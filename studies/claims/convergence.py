@@ -5,12 +5,13 @@ its ends, and do the roots lie in few dimensions?
 Measure: three things at object cells, hidden and visible apart. The mean cosine of cells of one root with
 different tokens, minus that of cells of different roots with one token (nearness), at the stage where it is
 largest. Nearness inside the stack minus the larger of that at its ends (extremum). And 1 - the participation
-ratio of the roots' means / (roots - 1), the dimensions that they could span (manifold). The stage is chosen
-on half of the boards and judged on the others.
+ratio of the roots' means / (roots - 1), the dimensions that they could span (manifold); the means' moments go
+less those of roots shuffled over objects, which are noise, and means no larger than these are no manifold: 0.
+The stage is chosen on half of the boards and judged on the others.
 Upper bound: a code of the root alone; a return to the first stage's nearness; means on a line.
-Controls: no difference; an untrained network; for the manifold also the first stage.
-Row: each of the three, for hidden and for visible cells; and, not counted, fewer dimensions: 1 - the
-participation ratio / that of the means of random classes of the same sizes.
+Controls: no difference; an untrained network; for the manifold also the first stage; both where they are more
+than noise.
+Row: each of the three, for hidden and for visible cells.
 """
 from __future__ import annotations
 
@@ -19,14 +20,16 @@ from functools import partial
 
 import numpy as np
 
-from studies.claims.figures import plot_components, plot_stages
+from studies.claims.figures import plot_stages
+from studies.claims.networks import Network
 from studies.claims.sample import Sample
-from studies.claims.scores import Row, Table, spread
-from studies.claims.statistics import participation, unit
+from studies.claims.scores import Row, Table, interval, spread
+from studies.claims.statistics import moments, participation, unit
 
-DIMENSION_DRAWS = 100  # bootstrap samples for dimensions, which take long
+DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
 AT_ONCE = 2**26  # numbers in one array of sums over bootstrap samples
-SHUFFLES = 20  # random classes that the measured number of dimensions is a mean over
+SHUFFLES = 20  # of the roots over objects
+BOARDS_AT_ONCE = 500  # in one pass of a network
 
 
 @dataclass
@@ -37,63 +40,92 @@ class Cells:
     cell: np.ndarray  # (N,)
     root: np.ndarray  # (N,)
     token: np.ndarray  # (N,) number of the token among those that occur
+    thing: np.ndarray  # (N,) number of the object, the same for all cells of an object on a board
 
 
 @dataclass
-class Nearness:
-    """`nearness` on the two halves of the boards and on all."""
+class Manifold:
+    """How few dimensions the roots' means span: a score, and the means' energy / that of shuffled roots."""
 
-    chosen_by: float  # on the half by which a stage is chosen
-    judged: np.ndarray  # score on the other half
-    overall: np.ndarray  # score on all boards
+    score: np.ndarray  # 0: all directions, 1 - 1 / (roots - 1): a line
+    energy: np.ndarray
+
+    @property
+    def is_more_than_noise(self) -> bool:
+        """Whether the roots' means differ more than those of shuffled roots."""
+        return interval(self.energy)[0] > 1
 
 
 TABLE = Table(
     "convergence",
     "embeddings of semantically related tokens transiently converge on low-dimensional manifolds",
     "difference of mean cosines, or share of dimensions saved",
-    {"convergence_stages": partial(plot_stages, label="nearness by root - by token"),
-     "convergence_pca": lambda material: plot_components(*material)})
+    {"convergence_stages": partial(plot_stages, label="nearness by root - by token")})
 
 
-def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, W: np.ndarray,
-            rng: np.random.Generator,
-            dimension_draws: int = DIMENSION_DRAWS) -> tuple[list[Row], list[dict]]:
-    """Rows on whether tokens of a root transiently converge on low-dimensional manifolds; curves over stages.
+Points = dict[str, np.ndarray]  # {stage: (N, D)} activations of N cells, centred and of unit length
 
-    sources {name: {stage: (masked test boards, T, D)}}: network, untrained network, and others for curves
-    alone. W (R + 1, test boards).
+
+def points_of(network: Network, tokens: np.ndarray, cells: dict[str, Cells]) -> dict[str, Points]:
+    """{kind of cells: points at every stage} of masked boards (n, T)."""
+    parts: dict[tuple[str, str], list] = {}
+    for start in range(0, len(tokens), BOARDS_AT_ONCE):
+        acts = network.run(tokens[start : start + BOARDS_AT_ONCE], network.stages)[1]
+        for which, of in cells.items():
+            here = (of.board >= start) & (of.board < start + BOARDS_AT_ONCE)
+            for stage, X in acts.items():
+                parts.setdefault((which, stage), []).append(X[of.board[here] - start, of.cell[here]])
+    return {which: {stage: unit(np.concatenate(parts[which, stage])) for stage in network.stages}
+            for which in cells}
+
+
+def measure(points: dict[str, dict[str, Points]], cells: dict[str, Cells], sample: Sample, W: np.ndarray,
+            rng: np.random.Generator, dimension_draws: int = DIMENSION_DRAWS) -> list[Row]:
+    """Rows on whether tokens of a root transiently converge on low-dimensional manifolds.
+
+    points: {'network' or 'untrained network': {kind of cells: {stage: (N, D)}}}. W (R + 1, test boards).
     """
-    rows, curves = [], []
+    rows = []
     half = rng.permutation(W.shape[1]) % 2
-    for hidden, which in ((True, "hidden cells"), (False, "visible cells")):
-        cells = object_cells(sample, hidden)
-        if len(np.unique(cells.root)) < 2 or len(np.unique(cells.token)) < 2:
-            continue
-        board = sample.test_board[cells.board]
-        points, near = {}, {}
-        for source, stages in sources.items():
-            points[source], near[source] = {}, {}
-            for stage in sources["network"]:
-                X = points[source][stage] = unit(stages[stage][cells.board, cells.cell])
-                near[source][stage] = nearness_by_halves(X, cells, board, W, half)
-                saved = dimensions_saved(X, cells.root, board, W[:1], rng)[0]
-                label = "over training, one run" if source.startswith("epoch") else "trained"
-                curves.append({"label": label, "cells": which, "source": source, "stage": stage,
-                               "dimensions saved": saved} | spread("value", near[source][stage].overall))
-        rows += _rows_of_nearness(which, near, len(np.unique(cells.root)))
-        rows += _rows_of_dimensions(which, points, near, cells.root, board, W[: dimension_draws + 1], rng)
-    return rows, curves
+    halves = np.concatenate([W[:1] * (half == 0), W * (half == 1)])  # to choose by, then to judge
+    for which, of in cells.items():
+        board = sample.test_board[of.board]
+        by_source = {source: by_cells[which] for source, by_cells in points.items()}
+        near = {source: {stage: nearness(X, of.root, of.token, board, halves) for stage, X in stages.items()}
+                for source, stages in by_source.items()}
+        rows += _rows_of_nearness(which, near, len(np.unique(of.root)))
+        rows.append(_row_of_dimensions(which, by_source, _nearest(near["network"]), of, board,
+                                       W[: dimension_draws + 1], rng))
+    return rows
+
+
+def curves_of(source: str, points: dict[str, Points], cells: dict[str, Cells], sample: Sample,
+              W: np.ndarray) -> list[dict]:
+    """Nearness over stages, as rows for `plot_stages`."""
+    return [{"label": "nearness", "cells": which, "source": source, "stage": stage}
+            | spread("value", nearness(X, of.root, of.token, sample.test_board[of.board], W))
+            for which, of in cells.items() for stage, X in points[which].items()]
+
+
+def cells_of(sample: Sample) -> dict[str, Cells]:
+    """{'hidden cells' or 'visible cells': object cells}, those with two roots and two tokens at least."""
+    cells = {"hidden cells": object_cells(sample, True), "visible cells": object_cells(sample, False)}
+    return {which: of for which, of in cells.items()
+            if len(np.unique(of.root)) > 1 and len(np.unique(of.token)) > 1}
 
 
 def object_cells(sample: Sample, hidden: bool) -> Cells:
     """The object cells of the masked test boards, hidden or visible, whose token is no background and whose
     root can be known."""
-    tokens, root = sample.drawn.tokens[sample.test], sample.labels["root"][sample.test]
+    tokens = sample.drawn.tokens[sample.test]
+    labels = {name: values[sample.test] for name, values in sample.labels.items()}
+    root = labels["root"]
     use = (root >= 0) & sample.known["root"][sample.test]
-    use &= (sample.hidden[sample.test] == hidden) & (tokens != sample.labels["background"][sample.test])
+    use &= (sample.hidden[sample.test] == hidden) & (tokens != labels["background"])
     board, cell = np.nonzero(use)
-    return Cells(board, cell, root[board, cell], np.unique(tokens[board, cell], return_inverse=True)[1])
+    things = [sample.test_board[board], *(labels[name][board, cell] for name in ("root", "row", "column"))]
+    return Cells(board, cell, root[board, cell], np.unique(tokens[board, cell], return_inverse=True)[1],
+                 np.unique(things, axis=1, return_inverse=True)[1].ravel())
 
 
 def nearness(X: np.ndarray, root: np.ndarray, token: np.ndarray, board: np.ndarray,
@@ -130,88 +162,55 @@ def _square(vectors: np.ndarray) -> np.ndarray:
     return (vectors**2).reshape(len(vectors), -1).sum(1)
 
 
-def nearness_by_halves(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
-                       half: np.ndarray) -> Nearness:
-    """The `Nearness` of points X (N, D); board (N,) of the points, half (boards,) 0 to choose by and 1 to
-    judge."""
-    weights = np.concatenate([W[:1] * (half == 0), W * (half == 1), W])
-    score = nearness(X, cells.root, cells.token, board, weights)
-    return Nearness(score[0], score[1 : len(W) + 1], score[len(W) + 1 :])
+def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
+             rng: np.random.Generator) -> Manifold:
+    """The `Manifold` of points X (N, D) of cells. Roots are shuffled over objects, so that cells of an object
+    stay together."""
+    roots, first = np.unique(cells.root), np.unique(cells.thing, return_index=True)[1]
+    noise = np.mean([moments(X, rng.permutation(cells.root[first])[cells.thing], np.ones(len(X)))
+                     for _ in range(SHUFFLES)], axis=0)
+    saved, energy = np.zeros((2, len(W)))
+    for k, weights in enumerate(W):
+        of_roots = moments(X, cells.root, weights[board])
+        saved[k] = 1 - participation(of_roots - noise) / (len(roots) - 1)
+        energy[k] = of_roots.trace() / max(noise.trace(), 1e-30)
+    for score in (saved, energy):  # biased by boards that are drawn twice
+        score[1:] += score[0] - score[1:].mean() if len(score) > 1 else 0
+    return Manifold(saved, energy)
 
 
-def dimensions_saved(X: np.ndarray, classes: np.ndarray, board: np.ndarray, W: np.ndarray,
-                     rng: np.random.Generator) -> np.ndarray:
-    """Score of 1 - participation ratio of the class means / that of equally large random classes, which are
-    drawn anew for each bootstrap sample. X (N, D), classes and board (N,)."""
-    ratios = []  # of the class means and of random classes
-    for weights in (*[W[0]] * SHUFFLES, *W[1:]):
-        mixed = rng.permutation(classes)
-        ratios.append([participation(X, which, weights[board]) for which in (classes, mixed)])
-    true, chance = np.mean(ratios[:SHUFFLES], axis=0)
-    drawn = np.array([1 - true / chance for true, chance in ratios[SHUFFLES:]])
-    return _centred(1 - true / chance, drawn)
+def _nearest(near: dict[str, np.ndarray]) -> str:
+    """The stage that is chosen on half of the boards, the first value of each score."""
+    return max(near, key=lambda stage: near[stage][0])
 
 
-def manifold(X: np.ndarray, classes: np.ndarray, board: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """Score of 1 - participation ratio of the class means / the dimensions that they could span: 0 for means
-    in all directions, 1 - 1 / (classes - 1) for means on a line. X (N, D), classes and board (N,)."""
-    most = len(np.unique(classes)) - 1
-    saved = np.array([1 - participation(X, classes, weights[board]) / most for weights in W])
-    return _centred(saved[0], saved[1:])
-
-
-def _centred(measured: float, drawn: np.ndarray) -> np.ndarray:
-    """Score of a measured value and bootstrap values, moved to have it as their mean: a board that is drawn
-    twice biases the participation ratio."""
-    return np.r_[measured, drawn - drawn.mean() + measured] if len(drawn) else np.array([measured])
-
-
-def _nearest(near: dict[str, Nearness]) -> str:
-    """The stage that is chosen on half of the boards."""
-    return max(near, key=lambda stage: near[stage].chosen_by)
-
-
-def _rows_of_nearness(cells: str, near: dict[str, dict[str, Nearness]], roots: int) -> list[Row]:
+def _rows_of_nearness(cells: str, near: dict[str, dict[str, np.ndarray]], roots: int) -> list[Row]:
     network, fresh = near["network"], near["untrained network"]
     first, *between, last = network
     top, inner = _nearest(network), _nearest({stage: network[stage] for stage in between})
 
-    def rise(of: dict[str, Nearness]) -> np.ndarray:
-        return of[inner].judged - np.maximum(of[first].judged, of[last].judged)
+    def rise(of: dict[str, np.ndarray]) -> np.ndarray:
+        return (of[inner] - np.maximum(of[first], of[last]))[1:]
 
-    none = np.zeros_like(network[top].judged)
+    none = np.zeros(len(network[top]) - 1)
     of_root_alone = 1 + 1 / (roots - 1)  # equidistant roots have cosines of -1 / (roots - 1)
-    full_return = network[inner].judged[0] - network[first].judged[0]
     return [
-        Row(TABLE.name, f"nearer by root than by token, {cells}", network[top].judged,
-            {"as near": none, "untrained network": fresh[top].judged}, of_root_alone, top),
+        Row(TABLE.name, f"nearer by root than by token, {cells}", network[top][1:],
+            {"as near": none, "untrained network": fresh[top][1:]}, of_root_alone, top),
         Row(TABLE.name, f"an extremum inside the stack, {cells}", rise(network),
-            {"stays": none, "untrained network": rise(fresh)}, full_return, inner)]
+            {"stays": none, "untrained network": rise(fresh)}, network[inner][1] - network[first][1], inner)]
 
 
-def _rows_of_dimensions(cells: str, points: dict, near: dict, root: np.ndarray, board: np.ndarray,
-                        W: np.ndarray, rng: np.random.Generator) -> list[Row]:
-    stage, first = _nearest(near["network"]), next(iter(points["network"]))
-    network, fresh = points["network"], points["untrained network"]
-    saved = dimensions_saved(network[stage], root, board, W, rng)
-    controls = {"random classes": np.zeros(len(saved)),
-                "untrained network": dimensions_saved(fresh[stage], root, board, W, rng)}
-    # planted means in a plane fail here, as random classes of cells in a plane lie in it too: not counted
-    fewer = Row(TABLE.name, f"class means in fewer dimensions, {cells}", saved, controls, stage=stage,
-                counts=False)
-    controls = {"untrained network": manifold(fresh[stage], root, board, W)}
+def _row_of_dimensions(which: str, points: dict[str, Points], stage: str, cells: Cells, board: np.ndarray,
+                       W: np.ndarray, rng: np.random.Generator) -> Row:
+    first = next(iter(points["network"]))
+    found, fresh, start = (manifold(X, cells, board, W, rng) for X in (
+        points["network"][stage], points["untrained network"][stage], points["network"][first]))
+    controls = {"no manifold": np.zeros(len(W)),
+                "untrained network": fresh.score if fresh.is_more_than_noise else np.nan}
     if stage != first:
-        controls["first stage"] = manifold(network[first], root, board, W)
-    effect, on_a_line = manifold(network[stage], root, board, W), 1 - 1 / (len(np.unique(root)) - 1)
-    on_manifold = Row(TABLE.name, f"roots' means on a manifold, {cells}", effect, controls, on_a_line, stage)
-    return [fewer, on_manifold]
-
-
-def manifolds(sample: Sample, stages: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """What `plot_components` draws: the visible object cells of a network at the first stage, after each
-    attention, and at the last stage, by root and by token. stages {stage: (n, T, D)}, n boards of the
-    sample."""
-    cells, names = object_cells(sample, False), list(stages)
-    shown = [name for name in names if name.endswith(("_z", "z_attn"))] + names[-1:]
-    points = {name: unit(stages[name][sample.test][cells.board, cells.cell]) for name in shown}
-    return points, {"root": cells.root, "token": cells.token}
+        controls["first stage"] = start.score if start.is_more_than_noise else np.nan
+    effect = found.score if found.is_more_than_noise else np.zeros(len(W))
+    extras = {"energy over shuffled roots": found.energy, "the same, untrained": fresh.energy}
+    return Row(TABLE.name, f"roots' means on a manifold, {which}", effect, controls,
+               1 - 1 / (len(np.unique(cells.root)) - 1), stage, extras=extras)

@@ -4,9 +4,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 
-from parts.probing.panels import OBJECT_COLORS, draw_board, draw_matrix, new_figure
+from parts.probing.panels import OBJECT_COLORS, new_figure
 from studies.claims.scores import Row
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
@@ -54,16 +53,15 @@ def _draw_row(ax, row: Row, y: float, marker: str, ink) -> None:
 def plot_stages(curves: Sequence[dict], label: str):
     """Values by stage with their intervals; label: of the values.
 
-    curves: rows with run, cells (a line of panels each), label (a column each), source (a colour each; 'epoch
-    ...' of the first run alone), stage, 'value', 'value low', 'value high'.
+    curves: rows with run, cells (a line of panels each), label (a column each), source (a colour each),
+    stage, 'value', 'value low', 'value high'.
     """
     kinds, labels, sources = (list(dict.fromkeys(row[name] for row in curves))
                               for name in ("cells", "label", "source"))
-    inks, first_run = _inks(sources), curves[0]["run"]
+    inks = {name: (ink, line) for name, ink, line in zip(sources, INKS, LINES, strict=False)}
     groups: dict[tuple, list] = {}
     for row in curves:
-        if not row["source"].startswith("epoch") or row["run"] == first_run:
-            groups.setdefault((row["cells"], row["label"], row["source"], row["run"]), []).append(row)
+        groups.setdefault((row["cells"], row["label"], row["source"], row["run"]), []).append(row)
     width = 2 if len(labels) > 3 else 4
     size = (width * len(labels) + 1, 2.6 * len(kinds) + 0.6)
     figure, axes = new_figure(len(kinds), len(labels), size, sharex=True, sharey=True)
@@ -79,15 +77,6 @@ def plot_stages(curves: Sequence[dict], label: str):
     return figure
 
 
-def _inks(sources: Sequence[str]) -> dict[str, tuple]:
-    """{source: (colour, line)}: 'epoch ...' from dark to light, a colour each for the others."""
-    epochs = [name for name in sources if name.startswith("epoch")]
-    others = [name for name in sources if name not in epochs]
-    inks = {name: (ink, line) for name, ink, line in zip(others, INKS, LINES, strict=False)}
-    shades = colormaps["viridis"](np.linspace(0, 0.9, len(epochs)))
-    return inks | {name: (shade, "-") for name, shade in zip(epochs, shades, strict=True)}
-
-
 def _draw_curve(ax, rows: Sequence[dict], ink, line):
     """The values of rows, a stage each, with their intervals; a single row as a level line. Returns the
     legend's handle."""
@@ -98,50 +87,3 @@ def _draw_curve(ax, rows: Sequence[dict], ink, line):
     ax.fill_between(range(len(rows)), low, high, color=ink, alpha=0.12)
     ax.set_xticks(range(len(rows)), [row["stage"] for row in rows], rotation=90, fontsize=7)
     return curve
-
-
-def plot_examples(groups: Sequence[Sequence[np.ndarray]], titles: Sequence[str], colors: np.ndarray):
-    """Groups of boards, each [(h, w), ...], under a title each, two groups side by side. colors: RGBA (V, 4)
-    of the tokens."""
-    most, lines = max(map(len, groups)), -(-len(groups) // 2)
-    figure, axes = new_figure(lines, 2 * most, (2.2 * most, 1.4 * lines))
-    for ax in axes.flat:
-        ax.axis("off")
-    for line, boards, title in zip(axes.reshape(-1, most), groups, titles, strict=False):
-        line[0].set_title(title, fontsize=8, loc="left")
-        for ax, board in zip(line, boards, strict=False):
-            draw_board(ax, board, colors)
-    return figure
-
-
-def plot_components(stages: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
-    """Two principal components of the points X (N, D) of each stage, a column each, a line of panels for each
-    of labels (N,): a colour a label, and its number at its mean."""
-    colors = colormaps["tab10"]
-    figure, axes = new_figure(len(labels), len(stages), (2.6 * len(stages), 2.8 * len(labels)))
-    for column, (stage, X) in zip(axes.T, stages.items(), strict=True):
-        X = X - X.mean(0)
-        few = X[:: len(X) // 4000 + 1]
-        X = X @ np.linalg.svd(few, full_matrices=False)[2][:2].T
-        for ax, (name, values) in zip(column, labels.items(), strict=True):
-            ax.scatter(*X.T, s=3, c=colors(values % 10), alpha=0.35, linewidths=0)
-            for number in np.unique(values):
-                box = dict(boxstyle="circle,pad=0.15", fc="white", ec=colors(number % 10), lw=1.5)
-                x, y = X[values == number].mean(0)
-                ax.text(x, y, str(number), ha="center", va="center", fontsize=7, bbox=box)
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{stage}, by {name}", fontsize=9)
-    return figure
-
-
-def plot_shares(shares: Sequence[Sequence[float]], names: Sequence[str], across: str, label: str):
-    """A matrix of shares 0 ... 1 with the names of its rows and the numbers of its columns, which are
-    `across`."""
-    shares = np.asarray(shares)
-    figure, axes = new_figure(1, 1, (0.36 * shares.shape[1] + 3, 0.26 * len(shares) + 1.2))
-    groups = [(name, 1) for name in names], [(str(j), 1) for j in range(shares.shape[1])]
-    image = draw_matrix(axes[0, 0], shares, groups, (0, 1), names=("", across))
-    axes[0, 0].tick_params(labelsize=8)
-    axes[0, 0].xaxis.label.set_size(8)
-    figure.colorbar(image, ax=axes[0, 0]).set_label(label, fontsize=8)
-    return figure

@@ -1,33 +1,39 @@
 """Claim: what is encoded is abstract.
 
 Question: do read-outs of a label carry over to contexts in which they were not fitted?
-Measure: the contexts of a label are halved; skill of a linear read-out fitted in one half and tested in the
-other, both ways (Bernardi et al. 2020). From single boards to double ones or composites there is one way
-only, and the row belongs to the claim of compositionality.
-Upper bound: a read-out fitted in both halves.
-Controls: the same from an untrained network and from the input.
-Row: a label across what divides its contexts. Beside it the parallelism score at that stage: the mean cosine
-between the two halves' differences of class means, and the same with classes shuffled.
+Measure: the contexts of a label are halved; skill of a linear read-out from [z, p] fitted in one half and
+tested in the other, both ways (Bernardi et al. 2020). In runs that hold out positions or pairs of roots,
+read-outs fitted on boards of train are also tested at positions, or in pairs, on which neither read-out nor
+network was trained. From single boards to double ones or composites there is one way too; these rows belong
+to the claim of compositionality.
+Upper bound: a read-out fitted in both halves; for what was never shown, the same read-out on boards of train
+that it was not fitted on.
+Controls: the same from an untrained network and from the input: a cell's own token, its neighbourhood, the
+whole masked board.
+Row: a label across what divides its contexts.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from module_dataset import AbstractionDataset
-from studies.claims.readouts import best_stage, readouts
+from studies.claims.readouts import ReadOut, Task, best_stage
 from studies.claims.sample import Sample
-from studies.claims.scores import Row, Table
+from studies.claims.scores import Row, Table, mean
 
 TABLE = Table("generalisation", "what is encoded is abstract: read-outs carry over to unseen contexts",
               "skill in the other contexts")
+NEW = {"stringent": "positions never shown", "places": "positions never shown", "pairs": "pairs never shown"}
 CROSSINGS = (  # (label, what divides its contexts)
     ("root", "background"), ("root", "place on the board"), ("root", "companion"), ("background", "root"),
     ("place in the root", "root"), ("row", "root"), ("column", "root"), ("composite", "background"),
-    ("composite", "place on the board"), ("root", "double boards"), ("root", "composites"))
-ONE_WAY = ("double boards", "composites")  # contexts to which read-outs of single boards are carried
+    ("composite", "place on the board"), ("root", "double boards"), ("root", "composites"),
+    *((label, new) for new in sorted(set(NEW.values()))
+      for label in ("root", "place in the root", "row", "column")))
+ONE_WAY = ("double boards", "composites", *NEW.values())  # contexts to which read-outs are carried
 
 
 @dataclass
@@ -50,19 +56,45 @@ class Crossing:
         return self.usable & (self.half == half)
 
 
-def measure(sources: dict[str, dict[str, np.ndarray]], sample: Sample, contexts: dict[str, np.ndarray],
-            W: np.ndarray, rng: np.random.Generator, crossings: Sequence[tuple[str, str]] = CROSSINGS,
-            bar: Callable = iter) -> list[Row]:
-    """Rows on whether codes are abstract; those of ONE_WAY contexts belong to the table on composition.
+def crossings_of(sample: Sample, dataset: AbstractionDataset,
+                 wanted: Iterable[tuple[str, str]] = CROSSINGS) -> dict[str, Crossing]:
+    """{name: crossing} of those wanted, (label, what divides its contexts), that the boards allow."""
+    contexts = contexts_of(sample, dataset)
+    found = {f"{label} across {condition}": crossing_of(sample, contexts, label, condition)
+             for label, condition in wanted if condition in contexts}
+    return {name: crossing for name, crossing in found.items() if _can_be_measured(crossing, sample)}
 
-    sources: {'network': {stage: (n, T, D)}, control: {stage: features}}. contexts: as `contexts_of` makes
-    them. crossings: (label, what divides its contexts). W (R + 1, masked test boards).
-    """
+
+def tasks_of(crossings: dict[str, Crossing], sample: Sample) -> dict[str, Task]:
+    """The read-outs of each crossing: 'NAME, from 0' and, both ways, 'NAME, from 1', fitted in a half and
+    tested in the other; and 'NAME, in both', the bound."""
+    tasks, before = {}, (sample.part < 2)[:, None]
+    for name, crossing in crossings.items():
+        for half in (0,) if crossing.one_way else (0, 1):
+            within, beyond = crossing.within(half), crossing.within(1 - half)
+            tasks[f"{name}, from {half}"] = Task(crossing.values, within, np.where(before, within, beyond))
+        judged = crossing.usable & (before | (crossing.half == 1) | (not crossing.one_way))
+        tasks[f"{name}, in both"] = Task(crossing.values, crossing.usable, judged)
+    return tasks
+
+
+def measure(found: dict[str, dict[str, dict[str, ReadOut]]], crossings: dict[str, Crossing]) -> list[Row]:
+    """Rows on whether codes are abstract; from single boards to others they belong to the table on
+    composition. found: {source: {task: {stage: read-out}}} of the tasks of `tasks_of`."""
     rows = []
-    for label, condition in bar(crossings):
-        crossing = crossing_of(sample, contexts, label, condition)
-        if _can_be_measured(crossing, sample):
-            rows.append(_row(crossing, sources, sample, W, rng))
+    for name, crossing in crossings.items():
+        ways = [f"{name}, from {half}" for half in ((0,) if crossing.one_way else (0, 1))]
+        scores = {source: mean([best_stage(of_source[way])[1] for way in ways])
+                  for source, of_source in found.items()}
+        stage = best_stage(found["network"][ways[-1]])[0]
+        bound, table = best_stage(found["network"][f"{name}, in both"])[1], TABLE.name
+        if crossing.condition in NEW.values():  # its new contexts are not among the boards to fit
+            name = name.replace("across", "at" if "positions" in name else "in")
+            bound = found["network"][ways[0]][stage].chosen_by
+        elif crossing.one_way:
+            table = "composition"
+            name = f"read-out of the root learnt on single boards, on {crossing.condition}"
+        rows.append(Row(table, name, scores.pop("network"), scores, bound, stage))
     return rows
 
 
@@ -74,12 +106,30 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
     number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1)  # of two objects
     companion = objects[np.arange(len(objects))[:, None], 1 - number, 0]
     of_the_board = _half(objects[:, :1, 0], types == 0)
-    return {"background": _half(labels["background"]),
-            "place on the board": _half(labels["row"] + labels["column"], root >= 0),
-            "root": np.where(root >= 0, _half(root), of_the_board),
-            "companion": _half(companion, (types == 1) & (root >= 0)),
-            "double boards": np.where(types < 2, types, -1),
-            "composites": np.array([0, -1, 1])[types]}
+    contexts = {"background": _half(labels["background"]),
+                "place on the board": _half(labels["row"] + labels["column"], root >= 0),
+                "root": np.where(root >= 0, _half(root), of_the_board),
+                "companion": _half(companion, (types == 1) & (root >= 0)),
+                "double boards": np.where(types < 2, types, -1),
+                "composites": np.array([0, -1, 1])[types]}
+    if dataset.sets is not None and dataset.split_method in NEW:
+        train = (root >= 0) & (sample.part < 2)[:, None]
+        new = np.where(never_shown(sample, dataset), 1, -1)
+        contexts[NEW[dataset.split_method]] = np.where(train, 0, new)
+    return contexts
+
+
+def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
+    """(n, T) object cells of held-out boards that training does not show like this: at this position, or with
+    this companion."""
+    root, labels = sample.labels["root"], sample.labels
+    test = (root >= 0) & (sample.part == 2)[:, None]
+    if dataset.split_method == "pairs":
+        return test & (sample.drawn.types == 1)[:, None]  # held-out boards of other types are of train
+    train = dataset.table(0, "train")
+    shown = np.zeros((dataset.abs_n, dataset.params.places, dataset.params.places), bool)
+    shown[tuple(train.take(np.arange(len(train)))[:, :3].T)] = True
+    return test & ~shown[root, labels["row"], labels["column"]]
 
 
 def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
@@ -96,64 +146,8 @@ def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, con
 
 
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
-    """Whether each half has two classes among the boards to fit, to choose by and to test."""
-    for half in (0, 1):
-        for part in range(3):
-            cells = crossing.within(half) & (sample.part == part)[:, None]
-            if len(np.unique(crossing.values[cells])) < 2:
-                return False
-    return True
-
-
-def _row(crossing: Crossing, sources: dict, sample: Sample, W: np.ndarray, rng: np.random.Generator) -> Row:
-    fitted_in = (0,) if crossing.one_way else (0, 1)
-    stage, scores = "", {}
-    for source, stages in sources.items():
-        ways = [_carried(crossing, stages, half, sample, W) for half in fitted_in]
-        if source == "network":
-            stage = ways[-1][0]
-        scores[source] = np.mean([score for _, score in ways], axis=0)
-    tested = crossing.usable & np.isin(crossing.half, [1 - half for half in fitted_in])
-    in_both = readouts(sources["network"], crossing.values, crossing.usable, tested, sample, W)
-    parallel, shuffled = parallelism(sources["network"][stage], crossing, rng)
-    untrained, _ = parallelism(sources["untrained network"][stage], crossing, rng)
-    if crossing.one_way:
-        table = "composition"
-        feature = f"read-out of the root learnt on single boards, on {crossing.condition}"
-    else:
-        table = TABLE.name
-        feature = f"{crossing.label} across {crossing.condition}"
-    return Row(table, feature, scores.pop("network"), scores, best_stage(in_both)[1], stage, extras={
-        "parallelism": parallel, "parallelism, shuffled": shuffled, "parallelism, untrained": untrained})
-
-
-def _carried(crossing: Crossing, stages: dict, half: int, sample: Sample,
-             W: np.ndarray) -> tuple[str, np.ndarray]:
-    """(stage, score) of the best read-out that is fitted and chosen in a half and tested in the other."""
-    judged_in = np.where(sample.part < 2, half, 1 - half)[:, None]
-    return best_stage(readouts(stages, crossing.values, crossing.within(half), crossing.within(judged_in),
-                               sample, W))
-
-
-def parallelism(X: np.ndarray, crossing: Crossing, rng: np.random.Generator) -> tuple[float, float]:
-    """Parallelism score of a crossing's label at activations X (n, T, D), and with the classes shuffled
-    within each half."""
-    cells = [crossing.within(half) for half in (0, 1)]
-    points = [X[where] for where in cells]
-    classes = [crossing.values[where] for where in cells]
-    shuffled = [rng.permutation(c) for c in classes]
-    return _parallelism(points, classes), _parallelism(points, shuffled)
-
-
-def _parallelism(points: list[np.ndarray], classes: list[np.ndarray]) -> float:
-    """Mean cosine between the two halves' differences of class means, over pairs of classes in both
-    halves."""
-    common = np.intersect1d(*classes)
-    i, j = np.triu_indices(len(common), 1)
-    differences = []
-    for x, y in zip(points, classes, strict=True):
-        means = np.array([x[y == c].mean(0) for c in common])
-        differences.append(means[i] - means[j])
-    a, b = differences
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(1) / np.maximum(lengths, 1e-30)).mean())
+    """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
+    shown is to be tested only."""
+    new = crossing.condition in NEW.values()
+    return all(len(np.unique(crossing.values[crossing.within(half) & (sample.part == part)[:, None]])) > 1
+               for half in (0, 1) for part in range(3) if not new or half == (part == 2))

@@ -6,20 +6,23 @@ in the same cells at one stage. The swap succeeds on a board if every hidden cel
 differ then shows the donor's token; none of these cells is edited. A second method adds the difference of the
 two roots' mean activations instead.
 Upper bound: the donor's tokens in the input.
-Controls: a third root's activations; the donor's at permuted places; noise of the same covariance; the same
-root's from another board; nothing; the donor's in an untrained network.
-Row: a method, on boards of a type, at a stage. Moved: (patched - clean) / (donor - clean) of the two tokens'
-logit difference. Collateral: share of cells elsewhere that change.
+Controls: a third root's activations; the donor's tokens in other roots, each cell's activations from a board
+of train on which another root shows the donor's token in that cell; the donor's activations at permuted
+places; noise of the same covariance; the same root's from another board; nothing; the donor's in an untrained
+network.
+Row: a method, on boards of a type, at a stage.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from module_dataset import TYPES, AbstractionDataset
 from studies.claims.networks import Network
 from studies.claims.sample import Sample
+from studies.claims.scenes import Masking
 from studies.claims.scores import DRAWS, Row, Table, ratio, resample
 from studies.claims.swaps import Swaps, swaps_of
 
@@ -29,30 +32,62 @@ METHODS = SWAP, DIFFERENCE = "swap", "difference of class means"
 
 
 def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types: Iterable[int],
-            means: dict[str, np.ndarray], rng: np.random.Generator, count: int = 200, draws: int = DRAWS,
+            store: Store, masking: Masking, rng: np.random.Generator, count: int = 200, draws: int = DRAWS,
             bar: Callable = iter) -> list[Row]:
     """Rows on swaps of the root of single boards and of the first root of double ones. fresh: the untrained
-    network. types: the board types in use. means: as `class_means` makes them."""
-    rows = []
+    network. types: the board types in use. store: of the network."""
+    rows, means = [], store.class_means()
     for type_ in bar([type_ for type_ in (0, 1) if type_ in types]):
-        swaps = swaps_of(dataset, type_, count, rng)
+        swaps = swaps_of(dataset, type_, count, rng, masking=masking)
         if swaps is not None:
             where = f"{TYPES[type_]} boards"
-            rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, means, fresh=fresh)
+            rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, store, means, fresh=fresh)
     return rows
 
 
-def class_means(sample: Sample, sources: dict[str, np.ndarray], editable: Sequence[str],
-                dataset: AbstractionDataset, types: Sequence[int] = (0, 1, 2)) -> dict[str, np.ndarray]:
-    """{stage: (roots * d * d, D)}: mean activation of a visible cell of each root at each place of its
-    footprint, over the boards to fit on of the given types. sources {stage: (n, T, D)}."""
-    d2, fit = dataset.params.abs_dim**2, slice(sample.n_fit)
-    root, place = sample.labels["root"][fit], sample.labels["place in the root"][fit]
-    use = (root >= 0) & ~sample.hidden[fit] & np.isin(sample.drawn.types[fit], types)[:, None]
-    kind = (root * d2 + place)[use]
-    member = np.eye(dataset.params.abs_n * d2, dtype=np.float32)[kind].T
-    counts = np.maximum(member.sum(1, keepdims=True), 1)
-    return {stage: member @ sources[stage][fit][use] / counts for stage in editable}
+@dataclass
+class Store:
+    """Activations of the N visible object cells of some boards of train."""
+
+    acts: dict[str, np.ndarray]  # {stage: (N, D)}
+    cell: np.ndarray  # (N,) on the board
+    token: np.ndarray  # (N,)
+    root: np.ndarray  # (N,)
+    place: np.ndarray  # (N,) in the root
+    type: np.ndarray  # (N,) of the board
+    kinds: tuple[int, int]  # how many roots, and cells of each
+
+    @classmethod
+    def of(cls, network: Network, sample: Sample, dataset: AbstractionDataset, boards: int = 2000) -> Store:
+        """From the first boards to fit on."""
+        fit = slice(min(boards, sample.n_fit))
+        root, place = sample.labels["root"][fit], sample.labels["place in the root"][fit]
+        tokens, types = sample.tokens[fit], np.broadcast_to(sample.drawn.types[fit][:, None], root.shape)
+        use = (root >= 0) & ~sample.hidden[fit]
+        acts = network.run(tokens, network.editable)[1] if network.editable else {}
+        return cls({stage: X[use] for stage, X in acts.items()}, np.nonzero(use)[1], tokens[use], root[use],
+                   place[use], types[use], (dataset.params.abs_n, dataset.params.abs_dim**2))
+
+    def class_means(self, types: Sequence[int] = (0, 1, 2)) -> dict[str, np.ndarray]:
+        """{stage: (roots * d * d, D)}: mean activation of each root at each place of its footprint, over
+        boards of the given types."""
+        roots, d2 = self.kinds
+        use = np.isin(self.type, types)
+        member = np.eye(roots * d2, dtype=np.float32)[self.root[use].astype(int) * d2 + self.place[use]].T
+        counts = np.maximum(member.sum(1, keepdims=True), 1)
+        return {stage: member @ X[use] / counts for stage, X in self.acts.items()}
+
+    def same_tokens(self, cells: np.ndarray, tokens: np.ndarray, barred: np.ndarray,
+                    rng: np.random.Generator) -> np.ndarray:
+        """(k,) which of the N shows a token of tokens (k,) in a cell of cells (k,) as part of a root that is
+        not barred (k, m), one at random; -1 if none does."""
+        found = np.full(len(cells), -1)
+        for i, (cell, token) in enumerate(zip(cells, tokens, strict=True)):
+            some = np.flatnonzero((self.cell == cell) & (self.token == token))
+            some = some[~np.isin(self.root[some], barred[i])]
+            if len(some):
+                found[i] = rng.choice(some)
+        return found
 
 
 class Trial:
@@ -73,6 +108,16 @@ class Trial:
         for name in ("third", "same", "donor"):
             self.acts[name] = network.run(shown[name], stages)[1]
 
+    def elsewhere(self, store: Store, rng: np.random.Generator) -> np.ndarray:
+        """(n, c) numbers in the store of other roots' cells that show the donor's tokens; -1: none, or not
+        edited."""
+        kinds = [self.swaps.kinds[name][self.board, self.place] for name in ("base", "donor")]
+        tokens = self.swaps.tokens["donor"][self.board, self.edited_cells]
+        barred = np.stack(kinds, 1) // store.kinds[1]
+        numbers = np.full(self.swaps.edit.shape, -1)
+        numbers[self.board, self.place] = store.same_tokens(self.edited_cells, tokens, barred, rng)
+        return numbers
+
     def of_object(self, name: str, stage: str) -> np.ndarray:
         """Activations (n, c, D) of the cells that may be edited, of base, donor, third or same."""
         cells = self.swaps.same_cells if name == "same" else self.swaps.cells
@@ -88,57 +133,37 @@ class Trial:
         """Score of boards on which all cells to be read show the tokens of board (n, T)."""
         return ratio(((logits.argmax(-1) == board) | ~self.swaps.read).all(1), 1, self.W)
 
-    def moved(self, logits: np.ndarray) -> np.ndarray:
-        """Score of how far logits have moved, from the clean ones (0) to those of the donor's tokens (1)."""
-        clean = self._difference(self.clean)
-        return ratio(self._difference(logits) - clean, self._difference(self.wanted) - clean, self.W)
-
-    def collateral(self, logits: np.ndarray) -> float:
-        """Share of cells away from the object that show another token than in the clean pass."""
-        changed = (logits.argmax(-1) != self.clean.argmax(-1)) & self.swaps.away
-        return ratio(changed.sum(1), self.swaps.away.sum(1), self.W)[0]
-
-    def _difference(self, logits: np.ndarray) -> np.ndarray:
-        """(n,) logit of the donor's token minus that of the base's, over the cells to be read."""
-        donor = np.take_along_axis(logits, self.swaps.donor[..., None], 2)[..., 0]
-        base = np.take_along_axis(logits, self.swaps.base[..., None], 2)[..., 0]
-        return np.where(self.swaps.read, donor - base, 0).sum(1)
-
 
 def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.random.Generator,
-              draws: int = DRAWS, means: dict[str, np.ndarray] | None = None, given: np.ndarray | None = None,
-              fresh: Network | None = None, counted: Sequence[str] = (SWAP,)) -> list[Row]:
+              draws: int = DRAWS, store: Store | None = None, means: dict[str, np.ndarray] | None = None,
+              given: np.ndarray | None = None, fresh: Network | None = None,
+              counted: Sequence[str] = (SWAP,)) -> list[Row]:
     """Rows on how the donor's activations at one stage change cells that are not edited.
 
-    where: part of the rows' names. means {stage: (roots * d * d, D)}: class means, for the second method.
-    given: other tokens (n, T) to take the donor's activations from. fresh: the untrained network. counted:
-    the methods that count.
+    where: part of the rows' names. store: of the network, for the control of the same tokens in other roots.
+    means {stage: (roots * d * d, D)}: class means, for the second method. given: other tokens (n, T) to take
+    the donor's activations from. fresh: the untrained network. counted: the methods that count.
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
     wanted, rows = trial.success(trial.wanted, swaps.donor), []
+    numbers = None if store is None else trial.elsewhere(store, rng)
     for stage in network.editable:
         patches = _patches(trial, stage, rng)
         if means is not None:
             to, away_from = (means[stage][swaps.kinds[name]] for name in ("donor", "base"))
             patches[DIFFERENCE] = trial.of_object("base", stage) + to - away_from
+        if store is not None:  # a token that no other root has in this cell leaves the cell as it is
+            there, base = (numbers >= 0)[..., None], trial.of_object("base", stage)
+            patches["the same tokens in other roots"] = np.where(there, store.acts[stage][numbers], base)
         base = trial.acts["base"][stage]
         logits = {name: trial.patched(network, stage, base, values) for name, values in patches.items()}
-        others = {name: made for name, made in logits.items() if name not in METHODS}
-        controls = {name: trial.success(made, swaps.donor) for name, made in others.items()}
+        scores = {name: trial.success(made, swaps.donor) for name, made in logits.items()}
+        controls = {name: score for name, score in scores.items() if name not in METHODS}
         controls["nothing"] = trial.success(trial.clean, swaps.donor)
         if fresh is not None:
             controls["untrained network"] = _untrained(trial, fresh, stage)
-        strongest_move = max(trial.moved(made)[0] for made in others.values())
-        for method in METHODS:
-            if method in logits:
-                made = logits[method]
-                extras = {"boards": len(swaps.rows), "moved": trial.moved(made),
-                          "moved, strongest control": strongest_move, "collateral": trial.collateral(made),
-                          "stays": trial.success(made, swaps.base)[0],
-                          "stays, tokens swapped": trial.success(trial.wanted, swaps.base)[0]}
-                feature, effect = f"{method}, {where}, {stage}", trial.success(made, swaps.donor)
-                counts = method in counted
-                rows.append(Row(table, feature, effect, controls, wanted, stage, counts, extras))
+        rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls, wanted, stage,
+                     method in counted) for method in METHODS if method in scores]
     return rows
 
 

@@ -21,7 +21,7 @@ from studies.claims import (
     steering,
     words,
 )
-from studies.claims.scores import Row, Table, spread, verdict
+from studies.claims.scores import Row, Table, interval, verdict
 
 CLAIMS = (ceiling, decodability, generalisation, convergence, manipulation, composition, words, steering)
 TABLES = {claim.TABLE.name: claim.TABLE for claim in CLAIMS}  # in the report's order
@@ -31,14 +31,13 @@ COLUMNS = ["feature", "run", "stage", "effect [95%]", "upper bound", "effect - s
 QUICK = "**Quick look: do not quote.** Few boards were measured.\n\n"
 INTRODUCTION = """\
 Runs: {}. These are operational definitions of what the abstract of arXiv 2312.05361 claims, not
-reproductions of the paper's figures. A feature is *supported* if the 95% bootstrap interval (over boards) of
-its effect minus its strongest control lies above 0 and the effect is at least half of its upper bound. A
-claim is *supported* if all of its features are, in every run, *partly supported* if some are, and else *not
-supported*. The rule of judgement was fixed beforehand; some measures were corrected later, each announced
-(docs/claims.md). *Skill* is balanced accuracy above chance: 0 is the majority class, 1 perfect. Stages: b0_z
-is what block 0 reads, b(i)_z_attn and b(i)_z_attn_mlp are the residual stream after block i's attention and
-after the block.
-
+reproductions of the paper's figures. A feature is *supported* if the 95% interval (over boards) of its effect
+minus its strongest control lies above 0 and the effect is at least half of its upper bound. A claim is
+*supported* if all of its features are, in every run, *partly supported* if some are, and else *not
+supported*. docs/claims.md tells when rules and measures were fixed. *Skill* is balanced accuracy above
+chance: 0 is the majority class, 1 perfect. Stages: b0_z is what block 0 reads, b(i)_z_attn and
+b(i)_z_attn_mlp are the residual stream after block i's attention and after the block. Masks are those with
+which each run's recipe ends. Learning curves of all read-outs: readouts_curves.csv.
 """
 
 
@@ -48,16 +47,13 @@ class Findings:
 
     rows: list[Row] = field(default_factory=list)  # of all tables
     curves: dict[str, list[dict]] = field(default_factory=dict)  # further tables by name
-    pictures: dict = field(default_factory=dict)  # what figures are drawn from, by the figure's name
     notes: list[str] = field(default_factory=list)  # sentences for the report
 
     def add_(self, run: str, new: Findings) -> None:
-        """Adds the findings on one run, whose name their rows get. Each picture is of the first run that has
-        it."""
+        """Adds the findings on one run, whose name their rows get."""
         self.rows += [replace(row, run=run) for row in new.rows]
         for name, lines in new.curves.items():
             self.curves.setdefault(name, []).extend({"run": run} | line for line in lines)
-        self.pictures = new.pictures | self.pictures
         self.notes += new.notes
 
     def tables(self) -> dict[str, list[Row]]:
@@ -85,7 +81,7 @@ def write(folder: Path, findings: Findings, seconds: float, quick: bool = False)
 def draw_figures(folder: Path, findings: Findings) -> None:
     """Draws the rows of each table that have an upper bound, and the further figures that have something to
     draw."""
-    rows_of, material = findings.tables(), findings.curves | findings.pictures
+    rows_of, material = findings.tables(), findings.curves
     for name, table in TABLES.items():
         rows = [row for row in rows_of.get(name, ()) if np.isfinite(row.upper)]
         if rows:
@@ -119,14 +115,14 @@ def section_of(table: Table, rows: Iterable[Row], word: str | None) -> list[str]
 
 def cells_of(row: Row) -> list[str]:
     """A row's cells in the report, as COLUMNS."""
-    def with_interval(score: np.ndarray) -> str:
-        value, low, high = map(files.as_text, spread("", score).values())
-        return f"{value} [{low}, {high}]"
+    def with_interval(score: np.ndarray, ends: tuple[float, float] | None = None) -> str:
+        low, high = map(files.as_text, interval(score) if ends is None else ends)
+        return f"{files.as_text(score[0])} [{low}, {high}]"
 
     controls = "; ".join(f"{name} {files.as_text(score[0])}" for name, score in row.controls.items())
     further = "; ".join(f"{name} {with_interval(value) if np.ndim(value) else files.as_text(value)}"
                         for name, value in row.extras.items())
-    over = f"{with_interval(row.gain)} over {row.strongest}" if controls else "-"
+    over = f"{with_interval(row.gain, row.gain_interval)} over {row.strongest}" if controls else "-"
     word = ("supported" if row.supported else "not supported") if row.counts else "not counted"
     effect, upper = with_interval(row.effect), files.as_text(row.upper)
     return [row.feature, row.run, row.stage, effect, upper, over, controls, further, word]

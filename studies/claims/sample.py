@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from module_dataset import AbstractionDataset, Boards
-from studies.claims.scenes import boards_of, hashed, held_out, hide, rows_of, types_in_use
+from studies.claims.scenes import Masking, boards_of, hashed, held_out, hide, rows_of, types_in_use
 
+AT_ONCE = 1000  # boards whose labels are computed together
 KNOWN = 0.99  # posterior probability from which the visible cells are taken to determine an answer
 
 
@@ -59,8 +60,8 @@ def label_posterior(dataset: AbstractionDataset, masked_board: np.ndarray,
 
 @dataclass
 class Sample:
-    """n masked boards: some to fit read-outs, some to choose among them, and test boards, each masked several
-    times; in this order."""
+    """n masked boards: some to fit read-outs, in random order, some to choose among them, and test boards,
+    each masked several times; in this order."""
 
     drawn: Boards
     hidden: np.ndarray  # (n, T)
@@ -70,6 +71,11 @@ class Sample:
     test_board: np.ndarray  # (masked test boards,) number of the test board that is masked
     n_fit: int
     n_valid: int
+
+    @property
+    def to_choose(self) -> slice:
+        """Where the boards to choose by are."""
+        return slice(self.n_fit, self.n_fit + self.n_valid)
 
     @property
     def test(self) -> slice:
@@ -82,26 +88,31 @@ class Sample:
         return np.digitize(np.arange(len(self.tokens)), [self.n_fit, self.n_fit + self.n_valid])
 
 
-def make_sample(dataset: AbstractionDataset, proba: Sequence[float], rng: np.random.Generator,
-                fit: int = 1800, test: int = 100, masks: int = 4, bar: Callable = iter) -> Sample:
-    """A `Sample` of `fit` train boards, a sixth of their rows to choose by, and at most `test` held-out
-    boards a type, each under `masks` masks. proba: the prior of the board types. bar: shows progress."""
+def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Masking,
+                rng: np.random.Generator, fit: int = 32_000, choose: int = 900, test: int = 400,
+                masks: int = 2, bar: Callable = iter) -> Sample:
+    """A `Sample` of `fit` train boards to fit read-outs and `choose` to choose by, the types equally
+    frequent, and at most `test` held-out boards a type, each under `masks` masks. proba: the prior of the
+    board types. bar: shows progress."""
     in_use = types_in_use(dataset, proba)
     to_fit, to_choose, to_test = [], [], []
     for type_ in in_use:
-        rows = rows_of(dataset, type_, "train", fit // len(in_use), rng)
+        rows = rows_of(dataset, type_, "train", (fit + 7 * choose) // len(in_use), rng)
         chosen = to_choose_by(dataset, type_, rows)
-        to_fit.append(boards_of(dataset, type_, rows[~chosen], rng))
-        to_choose.append(boards_of(dataset, type_, rows[chosen], rng))
+        to_fit.append(boards_of(dataset, type_, rows[~chosen][: fit // len(in_use)], rng))
+        to_choose.append(boards_of(dataset, type_, rows[chosen][: choose // len(in_use)], rng))
         to_test.append(held_out(dataset, type_, test, rng))
     n_fit, n_valid, n_test = (sum(map(len, part)) for part in (to_fit, to_choose, to_test))
+    to_fit = [Boards.join(to_fit).take(rng.permutation(n_fit))]  # so that the first ones are of all types
     drawn = Boards.join(to_fit + to_choose + to_test * masks)
-    hidden = hide(dataset, drawn, rng)
+    hidden = hide(dataset, drawn, masking, rng)
     masked = np.where(hidden, dataset.masking_token, drawn.boards)
-    labels = labels_of(dataset, drawn.objects, drawn.composites, drawn.backgrounds)
+    parts = [labels_of(dataset, some.objects, some.composites, some.backgrounds)
+             for some in (drawn.take(slice(at, at + AT_ONCE)) for at in range(0, len(drawn), AT_ONCE))]
+    small = np.int16 if max(label_names(dataset).values()) < 2**15 else np.int64  # many boards: memory counts
+    labels = {name: np.concatenate([part[name].astype(small) for part in parts]) for name in parts[0]}
     known = _known(dataset, masked, labels, proba, n_fit, bar)
     hidden = hidden.reshape(len(hidden), -1)
-    labels["hidden or visible"], known["hidden or visible"] = hidden.astype(np.int64), np.ones_like(hidden)
     test_board = np.tile(np.arange(n_test), masks)
     return Sample(drawn, hidden, masked.reshape(hidden.shape), labels, known, test_board, n_fit, n_valid)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from module_dataset import TYPES, AbstractionDataset, Boards
 
-MASKING = (0.25, 0.5)  # as at the end of training: share of cells hidden, share of boards that lose a patch
+Masking = tuple[float, float]  # share of cells hidden, share of boards that lose a patch
 
 
 def types_in_use(dataset: AbstractionDataset, proba: Sequence[float]) -> dict[int, float]:
@@ -56,14 +56,18 @@ def boards_of(dataset: AbstractionDataset, type_: int, rows: np.ndarray, rng: np
 
 
 def held_out(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator) -> Boards:
-    """At most count held-out boards of a type, each picture once, although two rows may draw the same."""
-    boards = boards_of(dataset, type_, rows_of(dataset, type_, "test", count, rng, distinct=True), rng)
-    return boards.take(np.unique(boards.tokens, axis=0, return_index=True)[1])
+    """At most count held-out boards of a type, each row of the split at most once. Two rows may draw the same
+    picture."""
+    return boards_of(dataset, type_, rows_of(dataset, type_, "test", count, rng, distinct=True), rng)
 
 
-def hide(dataset: AbstractionDataset, boards: Boards, rng: np.random.Generator) -> np.ndarray:
-    """Masks (n, h, w) as at the end of training."""
-    return dataset.mask(boards.boards, *MASKING, boards.types, boards.corners, rng)[0]
+def hide(dataset: AbstractionDataset, boards: Boards, masking: Masking, rng: np.random.Generator,
+         anywhere: bool = False) -> np.ndarray:
+    """Masks (n, h, w). A patch on a composite is one of its roots' footprints, as in training, or with
+    `anywhere` a window anywhere on the board, as on other boards: a mask that does not depend on the
+    board."""
+    types = np.zeros_like(boards.types) if anywhere else boards.types
+    return dataset.mask(boards.boards, *masking, types, boards.corners, rng)[0]
 
 
 def footprints(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:

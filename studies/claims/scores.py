@@ -1,7 +1,8 @@
 """Scores with intervals, the rows made of them, and the rule of judgement, which was fixed beforehand.
 
 A *score* is an array (R + 1,): the measured value, then its value on each of R bootstrap samples of the
-boards (`resample`). All scores of a row share these samples, so that differences have intervals too.
+boards (`resample`). All scores of a row share these samples, so that differences have intervals too. A
+`Score` also knows its range and how many boards it is about.
 """
 from __future__ import annotations
 
@@ -11,6 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DRAWS = 500  # bootstrap samples
+MOST_PER_BOARD = 2  # independent answers, however many masks or cells a board has
+
+
+class Score(np.ndarray):
+    """A score of a share or a skill: `boards`, how many distinct boards it is about (0: unknown), and
+    `least`, the value if every answer is wrong; 1 is the greatest."""
+
+    boards, least = 0, 0.0
+
+    def __array_finalize__(self, other):
+        self.boards, self.least = getattr(other, "boards", 0), getattr(other, "least", 0.0)
+
+    @classmethod
+    def of(cls, values: np.ndarray, boards: int, least: float = 0.0) -> Score:
+        """The score with these values."""
+        score = np.asarray(values, float).view(cls)
+        score.boards, score.least = boards, least
+        return score
 
 
 @dataclass(frozen=True)
@@ -39,12 +58,14 @@ class Row:
     run: str = ""
 
     def __post_init__(self):
-        self.effect, self.upper = np.atleast_1d(self.effect), float(np.ravel(self.upper)[0])
-        self.controls = {name: np.atleast_1d(control) for name, control in self.controls.items()}
+        self.effect, self.upper = _as_score(self.effect), float(np.ravel(self.upper)[0])
+        self.controls = {name: _as_score(control) for name, control in self.controls.items()}
+        if boards := getattr(self.effect, "boards", 0):
+            self.extras = {"boards": boards} | self.extras
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The effect's 95% bootstrap interval."""
+        """The effect's 95% interval."""
         return interval(self.effect)
 
     @property
@@ -59,10 +80,15 @@ class Row:
         return self.effect - self.controls.get(self.strongest, 0)
 
     @property
+    def gain_interval(self) -> tuple[float, float]:
+        """The gain's 95% interval."""
+        return interval_between(self.effect, self.controls.get(self.strongest, np.zeros(len(self.effect))))
+
+    @property
     def supported(self) -> bool:
         """The rule: the interval of the gain lies above 0, and the effect is at least half of its upper
         bound."""
-        return bool(interval(self.gain)[0] > 0 and self.effect[0] >= self.upper / 2)
+        return bool(self.gain_interval[0] > 0 and self.effect[0] >= self.upper / 2)
 
     def as_dict(self) -> dict:
         """The row as columns of a CSV."""
@@ -70,7 +96,9 @@ class Row:
         cells = {"run": self.run, "table": self.table, "feature": self.feature, "stage": self.stage}
         cells |= spread("effect", self.effect)
         cells |= {"upper": self.upper, "strongest control": self.strongest, "control": control}
-        cells |= spread("gain", self.gain) | {"counts": self.counts, "supported": self.supported}
+        low, high = self.gain_interval
+        cells |= {"gain": self.gain[0], "gain low": low, "gain high": high,
+                  "counts": self.counts, "supported": self.supported}
         for name, value in self.extras.items():
             cells |= spread(name, value) if np.ndim(value) else {name: value}
         return cells | {f"control: {name}": score[0] for name, score in self.controls.items()}
@@ -112,18 +140,79 @@ def resample(boards: int | np.ndarray, rng: np.random.Generator, draws: int = DR
     return np.concatenate([np.ones((1, distinct)), drawn])[:, which]
 
 
+def distinct(W: np.ndarray, use: np.ndarray) -> int:
+    """How many distinct boards are in use (n,); equal ones are drawn together in W (R + 1, n)."""
+    drawn = W[1:33, use]  # so many samples tell all boards apart
+    return np.unique(drawn, axis=1).shape[1] if len(drawn) else int(use.sum())
+
+
 def ratio(part: np.ndarray, whole: np.ndarray | float, W: np.ndarray) -> np.ndarray:
-    """Score of sum(part) / sum(whole) over boards, both (n,)."""
+    """Score of sum(part) / sum(whole) over boards, both (n,); a `Score` if it is a share."""
     part = np.asarray(part, float)
     whole = np.broadcast_to(np.asarray(whole, float), W.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (W @ part) / (W @ whole)
+        score = (W @ part) / (W @ whole)
+    if (part >= 0).all() and (part <= whole + 1e-9).all():
+        return Score.of(score, distinct(W, whole > 0))
+    return score
+
+
+def _as_score(value: np.ndarray | float) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) and value.ndim else np.atleast_1d(value)
+
+
+def student(df: int) -> float:
+    """The 97.5% quantile of Student's t (Abramowitz and Stegun 26.7.5)."""
+    z, df = 1.959964, max(df, 3)
+    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
 def interval(score: np.ndarray) -> tuple[float, float]:
-    """A score's 95% bootstrap interval."""
-    draws = score[1:][np.isfinite(score[1:])]
-    return tuple(np.quantile(draws, [0.025, 0.975])) if len(draws) else (np.nan, np.nan)
+    """A score's 95% interval.
+
+    Of a `Score`: Agresti and Coull (1998), with as many boards as would give independent answers the
+    bootstrap's variance (the effective number of Korn and Graubard 1998) and Student's t for the number of
+    boards, so that it is right near 1 and for few boards. Of another score: the bootstrap's quantiles.
+    """
+    draws = np.asarray(score[1:])[np.isfinite(score[1:])]
+    if not len(draws):
+        return np.nan, np.nan
+    boards = getattr(score, "boards", 0)
+    if not boards:
+        return tuple(np.quantile(draws, [0.025, 0.975]))
+    scale = 1 - score.least
+    variance = float(draws.var()) / scale**2 * boards / max(boards - 1, 1)
+    share, t2 = min(max((float(score[0]) - score.least) / scale, 0.0), 1.0), student(boards - 1) ** 2
+    n = share * (1 - share) / variance if variance > 0 else boards
+    n = min(max(n, 1.0), MOST_PER_BOARD * boards)
+    middle = (n * share + t2 / 2) / (n + t2)
+    half = np.sqrt(t2 * middle * (1 - middle) / (n + t2))
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return score.least + scale * low, score.least + scale * high
+
+
+def interval_between(effect: np.ndarray, control: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of effect - control, two scores on the same bootstrap samples.
+
+    Of two of the kind `Score`: their intervals combined, with the correlation of the samples (Newcombe 1998,
+    Zou and Donner 2008). Else the bootstrap's quantiles.
+    """
+    if not getattr(effect, "boards", 0) or len(effect) != len(control):
+        return interval(np.asarray(effect - control))
+    (low, high), (low2, high2) = interval(effect), (control[0], control[0])
+    if getattr(control, "boards", 0):
+        low2, high2 = interval(control)
+    pairs = np.stack([effect[1:], control[1:]])
+    pairs = pairs[:, np.isfinite(pairs).all(0)]
+    fixed = len(pairs.T) < 2 or not pairs.std(1).all()
+    rho = 0.0 if fixed else float(np.corrcoef(pairs)[0, 1])
+
+    def reach(ours: float, theirs: float) -> float:
+        return np.sqrt(max(ours**2 - 2 * rho * ours * theirs + theirs**2, 0.0))
+
+    gain = float(effect[0] - control[0])
+    least = gain - reach(effect[0] - low, high2 - control[0])
+    return least, gain + reach(high - effect[0], control[0] - low2)
 
 
 def spread(name: str, score: np.ndarray) -> dict[str, float]:
@@ -138,10 +227,12 @@ def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarr
 
     predicted, truth, use (n, T): over the cells in use. NaN if fewer than two classes occur.
     """
-    names, classes = np.unique(truth[use], return_inverse=True)
-    n, C = len(truth), len(names)
+    values = truth[use]
+    there = np.bincount(values) > 0 if len(values) else np.zeros(0)  # the classes that occur
+    n, C, classes = len(truth), int(there.sum()), (there.cumsum() - 1)[values].astype(np.int64)
     if C < 2:
         return np.full(len(W), np.nan)
+    boards = distinct(W, use.any(1))
     place = np.nonzero(use)[0] * C + classes  # of a cell's board and class in the tables (n, C)
     occurs = np.bincount(place, minlength=n * C).reshape(n, C)
     right = np.bincount(place, predicted[use] == truth[use], n * C).reshape(n, C)
@@ -150,4 +241,9 @@ def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarr
     recall = right / np.maximum(occurs, 1)
     with np.errstate(invalid="ignore"):
         accuracy = recall.sum(1, where=drawn) / drawn.sum(1)
-        return (accuracy - 1 / C) / (1 - 1 / C)
+        return Score.of((accuracy - 1 / C) / (1 - 1 / C), boards, -1 / (C - 1))
+
+
+def mean(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of scores, about as many boards as the first."""
+    return sum(scores[1:], scores[0]) / len(scores)

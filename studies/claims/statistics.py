@@ -1,26 +1,42 @@
-"""Statistics of embeddings and sentences: linear read-outs, spread of class means, topographic similarity."""
+"""Statistics of embeddings: linear read-outs, spread of class means."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def ridge(X: np.ndarray, Y: np.ndarray, strengths: Sequence[float]) -> Iterator[np.ndarray]:
-    """Linear read-outs of Y (N, C) from X (N, F): weights (F + 1, C), the last row an offset, for each of the
-    strengths, times the mean variance of a feature; one after the other, as they may fill the memory."""
-    mean, mean_y = X.mean(0, dtype=np.float64), Y.mean(0, dtype=np.float64)
-    x, y = X - mean, Y - mean_y
-    of_examples = X.shape[0] < X.shape[1]  # the smaller Gram matrix will do
-    gram, target = (x @ x.T, y) if of_examples else (x.T @ x, x.T @ y)
-    variance = max(gram.trace() / x.shape[1], 1e-30)
-    for strength in strengths:
-        weights = np.linalg.solve(gram + strength * variance * np.eye(len(gram)), target)
-        if of_examples:
-            weights = x.T @ weights
-        offset = mean_y - mean @ weights
-        weights = weights.astype(np.float32)
-        yield np.concatenate([weights, offset[None].astype(np.float32)])
+class NormalEquations:
+    """Sums over examples X (N, F), Y (N, C), which may come in batches, from which linear read-outs of Y from
+    X follow."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, X: np.ndarray, Y: np.ndarray) -> None:
+        """Adds a batch of examples. Whole numbers are added up in float32, which is exact below 2^24, others
+        in float64."""
+        X = X.astype(np.float32 if X.dtype.kind in "biu" else np.float64)
+        if not self.count:
+            self.gram, self.products = (np.zeros((X.shape[1], A.shape[1]), X.dtype) for A in (X, Y))
+            self.sum_x, self.sum_y = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
+        self.count += len(X)
+        self.gram += X.T @ X
+        self.products += X.T @ Y
+        self.sum_x += X.sum(0, dtype=np.float64)
+        self.sum_y += Y.sum(0, dtype=np.float64)
+
+    def weights(self, strengths: Sequence[float]) -> np.ndarray:
+        """(strengths, F + 1, C) of ridge regression, the last row an offset; each strength is in units of a
+        feature's mean variance."""
+        mean, mean_y = self.sum_x / self.count, self.sum_y / self.count
+        gram = self.gram - np.outer(self.sum_x, mean)
+        target = self.products - np.outer(self.sum_x, mean_y)
+        variance = gram.trace() / len(gram)
+        variance = variance if variance > 1e-12 * self.gram.trace() else 1.0  # features that do not vary
+        penalties = [strength * variance * np.eye(len(gram)) for strength in strengths]
+        solved = [np.linalg.solve(gram + penalty, target) for penalty in penalties]
+        return np.array([np.vstack([w, mean_y - mean @ w]) for w in solved])
 
 
 def unit(X: np.ndarray) -> np.ndarray:
@@ -29,39 +45,17 @@ def unit(X: np.ndarray) -> np.ndarray:
     return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
 
 
-def participation(X: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> float:
-    """Participation ratio of the means of classes (N,) of X (N, D), weighted (N,): over how many directions
-    they spread."""
+def moments(X: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Second moments (D, D) of the means of classes (N,) of X (N, D), weighted (N,), about their mean."""
     member = np.eye(classes.max() + 1)[classes] * weights[:, None]
     size = member.sum(0)
     means = (member.T @ X)[size > 0] / size[size > 0, None]
     centred = means - means.mean(0)
-    moments = centred.T @ centred
-    if not moments.any():
-        return np.nan
-    return float(np.trace(moments) ** 2 / (moments**2).sum())
+    return centred.T @ centred
 
 
-def mantel(words: np.ndarray, distances: np.ndarray, rng: np.random.Generator,
-           permutations: int = 200) -> tuple[float, float, float]:
-    """Topographic similarity (Mantel's test): whether scenes far from each other have sentences that are.
-
-    words (n, S), distances of the scenes (n, n). Returns the rank correlation of the sentences' Hamming
-    distances with the scenes' distances, the 95% quantile of it over permutations of the boards, and p.
-    """
-    pairs = np.triu_indices(len(words), 1)
-    x = _ranks((words[:, None] != words).sum(-1), pairs)
-    y = _ranks(distances, pairs)[pairs]
-    orders = [np.arange(len(words)), *(rng.permutation(len(words)) for _ in range(permutations))]
-    found, *chance = (float(x[order][:, order][pairs] @ y / len(y)) for order in orders)
-    p = (1 + np.sum(np.array(chance) >= found)) / (1 + permutations)
-    return found, float(np.quantile(chance, 0.95)), float(p)
-
-
-def _ranks(distances: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Ranks (n, n) of symmetric distances (n, n), equal ones shared; over pairs of mean 0 and variance 1."""
-    _, inverse, counts = np.unique(distances[pairs], return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
-    full = np.zeros(distances.shape)
-    full[pairs] = (rank - rank.mean()) / max(rank.std(), 1e-30)
-    return full + full.T
+def participation(moments: np.ndarray) -> float:
+    """Participation ratio of second moments (D, D): over how many directions they spread. Negative ones,
+    which differences of moments can have, count as 0."""
+    spread = np.maximum(np.linalg.eigvalsh(moments), 0)
+    return float(spread.sum() ** 2 / (spread**2).sum()) if spread.any() else np.nan

@@ -4,16 +4,15 @@ Question: does changing words change the board that is rebuilt, in the same way 
 Measure: two boards differ in one feature. The first one's sentence takes words at the places where the
 sentences of *another* pair with the same change differ, and that pair's words: a transfer, which can succeed
 only if words mean the same everywhere. It succeeds if the board rebuilt is exactly the second.
-Not counted: the same with the pair's own words, since all words in which two sentences differ make the second
-sentence, whatever the language; and with words of another pair whose object stands at the same place, which
-tell a language of objects at places from one of whole boards.
+Not counted: the same with words of another pair whose object stands at the same place, which tell a language
+of objects at places from one of whole boards.
 Upper bound: the second board's own sentence.
 Controls: as many words at random places; another pair's words; no words.
 Row: a feature of a board type, and where the words are taken from.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,7 @@ TABLE = Table("steering", "LEA's language lets one steer the network", "share of
 CASES = (  # (board type, feature)
     (0, "background"), (0, "root"), (0, "row"), (0, "column"), (1, "background"), (1, "root"))
 # where the words are taken from, as the features name it
-OWN, ELSEWHERE = "", ", words taken from other boards"
+ELSEWHERE = ", words taken from other boards"
 SAME_PLACE = f"{ELSEWHERE}, same place"
 
 
@@ -56,11 +55,11 @@ def measure(speaker: Speaker, dataset: AbstractionDataset, types: Container[int]
     for type_, feature in bar([case for case in CASES if case[0] in types]):
         pairs = changed_rows(dataset, type_, feature, count, rng)
         if pairs is not None:
-            rows += _rows(speaker, dataset, type_, feature, pairs, (OWN, ELSEWHERE), rng, draws)
+            rows.append(_row(speaker, dataset, type_, feature, pairs, ELSEWHERE, rng, draws))
         if feature == "root":
             pairs = changed_rows(dataset, type_, feature, count, own, same_place=True)
             if pairs is not None:
-                rows += _rows(speaker, dataset, type_, feature, pairs, (SAME_PLACE,), own, draws)
+                rows.append(_row(speaker, dataset, type_, feature, pairs, SAME_PLACE, own, draws))
     return rows
 
 
@@ -85,9 +84,9 @@ def changed_rows(dataset: AbstractionDataset, type_: int, feature: str, count: i
     return rows.map(lambda r: r[fine][:count])
 
 
-def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: str, pairs: Pairs,
-          sources: Sequence[str], rng: np.random.Generator, draws: int) -> list[Row]:
-    """A row for each of the sources of words OWN, ELSEWHERE and SAME_PLACE that is wanted."""
+def _row(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: str, pairs: Pairs, source: str,
+         rng: np.random.Generator, draws: int) -> Row:
+    """The row of a source of words, ELSEWHERE or SAME_PLACE."""
     boards = pairs.map(lambda rows: boards_of(dataset, type_, rows, rng).boards)
     sentences = boards.map(speaker.speak)
     n = len(boards.start)
@@ -98,23 +97,16 @@ def _rows(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: st
 
     rebuilt = exact(sentences.goal)
     both = exact(sentences.start, boards.start) & rebuilt
-    another = np.roll(np.arange(n), 1)
-    rows = []
-    for source in sources:
-        before, words = ((sentences.start, sentences.goal) if source == OWN
-                         else (sentences.start_elsewhere, sentences.goal_elsewhere))
-        differ = before != words
-        order = rng.random(differ.shape).argsort(1).argsort(1)
-        random = order < differ.sum(1, keepdims=True)  # as many places of each sentence
-        right = exact(np.where(differ, words, sentences.start))
-        controls = {
-            "as many random places": exact(np.where(random, words, sentences.start)),
-            "no words": exact(sentences.start),
-            "another pair's words": exact(np.where(differ[another], words[another], sentences.start))}
-        rows.append(Row(
-            TABLE.name, f"{feature} of {TYPES[type_]} boards{source}", ratio(right, 1, W),
-            {control: ratio(success, 1, W) for control, success in controls.items()},
-            ratio(rebuilt, 1, W), counts=source == ELSEWHERE, extras={
-                "boards": n, "words that differ": differ.sum(1).mean(),
-                "given both rebuilt": ratio(right & both, both, W)}))
-    return rows
+    another, words = np.roll(np.arange(n), 1), sentences.goal_elsewhere
+    differ = sentences.start_elsewhere != words
+    random = rng.random(differ.shape).argsort(1).argsort(1) < differ.sum(1, keepdims=True)  # as many places
+    right = exact(np.where(differ, words, sentences.start))
+    controls = {
+        "as many random places": exact(np.where(random, words, sentences.start)),
+        "no words": exact(sentences.start),
+        "another pair's words": exact(np.where(differ[another], words[another], sentences.start))}
+    return Row(TABLE.name, f"{feature} of {TYPES[type_]} boards{source}", ratio(right, 1, W),
+               {control: ratio(success, 1, W) for control, success in controls.items()},
+               ratio(rebuilt, 1, W), counts=source == ELSEWHERE,
+               extras={"words that differ": differ.sum(1).mean(),
+                       "given both rebuilt": ratio(right & both, both, W)})

@@ -12,7 +12,7 @@ import numpy as np
 
 from module_dataset import AbstractionDataset, Boards
 from parts.boards.params import apart
-from studies.claims.scenes import MASKING, boards_of, footprints, rows_of
+from studies.claims.scenes import Masking, boards_of, footprints, rows_of
 
 HIDDEN_OF_OBJECT = 1 / 3  # share of a swapped object's cells that is hidden, to be read
 ROWS_FOR_ONE = 12  # rows drawn for each swap that is wanted: not all can be used
@@ -41,12 +41,13 @@ class Swaps:
 
 
 def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator,
-             swapped: int = 1) -> Swaps | None:
+             swapped: int = 1, one_shown: bool = False, masking: Masking = (0.25, 0.5)) -> Swaps | None:
     """At most count swaps on held-out boards without overlap; all but the swapped objects stays the same.
 
     Single and double boards: the first root is swapped, a third of its cells hidden and the visible ones
     edited. Composites: `swapped` visible constituents become another composite's, and one more root is wholly
-    hidden. None if fewer than two swaps can be made.
+    hidden, or with one_shown but for one cell. masking: of the other cells of single and double boards. None
+    if fewer than two swaps can be made.
     """
     rows = _rows(dataset, type_, count, rng)
     if rows is None:
@@ -56,11 +57,14 @@ def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random
     cells, same_cells = (footprints(dataset, objects[name]) for name in ("base", "same"))
     if type_ == COMPOSITION:
         gone, edit = _constituents(dataset, objects, swapped, rng)
+        if one_shown:
+            shown = np.where(gone, rng.random(gone.shape), 2).argmin(1)
+            gone = gone & (np.arange(gone.shape[1]) != shown[:, None])
     else:
         gone = rng.random(cells.shape) < HIDDEN_OF_OBJECT
         edit = ~gone
     base, donor = boards["base"].tokens, boards["donor"].tokens
-    hidden_elsewhere = rng.random(base.shape) < (0 if type_ == COMPOSITION else MASKING[0])
+    hidden_elsewhere = rng.random(base.shape) < (0 if type_ == COMPOSITION else masking[0])
     inside, edited = (_on_board(values, cells, base.shape) for values in (cells >= 0, edit))
     hidden = _hidden(gone, cells, hidden_elsewhere)
     differ = (base != donor) & inside

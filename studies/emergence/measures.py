@@ -23,12 +23,12 @@ import numpy as np
 from module_dataset import TYPES
 from parts.files import numbered
 from parts.probing.panels import new_figure
-from studies.claims.ceiling import APART, OVERLAPPING, counts, groups_of
+from studies.claims.ceiling import APART, OVERLAPPING, counts, groups_of, ideal
 from studies.claims.convergence import Cells, nearness, object_cells
 from studies.claims.figures import INKS, LINES
 from studies.claims.manipulation import Trial
 from studies.claims.networks import Network, untrained
-from studies.claims.readouts import readouts
+from studies.claims.readouts import Task, readouts
 from studies.claims.runs import proba_of
 from studies.claims.sample import Sample, make_sample
 from studies.claims.scenes import types_in_use
@@ -59,7 +59,7 @@ class Material:
     sample: Sample
     W: np.ndarray  # (R + 1, test boards)
     groups: dict[str, np.ndarray]  # {name: (n,)} which masked test boards; see `groups_of`
-    ideal: dict[str, np.ndarray]  # {best token or best board: (n, T)} answers of the ideal observer
+    ideal: dict[str, np.ndarray]  # {best token or best board: (2, n)} right hidden tokens, whole boards
     swaps: dict[str, Swaps]  # by the name of the board type
     swaps_W: dict[str, np.ndarray]  # likewise, (R + 1, swaps)
 
@@ -74,17 +74,18 @@ def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int =
     """The boards on which a run is followed: `fit` for read-outs, at most `test` held-out boards a type, each
     under `masks` masks, `swaps` a board type; `draws` bootstrap samples."""
     dataset, proba = trainer.dataset, proba_of(trainer)
-    sample = make_sample(dataset, proba, rng, fit, test, masks)
+    masking = trainer.masking_p, trainer.masking_patch_p
+    sample = make_sample(dataset, proba, masking, rng, fit, fit // 6, test, masks)
     side = dataset.params.board_dim
-    best = dataset.best_reconstruction(sample.tokens[sample.test].reshape(-1, side, side), proba)
+    masked = sample.tokens[sample.test].reshape(-1, side, side)
+    best = ideal(dataset, masked, sample.drawn.boards[sample.test], proba)
     types = [type_ for type_ in types_in_use(dataset, proba) if type_ in SWAPPED]
-    of_types = {TYPES[type_]: swaps_of(dataset, type_, swaps, rng) for type_ in types}
+    of_types = {TYPES[type_]: swaps_of(dataset, type_, swaps, rng, masking=masking) for type_ in types}
     of_types = {name: made for name, made in of_types.items() if made is not None}
     return Material(
         sample=sample, W=resample(sample.test_board.max() + 1, rng, draws),
         groups=groups_of(dataset, sample.drawn.take(sample.test)),
-        ideal={name: answer.reshape(-1, side * side)
-               for name, answer in ((BEST_TOKEN, best.marginal), (BEST_BOARD, best.board))},
+        ideal=dict(zip((BEST_TOKEN, BEST_BOARD), best[:, 1:], strict=True)),
         swaps=of_types, swaps_W={name: resample(made.base, rng, draws) for name, made in of_types.items()})
 
 
@@ -108,8 +109,8 @@ def bounds(material: Material) -> list[dict]:
     """Rows that no network has a part in: the ideal observer, and attention that is the same for every
     cell."""
     rows = []
-    for name, answer in material.ideal.items():
-        rows += _accuracy(material, answer, name)
+    for name, right in material.ideal.items():
+        rows += _accuracy(material, right, name)
     cells, T = object_cells(material.sample, True), material.sample.tokens.shape[1]
     return rows + _attention({EVERY_BLOCK: np.full((len(cells.board), T), 1 / T)}, cells, material, EVEN)
 
@@ -121,7 +122,8 @@ def measure(network: Network, material: Material) -> list[dict]:
     logits, acts = network.run(sample.tokens, [*network.stages, *maps.values()])
     stages = {name: acts[name] for name in network.stages}
     cells = object_cells(sample, True)
-    rows = _accuracy(material, logits[sample.test].argmax(-1))
+    right = logits[sample.test].argmax(-1) == sample.drawn.tokens[sample.test]
+    rows = _accuracy(material, counts(right[:, None], sample.hidden[sample.test][:, None])[1:])
     rows += _read_outs(stages, material) + _nearness(stages, cells, material)
     for name, swaps in material.swaps.items():
         rows += _swaps(network, swaps, material.swaps_W[name], name)
@@ -134,13 +136,11 @@ def _row(measure: str, where: str, score: np.ndarray, bound: str = "") -> dict:
     return {"measure": measure, "where": where, "bound": bound} | spread("value", score)
 
 
-def _accuracy(material: Material, answer: np.ndarray, bound: str = "") -> list[dict]:
-    """Rows of answers (n, T) to the masked test boards."""
-    sample, W = material.sample, material.W_masked
-    right, hidden = answer == sample.drawn.tokens[sample.test], sample.hidden[sample.test]
-    found, most = (counts(cells[:, None], hidden[:, None])[1:] for cells in (right, np.ones_like(right)))
+def _accuracy(material: Material, right: np.ndarray, bound: str = "") -> list[dict]:
+    """Rows of how many hidden tokens, and whether all tokens, are right (2, n) on the masked test boards."""
+    W, hidden = material.W_masked, material.sample.hidden[material.sample.test].sum(1)
     return [_row(name, group, ratio(part[use], whole[use], W[:, use]), bound)
-            for name, part, whole in zip(ACCURACIES, found, most, strict=True)
+            for name, part, whole in zip(ACCURACIES, right, (hidden, np.ones_like(hidden)), strict=True)
             for group, use in material.groups.items()]
 
 
@@ -148,8 +148,10 @@ def _read_outs(stages: dict[str, np.ndarray], material: Material) -> list[dict]:
     sample = material.sample
     root = sample.labels["root"]
     judged = sample.hidden & (root >= 0) & sample.known["root"]
-    by_stage = readouts(stages, root, sample.hidden, judged, sample, material.W_masked)
-    return [_row(READ_OUT, stage, readout.score) for stage, readout in by_stage.items()]
+    task = Task(root, sample.hidden & (root >= 0), judged)
+    found = readouts(lambda where: {stage: X[where] for stage, X in stages.items()}, {READ_OUT: task}, sample,
+                     material.W_masked)
+    return [_row(READ_OUT, stage, readout.score) for stage, readout in found[READ_OUT].items()]
 
 
 def _nearness(stages: dict[str, np.ndarray], cells: Cells, material: Material) -> list[dict]:

@@ -49,7 +49,7 @@ def export(run: str | Path, to: str | Path, onnx: bool = False) -> Path:
             tokens = np.where(some["mask"], trainer.masking_token, some["board"])
             off = save_onnx(trainer, folder / "model.onnx", tokens.reshape(len(tokens), -1))
         write_card(trainer, folder, splits, off)
-        folder.rename(to)
+        os.replace(folder, to)
     return to
 
 
