@@ -172,7 +172,7 @@ def plot_coverage(lines: Sequence[dict]):
                    yerr=np.maximum([value - low, high - value], 0), error_kw={"linewidth": 0.7})
         ax.set(ylabel=f"mean F1, {cells} cells", ylim=(0, 1))
         ax.set_xticks(range(len(LABELS)), LABELS)
-    axes[0, 0].legend(fontsize=7, ncols=4, loc="upper right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper center")
     return figure
 
 

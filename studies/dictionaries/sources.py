@@ -103,10 +103,11 @@ def near_one_hot(near: np.ndarray, where: np.ndarray, vocab: int) -> np.ndarray:
 
 def matching(source: Source, labels: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> dict:
     """Mean over the values of labels (n, T) of the largest cosine between a latent's direction and the mean
-    activation of the value's cells, less that of all cells; and the same with labels permuted over cells."""
+    activation of the value's cells, less that of all cells with the label; and the same with labels permuted
+    over these cells."""
     use = where & (labels >= 0)
     x, values = source.acts[use], labels[use]
-    x = x - source.acts[where].mean(0)
+    x = x - x.mean(0)
     shown = {}
     for name, of in (("matching", values), ("matching, permuted", rng.permutation(values))):
         member = one_hot(of).T.astype(np.float32)
