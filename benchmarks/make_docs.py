@@ -35,9 +35,8 @@ NETWORKS = {  # tables of claims: whose they are
     "factor": "`factor`, `factor_s1`; `lea_paper`",
     "factor_best": "`factor_best`; `lea`",
     "factor_falling": "`factor_falling`; `lea_half`",
-    "places": "`factor_fast`, `places` 0.5",
 }
-SHORT = ("authors' recipe, 2 seeds", "factor_best", "falling rate", "`places` 0.5, 3 seeds")  # in README
+SHORT = ("authors' recipe, 2 seeds", "factor_best", "falling rate")  # in README
 CURVES = (  # read-outs whose learning curves docs/claims.md shows
     "root, hidden cells", "root, visible cells", "place in the root, hidden cells", "row, hidden cells",
     "root across background, from 0", "root across place on the board, from 0")
