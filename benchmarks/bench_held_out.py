@@ -83,7 +83,7 @@ def checkpoint_rows(folder: Path) -> Iterator[dict]:
     for split in ("test", "train"):
         drawn = boards_of(dataset, split)
         hidden, _ = dataset.mask(drawn.boards, 0.25, 0.0, drawn.types, drawn.corners, numpy_rng(0, 3))
-        for epoch, path in sorted(numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")):
+        for epoch, path in numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth"):
             trainer.load_transformer(path)
             right = (trainer.reconstruct(drawn.boards, hidden)[output] == drawn.boards).all((1, 2))
             for group, use in groups_of(dataset, drawn).items():

@@ -23,6 +23,7 @@ from bench_accuracy import settings_of  # noqa: E402
 
 import train_model  # noqa: E402
 import train_model_lea  # noqa: E402
+from parts.boards.params import TYPES  # noqa: E402
 from parts.files import as_text, markdown  # noqa: E402
 from parts.training.recipe import TrainParams  # noqa: E402
 from studies.emergence import measures as emergence  # noqa: E402
@@ -77,7 +78,6 @@ HELD_OUT = {  # what a held-out board shows: split_method and card_test
     "new position, 7 of 36 (`places` 0.2)": ("places", 0.2),
     "new position, 18 of 36 (`places` 0.5)": ("places", 0.5),
 }
-WHOLE_TYPES = ("single", "double", "composition")
 HELD_OUT_GROUPS = ("single", "double apart", "double overlapping", "composition")
 Rows = list[dict[str, str]]
 
@@ -454,12 +454,12 @@ def sentence_table() -> str:
     lines = []
     for row in read_results("held_out_lea"):
         cells = []
-        for group in WHOLE_TYPES:
+        for group in TYPES:
             held, train = (held_out_values([row["run"]], "sentence", boards, group, ["one pass"])[0]
                            for boards in ("test", "train"))
             cells.append(f"{mean_cell(held)} ({mean_cell(train)})" if held or train else "-")
         lines.append([row["setting"], row["held out"], *cells])
-    return markdown(["setting", "held out", *WHOLE_TYPES], lines)
+    return markdown(["setting", "held out", *TYPES], lines)
 
 
 def codebook_table() -> str:

@@ -34,8 +34,7 @@ def tables(trainer) -> dict[str, Table]:
     """{split: its boards}: of train TRAIN, drawn as at the end of training; of test, if boards are held out,
     all of the types in use, at most HELD_OUT of each. Masks are as at the end of training."""
     data, proba, found = trainer.dataset, proba_of(trainer), {}
-    held_out = any(len(rows) for name, rows in (data.sets or {}).items() if name.endswith("_test"))
-    for split in ("train", "test")[: 1 + held_out]:
+    for split in ("train", "test")[: 1 + data.holds("test")]:
         rng = numpy_rng(trainer.seed, EXPORT, split == "test")
         if split == "train":
             drawn = data.sample(TRAIN, split, proba, rng)
