@@ -58,8 +58,12 @@ def test_training_with_any_stream(name, stream, monkeypatch):
     assert len(trainer.train()) == trainer.epoch == 2
 
 
-def test_training_without_streams(tmp_path):
-    assert shell(tmp_path, "$TRAIN --run_name r --save 1 >&- 2>&-")[0] == 0
+@pytest.mark.parametrize("line", ["$TRAIN --run_name r --save 1 2>&-", "$TRAIN --run_name r --save 1 >&-"])
+def test_training_without_a_stream(line, tmp_path):
+    code, out, err = shell(tmp_path, line)
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
     assert weights(tmp_path / "runs" / "r", 1)
 
 
