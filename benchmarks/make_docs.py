@@ -87,6 +87,7 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "pretrained" / "README.md"]
 
 
+@functools.cache
 def read_results(name: str) -> Rows:
     """The rows of a table of benchmarks/results."""
     with open(ROOT / "benchmarks" / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
@@ -417,21 +418,24 @@ def held_out_values(
     return [[float(row[column]) for row in rows if row[column]] for column in columns]
 
 
-def mean_cell(values: list[float]) -> str:
-    """A mean of percentages with one digit, "-" if there are none."""
-    return f"{sum(values) / len(values):.1f}" if values else "-"
+def mean_cell(values: list[float], ranges: bool = False) -> str:
+    """A mean of percentages with one digit, "-" if there are none; ranges: with least and greatest."""
+    if not values:
+        return "-"
+    mean = f"{sum(values) / len(values):.1f}"
+    return f"{mean} [{min(values)}, {max(values)}]" if ranges and len(values) > 1 else mean
 
 
 def held_out_table(masks: str, prefix: str = "ff_") -> str:
-    """Whole boards, held-out and train: one pass / easy first of the ceiling, means over seeds."""
+    """Whole boards, held-out and train: one pass [range over seeds] / easy first of the ceiling, means."""
     lines = []
     for name, runs in held_out_runs(prefix).items():
         for boards, label in (("test", "held out"), ("train", "train")):
             cells = []
             for group in HELD_OUT_GROUPS:
                 values = held_out_values(runs, masks, boards, group, ("one pass", "easy first", "ceiling"))
-                one, easy, ceiling = map(mean_cell, values)
-                cells.append(f"{one} / {easy} of {ceiling}" if values[0] else "-")
+                easy, ceiling = map(mean_cell, values[1:])
+                cells.append(f"{mean_cell(values[0], True)} / {easy} of {ceiling}" if values[0] else "-")
             lines.append([f"{name}, seeds: {len(runs)}" if boards == "test" else "", label, *cells])
     return markdown(["held out", "boards", *HELD_OUT_GROUPS], lines)
 
@@ -450,16 +454,20 @@ def generalised_table() -> str:
 
 
 def sentence_table() -> str:
-    """Whole boards that LEA rebuilds from the sentence alone: held out (train), a line a run, in Markdown."""
-    lines = []
+    """Whole boards that LEA rebuilds from the sentence alone, a line a setting: held out (train), means over
+    seeds and their range, in Markdown."""
+    runs: dict[tuple[str, str], list[str]] = {}
     for row in read_results("held_out_lea"):
+        runs.setdefault((row["held out"], row["setting"]), []).append(row["run"])
+    lines = []
+    for (held_out, setting), names in runs.items():
         cells = []
         for group in TYPES:
-            held, train = (held_out_values([row["run"]], "sentence", boards, group, ["one pass"])[0]
+            held, train = (held_out_values(names, "sentence", boards, group, ["one pass"])[0]
                            for boards in ("test", "train"))
-            cells.append(f"{mean_cell(held)} ({mean_cell(train)})" if held or train else "-")
-        lines.append([row["setting"], row["held out"], *cells])
-    return markdown(["setting", "held out", *TYPES], lines)
+            cells.append(f"{mean_cell(held, True)} ({mean_cell(train)})" if held or train else "-")
+        lines.append([held_out, setting, len(names), *cells])
+    return markdown(["held out", "setting", "seeds", *TYPES], lines)
 
 
 def codebook_table() -> str:

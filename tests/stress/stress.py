@@ -454,6 +454,8 @@ PARTS = {"kills": kills, "pairs": pairs, "exceptions": exceptions, "fuzz": fuzz,
 def main(names: list[str]) -> int:
     if not set(names) <= set(PARTS):
         raise SystemExit(f"the parts are {', '.join(PARTS)}.")
+    if len(names) != 1:  # each in a process of its own: the soak's trainings fork, and would count its memory as theirs
+        return max(subprocess.run([sys.executable, __file__, name]).returncode for name in names or PARTS)
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     wrong = []
