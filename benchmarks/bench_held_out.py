@@ -9,7 +9,8 @@ ideal observer's on the same boards and masks; equally probable answers are draw
 know which boards are held out, so a network can be above it on train boards.
 
 With --checkpoints every checkpoint of a run is measured, in one pass and without patches: when does an object
-work where training never showed it?
+work where training never showed it? With --words single boards rebuilt from LEA's sentences are looked at:
+from words and from the vectors that these replace, and what is wrong.
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import measure_runs  # noqa: E402
@@ -94,10 +96,40 @@ def checkpoint_rows(folder: Path) -> Iterator[dict]:
                     yield row
 
 
+@torch.no_grad()
+def word_rows(folder: Path) -> Iterator[dict]:
+    """What is right of single boards rebuilt from their sentences, percent, which it prints."""
+    trainer = open_run(folder, "cpu")
+    network, dataset = trainer.transformer, trainer.dataset
+    for split in ("test", "train"):
+        drawn = boards_of(dataset, split)
+        boards = drawn.boards[drawn.types == 0]
+        tokens = torch.as_tensor(boards.reshape(len(boards), -1))
+        vectors = network.write(network.infer(tokens, network.blank())[1])  # (n, S, D), not quantised
+        words = network.ss_vector_quantizer.get_codebook_entries(network.ss_vector_quantizer(vectors)[3])
+        rebuilt, of_vectors = (network.infer(network.hidden_board(), x)[0].argmax(-1).view(boards.shape).numpy()
+                               for x in (words, vectors))
+        right, wrong = rebuilt == boards, (rebuilt != boards).any((1, 2))
+        thing = boards >= dataset.vocab_bck  # the object's cells
+        outline = ((rebuilt >= dataset.vocab_bck) == thing).all((1, 2))
+        row = {"run": folder.name, "boards of": split, "boards": len(boards), "right from words": ~wrong,
+               "right from vectors": (of_vectors == boards).all((1, 2)),
+               "wrong: background right": (right | thing).all((1, 2))[wrong],
+               "wrong: outline right": outline[wrong],
+               "wrong: object cells right": right[wrong][thing[wrong]]}
+        row = {name: f"{100 * value.mean():.1f}" if isinstance(value, np.ndarray) else value
+               for name, value in row.items()}
+        row["distance to word"] = f"{(vectors - words).norm(dim=-1).mean():.2f}"
+        print(*row.values(), flush=True)
+        yield row
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--checkpoints", action="store_true")
+    parser.add_argument("--words", action="store_true")
     args = parser.parse_args()
-    measure_runs(args.runs, args.csv, checkpoint_rows if args.checkpoints else rows_of)
+    rows = checkpoint_rows if args.checkpoints else word_rows if args.words else rows_of
+    measure_runs(args.runs, args.csv, rows)
