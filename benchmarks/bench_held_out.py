@@ -107,7 +107,8 @@ def word_rows(folder: Path) -> Iterator[dict]:
         tokens = torch.as_tensor(boards.reshape(len(boards), -1))
         vectors = network.write(network.infer(tokens, network.blank())[1])  # (n, S, D), not quantised
         words = network.ss_vector_quantizer.get_codebook_entries(network.ss_vector_quantizer(vectors)[3])
-        rebuilt, of_vectors = (network.infer(network.hidden_board(), x)[0].argmax(-1).view(boards.shape).numpy()
+        hidden = network.hidden_board()
+        rebuilt, of_vectors = (network.infer(hidden, x)[0].argmax(-1).numpy().reshape(boards.shape)
                                for x in (words, vectors))
         right, wrong = rebuilt == boards, (rebuilt != boards).any((1, 2))
         thing = boards >= dataset.vocab_bck  # the object's cells
