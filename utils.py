@@ -1,7 +1,7 @@
-"""Small helpers. First those that notebooks use too: folders, joined pictures, progress, distances, ramps.
-Then those that the modules share: random generators, checks of numbers, output.
+"""Small helpers. First those for notebooks and modules: folders, joined pictures, progress, distances, ramps.
+Then those for modules alone: random generators, checks of numbers, output.
 
-This module imports no other of the project.
+This module imports no other module of the project.
 """
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def clear_folder(folder: str | Path) -> None:
 
 
 def find_best_plot_dim(n: int) -> tuple[int, int]:
-    """The most square grid of n panels: (r, c) with r * c == n and r <= c. n must be at least 1."""
+    """(rows, columns) of the grid of exactly n panels that is nearest to a square, rows <= columns.
+    ValueError if n is below 1."""
     check_number("n", n, "a whole number of at least 1", 1)
     r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
     return r, n // r
@@ -97,7 +98,8 @@ def merge_attn_plots(
 
 
 def divide_into_batches(lst: Sequence, n: int) -> list[list]:
-    """lst, in order, as n lists of nearly equal length, longer ones first. n must be at least 1."""
+    """Divides lst, in order, into n lists whose lengths differ by at most 1, longer ones first.
+    ValueError if n is below 1."""
     check_number("n", n, "a whole number of at least 1", 1)
     size, longer = divmod(len(lst), n)
     ends = [0, *np.cumsum([size + (i < longer) for i in range(n)]).tolist()]
@@ -105,7 +107,7 @@ def divide_into_batches(lst: Sequence, n: int) -> list[list]:
 
 
 def progress_bar(iterable: Iterable, bar_length: int = 50, disable: bool = False, **kwargs) -> tqdm:
-    """iterable, with a progress bar of bar_length characters while one iterates over it. The bar is on
+    """Wraps an iterable in a tqdm progress bar of bar_length characters. kwargs go to tqdm. The bar is on
     stderr; in a notebook on stdout, so that bar and printed lines share one output."""
     times = "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     form = "{desc}{percentage:3.0f}%|{bar:LENGTH}| {n_fmt}/{total_fmt} " + times
@@ -132,8 +134,8 @@ def print_dict(d: dict, indent: int = 0) -> None:
 
 
 def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(logits) over the last axis, divided by that of the uniform distribution, so that it
-    lies between 0 and 1: (..., V) -> (...)."""
+    """Entropy of softmax(logits) over the last axis, as a share of that of the uniform distribution: 0
+    if certain, 1 if uniform. (..., V) -> (...)."""
     log_p = torch.log_softmax(logits, dim=-1)
     # a token of probability 0 adds 0; its log must be finite for that, as 0 * -inf is NaN
     entropy = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
@@ -141,8 +143,8 @@ def torch_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def dist(X):
-    """Euclidean distances between the rows of X (..., n, d): (..., n, n), upper triangle with diagonal, zero
-    below."""
+    """Euclidean distances between the rows of X (..., n, d), an array or tensor: (..., n, n), upper
+    triangle with diagonal, zero below."""
     return _upper(X, _euclidean)
 
 
@@ -157,7 +159,7 @@ def dist_cosine(X):
 
 
 def _upper(X, distance):
-    """The upper triangle of distance(X), of the type that was given. Other dtypes than float32 and float64
+    """The upper triangle of distance(X), an array or tensor as X is. dtypes other than float32 and float64
     are converted to float32."""
     x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
     out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
@@ -174,8 +176,8 @@ def _unit(X: torch.Tensor) -> torch.Tensor:
 
 
 def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
-    """A straight line from val_s at step_s to val_e at step_e, constant outside. If step_s == step_e, it
-    jumps to val_e there."""
+    """A linear ramp, at x (a number or an array): val_s until step_s, val_e from step_e on, a straight line
+    in between. If step_s == step_e, it jumps to val_e there."""
     if step_s == step_e:
         return np.where(np.asarray(x) >= step_e, val_e, val_s)[()]  # [()] makes a 0-d array a number
     share = np.clip((np.asarray(x) - step_s) / (step_e - step_s), 0, 1)
@@ -186,13 +188,13 @@ def ramp(x, val_s: float, val_e: float, step_s: float, step_e: float):
 
 
 def fresh_seed() -> int:
-    """A seed from the operating system, small enough to read aloud."""
+    """A random seed from the operating system, from 0 to 2**32 - 1."""
     return int.from_bytes(os.urandom(4), "little")
 
 
 def checked_seed(seed: int | None) -> int:
-    """seed, or a fresh one for None. TypeError unless it is a whole number, ValueError unless it is from 0 to
-    MAX_SEED."""
+    """seed as an int, or a fresh one for None. TypeError unless it is a whole number, ValueError unless it is
+    from 0 to MAX_SEED."""
     if seed is None:
         return fresh_seed()
     check_number("seed", seed, f"a whole number from 0 to {MAX_SEED} or None", 0, MAX_SEED)
@@ -200,12 +202,12 @@ def checked_seed(seed: int | None) -> int:
 
 
 def numpy_rng(*key: int) -> np.random.Generator:
-    """A numpy generator. Each key, a seed and any further whole numbers, names a stream of its own."""
+    """A numpy generator. The key, a seed and any further whole numbers, names its random stream."""
     return np.random.default_rng(_stream(key))
 
 
 def torch_rng(*key: int, device="cpu") -> torch.Generator:
-    """A torch generator, by a key as in `numpy_rng`."""
+    """A torch generator on a device, with a key as in `numpy_rng`."""
     state = _stream(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)  # torch takes 63 bits
 
@@ -222,7 +224,7 @@ def check_number(
     name: str, value, wanted: str, low: float, high: float = math.inf, kind: type = numbers.Integral
 ) -> None:
     """TypeError unless value is a number of that kind (True and False are not), ValueError unless it is from
-    low to high. wanted: what it must be, in words."""
+    low to high. name and wanted, what it must be in words, go into the message."""
     fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits or not low <= value <= high:
         raise (ValueError if fits else TypeError)(f"{name} must be {wanted}, not {shown(value)}.")
@@ -247,7 +249,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 @contextlib.contextmanager
 def using_threads(number: int | None) -> Iterator[None]:
-    """Inside, torch computes with that many threads on the CPU. None changes nothing."""
+    """Within the context torch computes with that many threads on the CPU. None changes nothing."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)
@@ -260,7 +262,7 @@ def using_threads(number: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
-    """Inside, new tensors are float32 on the CPU, whatever torch.set_default_dtype and _device have said."""
+    """Within the context new tensors are float32 on the CPU, whatever torch's defaults are."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
