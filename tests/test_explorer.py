@@ -13,6 +13,7 @@ import torch
 from module_dataset import AbstractionDataset
 from parts.probing.sites import Edit, recording
 from studies.claims.networks import untrained
+from studies.claims.runs import proba_of
 from studies.explorer import export, open_run
 from studies.explorer.page import HERE, SCRIPTS
 from tests.trainers import boards as small_boards
@@ -153,7 +154,7 @@ def test_observer_is_that_of_python(case, tmp_path):
     answers = in_node(tmp_path, dict(data=export.dataset_data(trainer)), what="observer",
                       tokens=tokens.reshape(len(tokens), -1).tolist())
     for board, answer in zip(tokens, answers, strict=True):
-        expected = posterior(data, board)
+        expected = posterior(data, board, proba_of(trainer))
         if expected is None:
             assert answer.get("none")
         elif not answer.get("tooMany"):
@@ -164,10 +165,10 @@ def test_observer_is_that_of_python(case, tmp_path):
     assert answers[-1].get("none")
 
 
-def posterior(data, board):
+def posterior(data, board, proba):
     """How many boards are possible, and the probabilities (T, V); None if there is no such board."""
     try:
-        found = data.hypotheses(board)
+        found = data.hypotheses(board, proba)
     except ValueError as error:
         assert "no board" in str(error)
         return None
@@ -177,7 +178,7 @@ def posterior(data, board):
     shares[hidden] = 0
     own = data.observer.pictures(found, hidden).marginals
     shares[hidden, : own.shape[1]] = own
-    return data.best_reconstruction(board[None]).consistent[0], shares
+    return data.best_reconstruction(board[None], proba).consistent[0], shares
 
 
 def test_edits_are_those_of_torch(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from module_dataset import AbstractionDataset
+from studies.claims.runs import proba_of
 from studies.explorer import __main__ as command
 from studies.explorer import open_run, page, run_data
 from tests.trainers import boards as small_boards
@@ -151,7 +152,7 @@ def test_window_explorer_gives_what_torch_and_the_observer_give(path, visit, htm
         assert np.abs(np.array(logits) - acts["logit"][k].ravel()).max() < 1e-4
         shares = tab.evaluate("([run, tokens]) => { const p = explorer.posterior(run, tokens); return p && [...p]; }", [name, tokens])
         try:
-            best = trainer.dataset.best_reconstruction(board[None])
+            best = trainer.dataset.best_reconstruction(board[None], proba_of(trainer))
         except ValueError:
             assert shares is None
         else:

@@ -115,7 +115,7 @@ class Comparison {
     if (!known.shares) {
       observer.says.textContent = known.tooMany
         ? "Too many boards are possible to be counted here; hide fewer cells (in Python, dataset.posterior goes further)."
-        : `No board of this data set looks like this${unused.length ? ` (it has none of type ${unused.join(" or ")})` : ""}. `
+        : `No board of this data set looks like this${unused.length ? ` (training ended without type ${unused.join(" or ")})` : ""}. `
           + "The network answers all the same.";
       for (const { grid } of [observer, difference]) {
         grid.draw(mask.map((_, t) => ({ token: boards.hidden, text: "–", label: `${boards.place(t)}: no answer` })), boards);

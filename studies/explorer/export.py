@@ -15,9 +15,9 @@ from matplotlib.colors import to_hex
 import module_train_probe
 import module_train_probe_lea
 from module_dataset import FAMILIES, TYPES, AbstractionDataset
-from parts.boards.params import weights_of
 from parts.files import read_json
 from parts.probing.panels import token_colors
+from studies.claims.runs import proba_of
 from utils import numpy_rng, to_numpy, torch_rng
 
 LARGEST_SIDE = 16  # of a board: a pass over 256 tokens takes a page a quarter of a second
@@ -144,7 +144,7 @@ def dataset_data(trainer) -> dict:
     data = trainer.dataset
     p = data.params
     colors = token_colors(p.vocab_bck, p.vocab_token)[p.vocab_bck : p.vocab_bck + p.vocab_token]
-    prior = dict(zip(p.board_types, weights_of(p.board_types_proba, p.board_types), strict=True))
+    prior = dict(zip(p.board_types, proba_of(trainer).tolist(), strict=True))  # as the training ended
     boards, masks = reference(trainer)
     return dict(
         sizes=dict(h=p.board_dim, V=p.vocab_size, backgrounds=p.vocab_bck, roots=p.abs_n, d=p.abs_dim,
