@@ -296,7 +296,7 @@ def check_not_own(folder: Path) -> None:
         )
 
 
-def run_checkpoint(folder: Path, checkpoint: int | str | Path) -> Path:
+def checkpoint_of(folder: Path, checkpoint: int | str | Path) -> Path:
     """The file of a run's checkpoint, given as an epoch, a name with or without .pth, or a path. ValueError
     lists those that the run has, if it is missing."""
     name = f"model_{checkpoint}" if isinstance(checkpoint, numbers.Integral) else checkpoint
