@@ -29,6 +29,7 @@ STREAM_WORDS = 16  # of the codebook's start, beside those of module_train_probe
 WORD_BOARDS = 2000  # that it is made of
 loss_weight = functools.partial(param, low=0, high=MOST)
 STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from sentence
+SOURCES = {"board": "rfb", "sentence": "rfs"}
 
 
 @dataclass(kw_only=True)
@@ -125,41 +126,20 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
-    loss_columns = (
-        "loss_total",
-        "loss_mean",
-        "loss_rfb",
-        "loss_rfs",
-        "loss_vq",
-        "loss_speech",
-        "avg_error_rfb",
-        "avg_error_rfs",
-        "vq_usage_entropy",
-        "vq_perplexity",
-        "words_used",
-    )
+    loss_columns = ("loss_total", "loss_mean", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech",
+                    "avg_error_rfb", "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used")
     count_columns = ("nb_boards_test",)
     curves = (
         ("loss, mean over boards", True, {"": "loss_mean"}),
         ("losses, sums over steps", True, {name: f"loss_{name}" for name in ("rfb", "rfs", "vq")}),
-        (
-            "share of right tokens, test",
-            False,
-            {
-                f"from {source}, {name}": f"test_acc_{stream}_{key}"
-                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
-                for name, key in (("all", "token"), ("hidden", "hidden"))
-            },
-        ),
-        (
-            "share of right boards, test",
-            False,
-            {
-                f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
-                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
-                for name in ("single", "double")
-            },
-        ),
+        ("share of right tokens, test", False, {
+            f"from {source}, {name}": f"test_acc_{stream}_{key}"
+            for source, stream in SOURCES.items() for name, key in (("all", "token"), ("hidden", "hidden"))
+        }),
+        ("share of right boards, test", False, {
+            f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
+            for source, stream in SOURCES.items() for name in ("single", "double")
+        }),
         ("words", False, {"in use": "words_used", "perplexity": "vq_perplexity"}),
     )
 
@@ -183,10 +163,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         the last without gradient; see the factor wrapper's."""
         alpha, beta = self.recipe.loss_weights_at(epoch)
         board_logits, speech_logits, vq, words = self.transformer(masked)  # twice (B, T, V), (), (B, S, K)
-        rfb, rfs = (
-            F.cross_entropy(logits.flatten(0, 1), boards.flatten())
-            for logits in (board_logits, speech_logits)
-        )
+        rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten())
+                    for logits in (board_logits, speech_logits))
         used = words.sum((0, 1))  # (K,)
         speech = 1 - used[-1] / words[..., 0].numel()
         loss = rfb + alpha * (vq + rfs) + beta * speech
@@ -227,11 +205,10 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         used = totals.pop("words")
         bits = entropy_bits(used)
         cells = self.dataset_len * self.block_size
-        row = {
-            name: value / cells if name.startswith("avg_error") else value for name, value in totals.items()
-        }
-        return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
-                      "words_used": np.count_nonzero(used)}
+        shares = {name: totals[name] / cells for name in ("avg_error_rfb", "avg_error_rfs")}
+        entropy = bits / np.log2(self.vocab_speech_size)
+        return totals | shares | {"vq_usage_entropy": entropy, "vq_perplexity": 2**bits,
+                                  "words_used": np.count_nonzero(used)}
 
     def _test_masking(self):
         return 0.2, 0.0  # as the official program
@@ -245,11 +222,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return {"nb_boards_test": 2 * sum(counts) if tested else 0}
 
     def _report_line(self, row):
-        longest = (
-            torch.linalg.vector_norm(self.transformer.ss_vector_quantizer._embedding.weight, dim=1)
-            .max()
-            .item()
-        )
+        words = self.transformer.ss_vector_quantizer._embedding.weight
+        longest = torch.linalg.vector_norm(words, dim=1).max().item()
         alpha, _ = self.recipe.loss_weights_at(row["epoch"])
         return (
             f"epoch {row['epoch']}: loss {row['loss_mean']:.4f}, "
@@ -274,11 +248,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2)
         drawn, _ = evaluation.boards_to_test(self.dataset, rng, count_max)
         drawn = drawn.get("test", drawn["train"])
-        types = [
-            TYPES.index(t)
-            for t, p in zip(self.dataset.board_types, self.board_proba(epoch), strict=True)
-            if p > 0
-        ]
+        shares = zip(self.dataset.board_types, self.board_proba(epoch), strict=True)
+        types = [TYPES.index(name) for name, share in shares if share > 0]
         return drawn.boards[np.isin(drawn.types, types)]
 
     # Probing: as the factor wrapper's, of IN reading the blank sentence; functions of parts/probing do the

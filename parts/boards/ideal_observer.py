@@ -242,9 +242,8 @@ class Observer:
         part."""
         d, (root, row, col) = self.params.abs_dim, over.T
         i, j = np.divmod(np.arange(d * d), d)
-        free = np.flatnonzero(
-            (i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d)
-        )  # cells of the lower object that are not covered
+        # cells of the lower object that are not covered
+        free = np.flatnonzero((i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d))
         row1, col1 = row + y, col + x
         cells = row1[:, None] + i[free], col1[:, None] + j[free]
         fit1 = sight.likely[:, i[free], j[free], sight.shown[cells]].prod(-1)  # (abs_n, k)

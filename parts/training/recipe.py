@@ -16,19 +16,8 @@ from utils import MAX_SEED, ramp, shown
 MOST = 10**6  # the largest value of most parameters; larger ones are mistakes
 # parameters without effect, accepted in old parameter files: the official program's, and this one's that are
 # gone
-IGNORED = (
-    "n_unmasked",
-    "masking_patch_dim",
-    "test_nb_instances",
-    "scan_patch_dim",
-    "scan_nb_instances",
-    "epoch2scan",
-    "bool_wandb",
-    "weight_average",
-    "overlap_weight",
-    "product_way",
-    "attention_way",
-)
+IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances",
+           "epoch2scan", "bool_wandb", "weight_average", "overlap_weight", "product_way", "attention_way")
 
 
 # kinds of parameters; what network and optimiser are made of cannot be assigned once they are made
