@@ -62,9 +62,10 @@ def kernel(tmp_path_factory):
         (copy / package).symlink_to(ROOT / package)
     shutil.copytree(ROOT / "pretrained", copy / "pretrained")
     (copy / "notebooks").mkdir()
+    (copy / "matplotlibrc").write_text("savefig.dpi: 20")  # pictures are counted, not looked at
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # notebooks find it themselves
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=copy / "notebooks", env=environment)
+    manager.start_kernel(cwd=copy / "notebooks", env=environment | {"MATPLOTLIBRC": str(copy / "matplotlibrc")})
     yield manager
     manager.shutdown_kernel(now=True)
 

@@ -77,11 +77,12 @@ def test_the_authors_own_settings(kind, tmp_path, no_pictures):
     assert not np.isin(table.family.twin(numbers), numbers).all()  # twins are apart
 
 
+@forks
 def test_two_runs_at_once_from_the_command_line(tmp_path):
-    """The script as a user starts it, twice in the same folder at the same time."""
-    processes = [start(tmp_path, [ROOT / "train_model.py"], *flags("factor", "runs", "--save", 1)) for _ in range(2)]
-    for process in processes:
-        code, out, err = finished(process)
+    """The script as a user starts it, and a fork of it in the same folder at the same time."""
+    argv = flags("factor", "runs", "--save", 1)
+    process = start(tmp_path, [ROOT / "train_model.py"], *argv)
+    for code, out, err in (ran("factor", argv, tmp_path, figures=True), finished(process)):
         assert code == 0, err
         assert "trained: runs/run_" in out
         assert "Traceback" not in err
@@ -111,7 +112,7 @@ for script in (train_model, train_model_lea):
         print("help", {{"wandb", "sklearn", "torch._dynamo"}} & set(sys.modules), end.code)
 train_model_lea.main({flags("lea", "runs", "--epoch", 1)!r})
 os.environ["WANDB_MODE"] = "disabled"
-train_model_lea.main({flags("lea", "others", "--wandb", "online")!r})
+train_model.main({flags("factor", "others", "--wandb", "online", "--epoch", 1)!r})
 print("wandb", "wandb" in sys.modules)"""
     code, out, err = finished(start(tmp_path, ["-c", code]))
     assert code == 0, err

@@ -69,19 +69,24 @@ def test_training_without_a_stream(line, tmp_path):
 
 
 def test_a_locale_without_names_beyond_ascii(tmp_path):
+    """Text files are UTF-8 with line feeds all the same."""
     code = f"""
 import os, train_model
+from parts.files import atomic_write
 from tests.trainers import draw_nothing
 
 draw_nothing()
 name = os.fsdecode({'größe'.encode()!r})
 train_model.main([*{TINY!r}, "--run_name", name, "--save", "1"])
-train_model.main(["--resume", "runs/" + name, "--epoch", "3"])"""
+train_model.main(["--resume", "runs/" + name, "--epoch", "3"])
+with atomic_write("text", "w") as file:
+    file.write("\\u00e9\\n")"""
     variables = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path) | variables, timeout=300,
                           capture_output=True)
     assert done.returncode == 0, done.stderr
     assert TrainTransformer.from_run(tmp_path / "runs" / "größe", device="cpu").epoch == 3
+    assert (tmp_path / "text").read_bytes() == "é\n".encode()
 
 
 @forks

@@ -89,8 +89,7 @@ class Observer:
         return possible
 
     def posterior(self, masked_boards, proba=None) -> np.ndarray:
-        """(n, h, w, V) probability of each token in each cell of masked boards (n, h, w), hidden cells UNK,
-        given the visible cells. All zero for a board that the data set cannot have drawn."""
+        """As `AbstractionDataset.posterior`: (n, h, w, V) for masked boards (n, h, w)."""
         p, masked = self.params, self._checked(masked_boards)
         out = np.zeros((*masked.shape, p.vocab_size))
         for b, board in enumerate(masked):
