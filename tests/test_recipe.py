@@ -36,7 +36,7 @@ def test_wrong_save_epochs_are_named(wrong):
         TrainParams(save_epochs=wrong)
 
 
-def test_checkpoints_are_files_of_the_run(tmp_path):
+def test_checkpoints_are_files_of_the_run(tmp_path, no_pictures):
     trainer = make(epochs=8, save_epochs=[2, 3], epoch2save=100, save_model=True, runs=str(tmp_path), run_name="r")
     trainer.train()
     names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").glob("model_*"))
