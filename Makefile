@@ -7,9 +7,10 @@ LEA_ARGS ?= @recipes/try_lea.args
 
 # processes that share the tests
 WORKERS ?= 2
-# tests that train much, run the scripts, kill them, draw every figure or open notebooks
-SLOW := analysis arguments circuits distributed editing explorer explorer_page notebooks portability probing recipe recipes reliability \
-        run_folder scripts streams train_probe_lea wandb words_start
+# tests of studies, and those that train much, run the scripts, kill them, draw every figure or open notebooks
+SLOW := analysis arguments best_reconstruction circuits claims_* damaged_files dictionaries distributed editing explorer explorer_page \
+        export hooks interoperation notebooks own_boards portability probing recipe recipes reliability run_folder scripts streams \
+        train_probe train_probe_lea wandb words_start
 
 .PHONY: train train-lea test check notebooks stress bench lint explorer
 
@@ -33,7 +34,7 @@ test: $(VENV)/.dev
 
 # for while one works: every test but those of the files named in SLOW
 check: lint
-	$(RUN) -m pytest -q -n $(WORKERS) --dist worksteal $(SLOW:%=--ignore=tests/test_%.py)
+	$(RUN) -m pytest -q -n $(WORKERS) --dist worksteal $(SLOW:%='--ignore-glob=*/test_%.py')
 
 notebooks: $(VENV)/.dev
 	$(RUN) tests/test_notebooks.py

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import utils
 from module_dataset import AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor
 from parts.boards.own import OwnBoards, as_dataset
@@ -26,62 +27,18 @@ from parts.boards.pictures import token_colors
 from parts.checks import check_file, check_sizes
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import assigned, keywords_of, pick_device
-from parts.probing import analyses, evaluation, recording, sites
+from parts.probing import analyses, evaluation, panels, recording, sites
 from parts.probing.evaluation import Accuracy, accuracy_table, score_values
-from parts.probing.panels import (
-    BoardView,
-    own_style,
-    plot_curves,
-    plot_reconstructions,
-    save_figure,
-    show_figure,
-)
-from parts.training import learner
+from parts.training import learner, run
 from parts.training.distributed import from_leader, rank_and_world, sum_over_processes_, synchronise
 from parts.training.optimizers import make_optimizer
 from parts.training.recipe import IGNORED, TrainParams
-from parts.training.run import (
-    Run,
-    RunLog,
-    TrainingStopped,
-    best_epoch,
-    check_not_own,
-    check_size,
-    lock,
-    newest_state,
-    params_of,
-    params_to_resume,
-    read_run_log,
-    run_checkpoint,
-)
+from parts.training.run import TrainingStopped
 from parts.training.wandb import check_wandb_runs, log_to_wandb
-from utils import (
-    caution,
-    dist,
-    dist_cosine,
-    dist_unit,
-    fresh_seed,
-    numpy_rng,
-    plain_torch,
-    progress_bar,
-    ramp,
-    say,
-    to_numpy,
-    torch_entropy,
-    using_threads,
-)
+from utils import caution, dist, dist_cosine, dist_unit, numpy_rng, ramp, say, to_numpy, torch_entropy
 
-__all__ = [
-    "TrainTransformer",
-    "TrainParams",
-    "TrainingStopped",
-    "Accuracy",
-    "torch_entropy",
-    "dist",
-    "dist_unit",
-    "dist_cosine",
-    "ramp",
-]
+__all__ = ["TrainTransformer", "TrainParams", "TrainingStopped", "Accuracy", "torch_entropy", "dist",
+           "dist_unit", "dist_cosine", "ramp"]
 
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
@@ -123,7 +80,7 @@ class TrainTransformer:
         self._check_boards()
         # with bfloat16 weights, losses, words and the optimiser's moments are float32
         weights = torch.float32 if self.dtype == "bfloat16" else getattr(torch, self.dtype)
-        with plain_torch():  # as the seed alone decides
+        with utils.plain_torch():  # as the seed alone decides
             network = self._network()
         self.transformer = network.to(self.device, weights).eval()
         self.optim = make_optimizer(
@@ -131,7 +88,7 @@ class TrainTransformer:
         )
         self.step = 0
         self.epoch = 0
-        self.run: Run | None = None
+        self.run: run.Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         if self.init_from is not None:
             check_file("init_from", self.init_from)
@@ -146,7 +103,7 @@ class TrainTransformer:
             if getattr(recipe, name) not in (None, value):
                 raise ValueError(f"{name} = {getattr(recipe, name)} must be the data set's, {value}.")
             setattr(recipe, name, value)
-        recipe.seed = from_leader(fresh_seed()) if recipe.seed is None else recipe.seed
+        recipe.seed = from_leader(utils.fresh_seed()) if recipe.seed is None else recipe.seed
         if self.rank > 0:  # the first process keeps the run
             recipe.run_name, recipe.save_model = "", False
         return recipe
@@ -186,7 +143,7 @@ class TrainTransformer:
         return Path(self.runs) / self.run_name
 
     @property
-    def log(self) -> RunLog | None:
+    def log(self) -> run.RunLog | None:
         """The log of the run, None before it starts."""
         return None if self.run is None else self.run.log
 
@@ -222,8 +179,8 @@ class TrainTransformer:
         epochs, sums = range(self.epoch, self.epochs), []
         with (
             self.run.guard(self),  # if an epoch fails, back to its start; signals wait for the end of a step
-            using_threads(self.threads),
-            progress_bar(epochs, 20, desc="epochs ", unit="ep", disable=self.rank > 0) as bar,
+            utils.using_threads(self.threads),
+            utils.progress_bar(epochs, 20, desc="epochs ", unit="ep", disable=self.rank > 0) as bar,
         ):
             for epoch in bar:
                 self.start_epoch(epoch)
@@ -264,7 +221,7 @@ class TrainTransformer:
                 self.report(row, bar)
                 if self.recipe.keeps_checkpoint_at(epoch):
                     self.run.save_checkpoint(epoch, self.weights())
-                if best_epoch(self.log.arrays, self.best_column) == epoch:
+                if run.best_epoch(self.log.arrays, self.best_column) == epoch:
                     self.run.save_checkpoint("best", self.weights())
                 figures = self.save_figures(epoch, bool_wandb) if row["written"] else {}
                 if bool_wandb:
@@ -326,7 +283,7 @@ class TrainTransformer:
         folder at its end. ValueError if the folder already holds a run, or if another process trains in
         it."""
         if self.run is None:
-            self.run = Run(self.folder if self.run_name else None, self.save_model)
+            self.run = run.Run(self.folder if self.run_name else None, self.save_model)
             self.fix_ramps()
         self.run.open(self)
 
@@ -419,10 +376,10 @@ class TrainTransformer:
         self.log.save_arrays()
         if not (self.run_name or bool_wandb):
             return {}
-        with own_style():
+        with panels.own_style():
             figures = self._figures(epoch)
             for name, figure in figures.items() if self.run_name else ():
-                save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
+                panels.save_figure(figure, self.folder / "figures" / f"{name}.png", self.plot_dpi)
         return figures
 
     def _figures(self, epoch: int) -> dict:
@@ -430,7 +387,7 @@ class TrainTransformer:
         rng = numpy_rng(self.seed, STREAM_TEST, 1)
         drawn, _ = evaluation.boards_to_test(self.dataset, rng, 2)
         _, made = self._evaluate(drawn.get("test", drawn["train"]), *self._test_masking(), 1, rng)
-        return {"learning_curves": plot_curves(self.log.arrays, self.curves),
+        return {"learning_curves": panels.plot_curves(self.log.arrays, self.curves),
                 "reconstructions": self._plot_reconstructions(**made)}
 
     # the network, its weights and states
@@ -522,11 +479,11 @@ class TrainTransformer:
         checkpoints = numbered(folder / "checkpoints", r"model_(\d+)\.pth")
         if checkpoint is None and not checkpoints:
             raise ValueError(f"{folder}: holds no checkpoint; train with save_model=True.")
-        path = run_checkpoint(folder, checkpoints[-1][1] if checkpoint is None else checkpoint)
+        path = run.checkpoint_of(folder, checkpoints[-1][1] if checkpoint is None else checkpoint)
         trainer.load_transformer(path)
         epoch = next((number for number, other in checkpoints if other == path), None)
         if path.name == "model_best.pth":
-            epoch = best_epoch(read_run_log(folder / "run_log.csv"), trainer.best_column)
+            epoch = run.best_epoch(run.read_run_log(folder / "run_log.csv"), trainer.best_column)
         trainer.epoch = trainer.epochs if epoch is None else epoch + 1
         return trainer
 
@@ -540,7 +497,7 @@ class TrainTransformer:
         over with a warning), or if another process trains in the folder.
         """
         folder = Path(folder).expanduser().resolve()
-        own = params_to_resume(cls.params_class, folder, changed)
+        own = run.params_to_resume(cls.params_class, folder, changed)
         trainer = cls._rebuilt(folder, changed, dataset)
         if trainer.rank > 0:
             trainer.restore(from_leader(None))
@@ -548,9 +505,9 @@ class TrainTransformer:
         if trainer.epochs != own["epochs"] and trainer.lr_schedule != "constant":
             caution(f"with epochs = {trainer.epochs} instead of {own['epochs']} the {trainer.lr_schedule} "
                     "schedule falls later: the learning rate rises again where the run resumes.")
-        trainer.run = Run(folder, trainer.save_model)
-        with lock(folder):
-            state, damaged = newest_state(folder, trainer._take_state)
+        trainer.run = run.Run(folder, trainer.save_model)
+        with run.lock(folder):
+            state, damaged = run.newest_state(folder, trainer._take_state)
             if trainer.epochs < trainer.epoch:
                 raise ValueError(
                     f"epochs = {trainer.epochs} must be at least {trainer.epoch}, which the run has trained."
@@ -579,9 +536,9 @@ class TrainTransformer:
     def _rebuilt(cls, folder: Path, changed: dict, dataset=None) -> TrainTransformer:
         """Data set and trainer of a run folder, some parameters changed, network untrained."""
         pick_device(changed.get("device", "cpu"))
-        params = params_of(folder, cls.params_class)
+        params = run.params_of(folder, cls.params_class)
         if dataset is None:
-            check_not_own(folder)
+            run.check_not_own(folder)
             dataset = AbstractionDataset(dataset_len=1)
             dataset.load(str(folder / "datasets" / "dataset"))
         params |= {"run_name": folder.name, "runs": str(folder.parent)} | changed
@@ -592,7 +549,7 @@ class TrainTransformer:
                              f"module_train_probe{suffix}, resume it with train_model{suffix}.py.")
         try:
             recipe = cls.params_class.from_dict(params, ignored=IGNORED)
-            check_size(recipe, dataset.board_dim**2, folder / "checkpoints")
+            run.check_size(recipe, dataset.board_dim**2, folder / "checkpoints")
             trainer = cls(dataset, **params | {"init_from": None})  # its weights are those of the run
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'params_training.json'}: {error}") from None
@@ -757,7 +714,8 @@ class TrainTransformer:
     def _plot_reconstructions(self, boards, recons: dict, masks, types=None):
         """Masked board, reconstructions and truth, one board a row. `panels.plot_reconstructions`."""
         titled = {self.outputs[name]: recon for name, recon in recons.items()}
-        return plot_reconstructions(boards, titled, masks, self.dataset.vocab_bck, self.dataset.vocab_token)
+        vocabulary = self.dataset.vocab_bck, self.dataset.vocab_token
+        return panels.plot_reconstructions(boards, titled, masks, *vocabulary)
 
     def _show_erroneous(self, boards, recons: dict, masks, types=None, most: int = 10) -> None:
         """Shows up to `most` boards with mistakes in a notebook; with a run_name also saves them as
@@ -769,8 +727,8 @@ class TrainTransformer:
         recons = {name: recon[wrong] for name, recon in recons.items()}
         figure = self._plot_reconstructions(boards[wrong], recons, masks[wrong])
         if self.run_name:
-            save_figure(figure, self.folder / "analysis" / "erroneous_boards.png", self.plot_dpi)
-        show_figure(figure)
+            panels.save_figure(figure, self.folder / "analysis" / "erroneous_boards.png", self.plot_dpi)
+        panels.show_figure(figure)
 
     # recorded activations
 
@@ -870,9 +828,9 @@ class TrainTransformer:
         """The activations that figures show: a list of stages for each block."""
         return [[f"b{i}_{stage}" for stage in self.stages] for i in range(self.n_layer)]
 
-    def _view(self, board, board_abs, mask) -> BoardView:
+    def _view(self, board, board_abs, mask) -> panels.BoardView:
         colors = token_colors(self.dataset.vocab_bck, self.dataset.vocab_token)
-        return BoardView(board[0], board_abs[0], mask[0], colors)
+        return panels.BoardView(board[0], board_abs[0], mask[0], colors)
 
     def _queries(self, queries) -> analyses.Queries:
         return analyses.Queries.of(self.given(queries, names=("queries",), one=True)[0][0])

@@ -6,6 +6,7 @@ the codebook.
 """
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +16,20 @@ import torch.nn.functional as F
 import module_train_probe
 from module_dataset import TYPES
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor
-from parts.params import keywords_of, param
+from parts.params import inherited, keywords_of, param
 from parts.probing import evaluation
 from parts.probing.panels import plot_codebook, plot_sentences
 from parts.probing.sentences import entropy_bits, information, sentence_scores, word_indices  # noqa: F401, offered
-from parts.training.recipe import MOST, TrainParams
+from parts.training.recipe import MOST, TrainParams, epoch_of, made_of
 from utils import dist, dist_cosine, dist_unit, numpy_rng, ramp, to_numpy, torch_entropy, torch_rng
 
 __all__ = ["TrainTransformer", "LEAParams", "torch_entropy", "dist", "dist_unit", "dist_cosine", "ramp"]
 
 STREAM_WORDS = 16  # of the codebook's start, beside those of module_train_probe
 WORD_BOARDS = 2000  # that it is made of
+loss_weight = functools.partial(param, low=0, high=MOST)
 STREAMS = {"l0_": "rfb", "l1_": "rfs"}  # reconstruction from board, from sentence
+SOURCES = {"board": "rfb", "sentence": "rfs"}
 
 
 @dataclass(kw_only=True)
@@ -37,105 +40,65 @@ class LEAParams(TrainParams):
     ramps = (*TrainParams.ramps, "vq_start_epoch", "loss_rfs_epoch_start", "loss_rfs_epoch_end",
              "loss_speech_epoch_start", "loss_speech_epoch_end")
 
-    transformer_type: str = param(
-        "factor",
-        "type of network: factor, or vanilla (adds position codes to the tokens)",
-        choices=("factor", "vanilla"),
-        flag="type",
-        fixed=True,
+    transformer_type: str = inherited(
+        TrainParams, "transformer_type", "factor", choices=("factor", "vanilla"),
+        help="type of network: factor, or vanilla (adds position codes to the tokens)",
     )
-    n_embd: int = param(32, "width of the residual streams D", low=1, high=MOST, fixed=True)
-    n_embd_pos: int = param(
-        16, "width of the position codes P; ignored by type vanilla", low=1, high=MOST, fixed=True
+    n_embd: int = inherited(TrainParams, "n_embd", 32, help="width of the residual streams D")
+    n_embd_pos: int = inherited(
+        TrainParams, "n_embd_pos", 16, help="width of the position codes P; ignored by type vanilla"
     )
-    masking_patch_epoch: int | None = param(
-        None,
-        "epoch at which the hiding probability, which rises from 0.01, reaches masking_p and patches start; "
-        "none: the number of epochs",
-        low=0,
-        high=MOST,
+    masking_patch_epoch: int | None = inherited(TrainParams, "masking_patch_epoch", None)
+    masking_patch_p: float = inherited(TrainParams, "masking_patch_p", 0)
+    board_proba_epoch_start: int = inherited(TrainParams, "board_proba_epoch_start", 1000)
+    board_proba_epoch_end: int = inherited(TrainParams, "board_proba_epoch_end", 2000)
+    board_proba_start: list[float] = inherited(TrainParams, "board_proba_start", (0.95, 0.05, 0))
+    board_proba_end: list[float] = inherited(TrainParams, "board_proba_end", (0.6, 0.4, 0))
+    epoch2save: int = inherited(TrainParams, "epoch2save", 500)
+    vocab_speech_size: int = made_of(128, "number of words in the codebook K", low=2, high=MOST)
+    block_speech_size: int = made_of(16, "number of words in a sentence S", low=1, high=10**4)
+    bool_blank_speech: bool = made_of(
+        False, "blank sentence: 1: zeros; 0: the codebook's last word at all places"
     )
-    masking_patch_p: float = param(
-        0, "share of boards that also lose a patch of a root's size", low=0, high=1
-    )
-    board_proba_epoch_start: int = param(
-        1000, "epoch at which board-type probabilities start to move", low=0, high=MOST
-    )
-    board_proba_epoch_end: int = param(
-        2000, "epoch at which board-type probabilities reach board_proba_end", low=0, high=MOST
-    )
-    board_proba_start: list[float] = param(
-        (0.95, 0.05, 0),
-        "first probabilities of single, double and composition boards",
-        low=0,
-        high=MOST,
-        length=3,
-    )
-    board_proba_end: list[float] = param(
-        (0.6, 0.4, 0),
-        "final probabilities of single, double and composition boards",
-        low=0,
-        high=MOST,
-        length=3,
-    )
-    epoch2save: int = param(500, "number of epochs between checkpoints", low=1, high=MOST)
-    vocab_speech_size: int = param(128, "number of words in the codebook K", low=2, high=MOST, fixed=True)
-    block_speech_size: int = param(16, "number of words in a sentence S", low=1, high=10**4, fixed=True)
-    bool_blank_speech: bool = param(
-        False, "blank sentence: 1: zeros; 0: the codebook's last word at all places", fixed=True
-    )
-    vq_type: str = param(
-        "EMA",
-        "how the codebook learns: EMA (moving averages of its inputs) or vanilla (by gradient)",
+    vq_type: str = made_of(
+        "EMA", "how the codebook learns: EMA (moving averages of its inputs) or vanilla (by gradient)",
         choices=("EMA", "vanilla"),
-        fixed=True,
     )
-    vq_expire: float = param(
+    vq_expire: float = made_of(
         VQ_EXPIRE,
         "replace a word of an EMA codebook when its usage falls below this fraction of uniform usage; 0: "
         "never",
         low=0,
-        fixed=True,
     )
-    slot_heads: int = param(
+    slot_heads: int = made_of(
         0,
         "number of the language network's cross-attention heads in which words compete for cells, as in slot "
         "attention",
         low=0,
-        fixed=True,
     )
-    vq_start_epoch: int = param(
-        0,
-        "epoch at which the codebook is initialised by k-means; before it nothing is quantised",
-        low=0,
-        high=MOST,
+    vq_start_epoch: int = epoch_of(
+        0, "epoch at which the codebook is initialised by k-means; before it nothing is quantised"
     )
-    loss_rfs_epoch_start: int = param(
-        250, "epoch at which the weight of the sentence losses starts to move", low=0, high=MOST
+    loss_rfs_epoch_start: int = epoch_of(
+        250, "epoch at which the weight of the sentence losses starts to move"
     )
-    loss_rfs_epoch_end: int = param(
-        1000, "epoch at which the weight of the sentence losses reaches its final value", low=0, high=MOST
+    loss_rfs_epoch_end: int = epoch_of(
+        1000, "epoch at which the weight of the sentence losses reaches its final value"
     )
-    loss_rfs_val_start: float = param(
-        0,
-        "first weight of the sentence losses (quantisation, and reconstruction from the sentence)",
-        low=0,
-        high=MOST,
+    loss_rfs_val_start: float = loss_weight(
+        0, "first weight of the sentence losses (quantisation, and reconstruction from the sentence)"
     )
-    loss_rfs_val_end: float = param(1, "final weight of the sentence losses", low=0, high=MOST)
-    loss_speech_epoch_start: int = param(
-        1000, "epoch at which the weight of the sparsity loss starts to move", low=0, high=MOST
+    loss_rfs_val_end: float = loss_weight(1, "final weight of the sentence losses")
+    loss_speech_epoch_start: int = epoch_of(
+        1000, "epoch at which the weight of the sparsity loss starts to move"
     )
-    loss_speech_epoch_end: int = param(
-        3000, "epoch at which the weight of the sparsity loss reaches its final value", low=0, high=MOST
+    loss_speech_epoch_end: int = epoch_of(
+        3000, "epoch at which the weight of the sparsity loss reaches its final value"
     )
-    loss_speech_val_start: float = param(
-        0,
-        "first weight of the sparsity loss (1 - share of the last word; reported, without gradient)",
-        low=0,
-        high=MOST,
+    loss_speech_val_start: float = loss_weight(
+        0, "first weight of the sparsity loss (1 - share of the last word; reported, without gradient)"
     )
-    loss_speech_val_end: float = param(0, "final weight of the sparsity loss", low=0, high=MOST)
+    loss_speech_val_end: float = loss_weight(0, "final weight of the sparsity loss")
 
     def check(self):
         super().check()
@@ -163,41 +126,20 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     params_class = LEAParams
     run_suffix = {"factor": "_speaker_factor", "vanilla": "_speaker"}
-    loss_columns = (
-        "loss_total",
-        "loss_mean",
-        "loss_rfb",
-        "loss_rfs",
-        "loss_vq",
-        "loss_speech",
-        "avg_error_rfb",
-        "avg_error_rfs",
-        "vq_usage_entropy",
-        "vq_perplexity",
-        "words_used",
-    )
+    loss_columns = ("loss_total", "loss_mean", "loss_rfb", "loss_rfs", "loss_vq", "loss_speech",
+                    "avg_error_rfb", "avg_error_rfs", "vq_usage_entropy", "vq_perplexity", "words_used")
     count_columns = ("nb_boards_test",)
     curves = (
         ("loss, mean over boards", True, {"": "loss_mean"}),
         ("losses, sums over steps", True, {name: f"loss_{name}" for name in ("rfb", "rfs", "vq")}),
-        (
-            "share of right tokens, test",
-            False,
-            {
-                f"from {source}, {name}": f"test_acc_{stream}_{key}"
-                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
-                for name, key in (("all", "token"), ("hidden", "hidden"))
-            },
-        ),
-        (
-            "share of right boards, test",
-            False,
-            {
-                f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
-                for source, stream in (("board", "rfb"), ("sentence", "rfs"))
-                for name in ("single", "double")
-            },
-        ),
+        ("share of right tokens, test", False, {
+            f"from {source}, {name}": f"test_acc_{stream}_{key}"
+            for source, stream in SOURCES.items() for name, key in (("all", "token"), ("hidden", "hidden"))
+        }),
+        ("share of right boards, test", False, {
+            f"from {source}, {name}": f"test_acc_{stream}_breakdown_{name}"
+            for source, stream in SOURCES.items() for name in ("single", "double")
+        }),
         ("words", False, {"in use": "words_used", "perplexity": "vq_perplexity"}),
     )
 
@@ -221,10 +163,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         the last without gradient; see the factor wrapper's."""
         alpha, beta = self.recipe.loss_weights_at(epoch)
         board_logits, speech_logits, vq, words = self.transformer(masked)  # twice (B, T, V), (), (B, S, K)
-        rfb, rfs = (
-            F.cross_entropy(logits.flatten(0, 1), boards.flatten())
-            for logits in (board_logits, speech_logits)
-        )
+        rfb, rfs = (F.cross_entropy(logits.flatten(0, 1), boards.flatten())
+                    for logits in (board_logits, speech_logits))
         used = words.sum((0, 1))  # (K,)
         speech = 1 - used[-1] / words[..., 0].numel()
         loss = rfb + alpha * (vq + rfs) + beta * speech
@@ -265,11 +205,10 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         used = totals.pop("words")
         bits = entropy_bits(used)
         cells = self.dataset_len * self.block_size
-        row = {
-            name: value / cells if name.startswith("avg_error") else value for name, value in totals.items()
-        }
-        return row | {"vq_usage_entropy": bits / np.log2(self.vocab_speech_size), "vq_perplexity": 2**bits,
-                      "words_used": np.count_nonzero(used)}
+        shares = {name: totals[name] / cells for name in ("avg_error_rfb", "avg_error_rfs")}
+        entropy = bits / np.log2(self.vocab_speech_size)
+        return totals | shares | {"vq_usage_entropy": entropy, "vq_perplexity": 2**bits,
+                                  "words_used": np.count_nonzero(used)}
 
     def _test_masking(self):
         return 0.2, 0.0  # as the official program
@@ -283,11 +222,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return {"nb_boards_test": 2 * sum(counts) if tested else 0}
 
     def _report_line(self, row):
-        longest = (
-            torch.linalg.vector_norm(self.transformer.ss_vector_quantizer._embedding.weight, dim=1)
-            .max()
-            .item()
-        )
+        words = self.transformer.ss_vector_quantizer._embedding.weight
+        longest = torch.linalg.vector_norm(words, dim=1).max().item()
         alpha, _ = self.recipe.loss_weights_at(row["epoch"])
         return (
             f"epoch {row['epoch']}: loss {row['loss_mean']:.4f}, "
@@ -312,11 +248,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         rng = numpy_rng(self.seed, module_train_probe.STREAM_TEST, epoch, 2)
         drawn, _ = evaluation.boards_to_test(self.dataset, rng, count_max)
         drawn = drawn.get("test", drawn["train"])
-        types = [
-            TYPES.index(t)
-            for t, p in zip(self.dataset.board_types, self.board_proba(epoch), strict=True)
-            if p > 0
-        ]
+        shares = zip(self.dataset.board_types, self.board_proba(epoch), strict=True)
+        types = [TYPES.index(name) for name, share in shares if share > 0]
         return drawn.boards[np.isin(drawn.types, types)]
 
     # Probing: as the factor wrapper's, of IN reading the blank sentence; functions of parts/probing do the

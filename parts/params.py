@@ -47,6 +47,11 @@ def param(default, help: str, *, low=None, high=None, choices=None, length=None,
     return dataclasses.field(default=default, metadata=meta)
 
 
+def inherited(params_class, name: str, default, **changed):
+    """The field of a parameter class with another default, for a subclass; changed: what else differs."""
+    return param(default, **params_class.__dataclass_fields__[name].metadata | changed)
+
+
 @functools.cache
 def _kinds(cls) -> dict[str, tuple[type, bool, bool]]:
     """For each field of a parameter class: (type of value or item, is a list, may be None)."""

@@ -8,12 +8,17 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch._dynamo  # the optimiser imports it, which takes a second, better once than in every process
+from torch.distributed import TCPStore
 
 import module_train_probe
 import train_model
@@ -29,6 +34,7 @@ DATASET = dict(dataset_len=12, board_dim=7, vocab_bck=2, vocab_token=4, abs_n=3,
 TRAINING = dict(n_layer=1, n_head=2, n_embd=4, n_embd_pos=2, batch=4, epoch=6, epoch2test=3, epoch2save=2, epoch2print=1000,
                 seed=0, save=1, plot_dpi=20, device="cpu", attn_pdrop=0.1, masking_patch_epoch=3)
 LEA = dict(vocab_speech_size=5, block_speech_size=3, loss_rfs_epoch_start=0, loss_rfs_epoch_end=2)
+PATIENCE = 3  # seconds that a process has to end once the other has failed; torchrun gives it more
 SCRIPTS = {"factor": train_model, "lea": train_model_lea}
 CLASSES = {"factor": module_train_probe.TrainTransformer, "lea": TrainLEA}
 
@@ -45,6 +51,9 @@ def make(kind="factor", **params):
     values = TRAINING | (LEA if kind == "lea" else {})
     values = {names.get(name, name): value for name, value in values.items()}
     return CLASSES[kind](AbstractionDataset(**DATASET, seed=0), **values | params)
+
+
+forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks processes")
 
 
 class Steps:
@@ -128,11 +137,14 @@ def exit_code(status: int) -> int:
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
 
 
-def fork(kind: str, argv: list[str], output: Path, before=lambda: None, seconds: int = 120, figures: bool = False) -> int:
+def fork(kind: str, argv: list[str], output: Path, before=lambda: None, seconds: int = 120, figures: bool = False,
+         errors: Path | None = None) -> int:
     """The number of a new process that runs a script with argv, on one thread, after before(). output: file of what it
-    prints. seconds: of CPU time that it may take; ten times as long in all."""
+    prints; errors: another one for stderr. seconds: of CPU time that it may take; ten times as long in all."""
     sys.stdout.flush()
     sys.stderr.flush()
+    for path in filter(None, (output, errors)):
+        path.write_text("")
     pid = os.fork()
     if pid:
         return pid
@@ -140,16 +152,16 @@ def fork(kind: str, argv: list[str], output: Path, before=lambda: None, seconds:
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.alarm(10 * seconds)
-        file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        for number, path in ((1, output), (2, errors or output)):
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+        sys.argv = [f"{SCRIPTS[kind].__name__}.py", *argv]
         sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False), write_through=True) for n in (1, 2))
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # as a process of its own has it
         if not figures:
             draw_nothing()
         before()
-        SCRIPTS[kind].main(argv)
+        SCRIPTS[kind].main()
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
@@ -157,6 +169,61 @@ def fork(kind: str, argv: list[str], output: Path, before=lambda: None, seconds:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
+
+
+def ran(kind: str, argv: list[str], folder: Path, settings: dict | None = None, before=lambda: None,
+        figures: bool = False) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a script in a process of its own, in `folder`, after before(). settings: environment
+    variables, None for none; wandb's and matplotlib's are nobody's, and HOME lies in the folder."""
+
+    def begin():
+        os.chdir(folder)
+        own = {name: None for name in os.environ if name.startswith(("WANDB", "XDG"))} | {"HOME": str(folder / "home")}
+        for name, value in (own | (settings or {})).items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+        before()
+
+    with tempfile.TemporaryDirectory() as outputs:
+        out, err = (Path(outputs) / name for name in ("out", "err"))
+        pid = fork(kind, list(map(str, argv)), out, begin, figures=figures, errors=err)
+        return exit_code(os.waitpid(pid, 0)[1]), out.read_text(), err.read_text()
+
+
+def paired(kind: str, argv: list[str], folder: Path, before: Callable = lambda rank: None, at: float | None = None,
+           killed: tuple[int, ...] = (), figures: bool = False) -> list[int]:
+    """Runs two processes of a script as torchrun starts them, each after before(rank), those in `killed` killed after `at`
+    seconds; when one has failed, the other gets SIGTERM and then SIGKILL, as from torchrun. Returns their exit codes, or
+    minus the signal that ended each."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # outlives both, as torchrun's
+
+    def begin(rank: int) -> None:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                          MASTER_ADDR="localhost", MASTER_PORT=str(store.port), TORCHELASTIC_RUN_ID="tests",
+                          TORCHELASTIC_USE_AGENT_STORE="True")
+        before(rank)
+
+    pids = [fork(kind, argv, folder / f"out{rank}", lambda rank=rank: begin(rank), figures=figures)
+            for rank in range(2)]
+    start, codes, failed = time.monotonic(), {}, None
+    while len(codes) < 2:
+        now = time.monotonic()
+        if at is not None and now - start > at:
+            at = None
+            for rank in killed:
+                if rank not in codes:
+                    os.kill(pids[rank], signal.SIGKILL)
+        for rank in {0, 1} - set(codes):
+            ended, status = os.waitpid(pids[rank], os.WNOHANG)
+            if ended:
+                codes[rank] = exit_code(status)
+                if codes[rank] and failed is None:
+                    failed = now
+                    for other in {0, 1} - set(codes):
+                        os.kill(pids[other], signal.SIGTERM)
+            elif failed is not None and now - failed > PATIENCE:
+                os.kill(pids[rank], signal.SIGKILL)
+        time.sleep(0.002)
+    return [codes[0], codes[1]]
 
 
 class Trap:

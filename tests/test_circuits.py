@@ -1,7 +1,6 @@
 """Circuits: what is known by construction, a hand-made network whose circuit is known, mistakes, the command."""
 import csv
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -440,7 +439,8 @@ def test_boards_are_masked_as_the_run_s_recipe_ends(p):
     assert hidden.mean() == pytest.approx(p, abs=0.05)
 
 
-def test_a_folder_that_is_no_run_ends_in_one_line(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "studies.circuits", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+def test_a_folder_that_is_no_run_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_command(monkeypatch, tmp_path)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,6 +1,6 @@
-"""Two processes under torchrun train as one does: the real command line against the same flags in this process.
+"""Two processes train as one does, started by torchrun or as it starts them, against the same flags in this process.
 
-Runs that are compared draw no pictures; those whose words expire, and those that a signal stops, draw them.
+Runs draw no pictures, but for the one that a signal stops.
 """
 from __future__ import annotations
 
@@ -14,28 +14,37 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_model
-import train_model_lea
-from module_dataset import AbstractionDataset
-from module_train_probe import TrainTransformer
 from parts.files import load_tensors
 from parts.training.run import newest_states
+from tests.faults import SCRIPTS, forks, paired
 from tests.trainers import draw_nothing
+
+pytestmark = forks
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dtype", "float64", "--n_embd", "16", "--n_embd_pos", "8", "--n_layer", "2", "--dataset_len", "150", "--save", "1",
          "--seed", "3", "--run_name", "r", "--epoch2test", "2", "--device", "cpu"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 PLAIN = "tests/without_pictures.py"
-SCRIPTS = {train_model: [], train_model_lea: ["--vq_expire", "0", "--loss_rfs_epoch_start", "0"]}
+MORE = {"factor": [], "lea": ["--vq_expire", "0", "--loss_rfs_epoch_start", "0"]}
 
 
 def command(*args) -> list[str]:
     return [sys.executable, *map(str, args)]
 
 
-def run(*args, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+def as_torchrun(kind, folder, *args) -> str:
+    """Runs a script by two processes as torchrun starts them; what the first one prints."""
+    codes = paired(kind, [*map(str, args)], folder)
+    assert codes == [0, 0], [(folder / f"out{rank}").read_text()[-2000:] for rank in (0, 1)]
+    return (folder / "out0").read_text()
+
+
+def by_torchrun(kind, *args) -> str:
+    done = subprocess.run(command(*TORCHRUN, PLAIN, f"{SCRIPTS[kind].__name__}.py", *args), cwd=ROOT, capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 def rows(folder: Path) -> list[dict]:
@@ -43,24 +52,24 @@ def rows(folder: Path) -> list[dict]:
         return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def alone(script, *args) -> None:
+def alone(kind, *args) -> None:
     """Runs a script in this process, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch.setattr)
-        script.main([*map(str, args)])
+        SCRIPTS[kind].main([*map(str, args)])
 
 
-@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda script: script.__name__)
+@pytest.fixture(scope="module", params=SCRIPTS)
 def runs(request, tmp_path_factory):
-    """The script, and the folder of a run alone and of one by two processes, of two epochs: 150 boards leave a last batch
-    of 22, a third process would get 8, 7 and 7."""
-    folder, script = tmp_path_factory.mktemp("runs"), request.param
-    args = [*SMALL, *SCRIPTS[script], "--epoch", 2, "--runs"]
-    alone(script, *args, folder / "alone")
-    done = run(*TORCHRUN, PLAIN, f"{script.__name__}.py", *args, folder / "two")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("trained:") == 1
-    return script, folder / "alone" / "r", folder / "two" / "r"
+    """The network, and the folder of a run alone and of one by two processes, LEA's started by torchrun, of two epochs: 150
+    boards leave a last batch of 22, a third process would get 8, 7 and 7."""
+    folder, kind = tmp_path_factory.mktemp("runs"), request.param
+    args = [*SMALL, *MORE[kind], "--epoch", 2, "--runs"]
+    alone(kind, *args, folder / "alone")
+    args.append(folder / "two")
+    out = by_torchrun(kind, *args) if kind == "lea" else as_torchrun(kind, folder, *args)
+    assert out.count("trained:") == 1
+    return kind, folder / "alone" / "r", folder / "two" / "r"
 
 
 def assert_same_run(one: Path, two: Path, epoch: int):
@@ -78,22 +87,19 @@ def test_two_processes_train_as_one(runs):
     assert_same_run(one, two, 1)
 
 
-@pytest.mark.parametrize("runs", [train_model], indirect=True)
+@pytest.mark.parametrize("runs", ["factor"], indirect=True)
 def test_two_processes_resume(runs):
     """Rank 0 reads the state; the others take it from there."""
-    script, one, two = runs
-    alone(script, "--resume", one, "--epoch", 3)
-    done = run(*TORCHRUN, PLAIN, f"{script.__name__}.py", "--resume", two, "--epoch", 3)
-    assert done.returncode == 0, done.stderr[-2000:]
+    kind, one, two = runs
+    alone(kind, "--resume", one, "--epoch", 3)
+    as_torchrun(kind, two.parent, "--resume", two, "--epoch", 3)
     assert_same_run(one, two, 2)
 
 
 def test_expiry_with_two_processes(tmp_path):
     """Words that expire are replaced, and both processes go on with the first one's codebook: training stays sound."""
-    options = ["--vq_expire", "0.25", "--loss_rfs_epoch_start", "0", "--epoch", "4", "--epoch2test", "4", "--plot_dpi", "20",
-               "--runs", tmp_path]
-    done = run(*TORCHRUN, "train_model_lea.py", *SMALL, *options)
-    assert done.returncode == 0, done.stderr[-2000:]
+    options = ["--vq_expire", "0.25", "--loss_rfs_epoch_start", "0", "--epoch", "4", "--epoch2test", "4"]
+    as_torchrun("lea", tmp_path, *SMALL, *options, "--runs", tmp_path)
     log = rows(tmp_path / "r")
     assert log[-1]["words_used"] > 8
     assert log[-1]["loss_total"] < log[0]["loss_total"]
@@ -112,9 +118,3 @@ def test_a_signal_stops_all_processes(tmp_path):
     assert stderr.count("resume with --resume") == 1
     state = newest_states(tmp_path / "r")[0]
     assert state.name == f"state_{len(rows(tmp_path / 'r'))}.pt"
-
-
-def test_more_processes_than_boards_is_refused(monkeypatch):
-    monkeypatch.setattr("module_train_probe.rank_and_world", lambda: (0, 2))
-    with pytest.raises(ValueError, match="2 processes must be at most the boards of the smallest batch; batch_size = 1"):
-        TrainTransformer(AbstractionDataset(dataset_len=150, seed=3), batch_size=1, device="cpu")

@@ -16,6 +16,7 @@ from tests.trainers import boards as small_boards
 from tests.trainers import make
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def installed(*names):

@@ -1,8 +1,6 @@
 """What people bring along: wrapped networks and their files, other arithmetic, workers that load data, their own settings
 of matplotlib and of warnings."""
 import itertools
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from trainers import KINDS, SMALL_BOARDS, boards, both, draw_nothing, make, weights
+from trainers import KINDS, SMALL_BOARDS, boards, both, make, weights
 
+import train_model
 from module_dataset import AbstractionDataset
 from parts.boards.objects import alike
 from parts.probing.evaluation import evaluating
@@ -221,16 +220,13 @@ def test_a_caution_is_a_warning_but_never_an_exception(capsys):
     assert capsys.readouterr().err == "warning: mind the gap\n"
 
 
-def test_warnings_as_errors_do_not_end_a_resumed_run(tmp_path, monkeypatch):
-    draw_nothing(monkeypatch.setattr)
+def test_warnings_as_errors_do_not_end_a_resumed_run(tmp_path, capsys, no_pictures):
     make(save_model=True, runs=str(tmp_path), run_name="r", threads=None).train()
     newest = sorted((tmp_path / "r" / "checkpoints").glob("state_*.pt"))[-1]
     newest.write_bytes(newest.read_bytes()[:-50])
-    line = [sys.executable, "-W", "error::UserWarning", "train_model.py", "--resume", str(tmp_path / "r"), "--device", "cpu"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "passed over" in done.stderr
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        train_model.main(["--resume", str(tmp_path / "r"), "--device", "cpu"])
+    assert "passed over" in capsys.readouterr().err
 
 
 def test_another_number_of_processes_is_a_warning(tmp_path, no_pictures):

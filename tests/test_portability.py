@@ -104,18 +104,18 @@ for script, argv in {runs!r}:
 
 
 def test_training_without_what_only_unix_has(tmp_path):
-    """Every module is imported, both networks are trained with pictures, saved and resumed."""
+    """Every module is imported, both networks are trained with pictures and saved, one is resumed."""
     runs = []
     for kind, script in (("factor", "train_model"), ("lea", "train_model_lea")):
-        runs += [(script, flags(kind, tmp_path, kind, epoch=2)),
-                 (script, ["--resume", str(tmp_path / kind), "--epoch", "3"])]
+        runs.append((script, flags(kind, tmp_path, kind, epoch=1)))
+    runs.append(("train_model_lea", ["--resume", str(tmp_path / "lea"), "--epoch", "2"]))
     calls = {"os": CALLS["os"], "signal": CALLS["signal"]}
     code = ELSEWHERE.format(modules=sorted(MODULES - {"posix"}), calls=calls, root=str(ROOT), runs=runs)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    for kind in ("factor", "lea"):
-        assert newest_states(tmp_path / kind)[0].name == "state_3.pt"
+    for kind, epochs in (("factor", 1), ("lea", 2)):
+        assert newest_states(tmp_path / kind)[0].name == f"state_{epochs}.pt"
         assert list((tmp_path / kind / "figures").glob("*.png"))
 
 
@@ -193,14 +193,6 @@ def test_files_are_written_where_modes_cannot_be_changed(number, tmp_path, monke
     files.write_json(tmp_path / "x.json", {"a": 1})
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_text_is_utf_8_with_line_feeds_whatever_the_locale(tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom parts.files import atomic_write\n"
-            f"with atomic_write({str(tmp_path / 'x')!r}, 'w') as file:\n    file.write('\\u00e9\\n')")
-    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert (tmp_path / "x").read_bytes() == "é\n".encode()
 
 
 def test_a_file_is_closed_before_it_is_moved(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_wrong_save_epochs_are_named(wrong):
         TrainParams(save_epochs=wrong)
 
 
-def test_checkpoints_are_files_of_the_run(tmp_path):
+def test_checkpoints_are_files_of_the_run(tmp_path, no_pictures):
     trainer = make(epochs=8, save_epochs=[2, 3], epoch2save=100, save_model=True, runs=str(tmp_path), run_name="r")
     trainer.train()
     names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").glob("model_*"))
@@ -70,7 +70,7 @@ def test_a_run_computes_with_its_threads_and_leaves_torch_s_number():
     assert torch.get_num_threads() == before
 
 
-def test_what_is_assigned_between_two_trainings_is_recorded(tmp_path):
+def test_what_is_assigned_between_two_trainings_is_recorded(tmp_path, no_pictures):
     trainer = make(epochs=1, save_model=True, runs=str(tmp_path), run_name="r")
     trainer.train()
     trainer.epochs, trainer.learning_rate = 2, 0.01

@@ -1,6 +1,5 @@
 """Recipes: flags read from files, what a damaged one says, and what the recipes of the project promise."""
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -120,14 +119,14 @@ def test_a_mistake_beside_a_good_recipe_does_not_blame_it(recipe, capsys):
     assert "some.args" not in err
 
 
-def test_a_recipe_trains(recipe, tmp_path):
-    """The script as it is started from a shell, so that sys.argv is read too."""
+def test_a_recipe_trains(recipe, tmp_path, monkeypatch, capsys, no_pictures):
+    """Flags as a shell gives them, so that sys.argv is read too."""
     lines = ["--epoch 1", "--dataset_len 8", "--n_layer 1", "--n_embd 4", "--n_embd_pos 2", "--seed 3", "--device cpu"]
     word = recipe("\n".join(lines))
-    command = [sys.executable, str(ROOT / "train_model.py"), word, "--run_name", "r"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "seed 3" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_model.py", word, "--run_name", "r"])
+    train_model.main()
+    assert "seed 3" in capsys.readouterr().out
     assert (tmp_path / "runs" / "r" / "run_log.csv").is_file()
 
 

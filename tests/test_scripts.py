@@ -22,7 +22,7 @@ import train_model_lea
 from module_dataset import AbstractionDataset, DatasetParams
 from parts.files import read_json
 from parts.training.run import read_run_log
-from tests.faults import same
+from tests.faults import forks, ran, same
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"factor": train_model, "lea": train_model_lea}
@@ -77,11 +77,12 @@ def test_the_authors_own_settings(kind, tmp_path, no_pictures):
     assert not np.isin(table.family.twin(numbers), numbers).all()  # twins are apart
 
 
+@forks
 def test_two_runs_at_once_from_the_command_line(tmp_path):
-    """The script as a user starts it, twice in the same folder at the same time."""
-    processes = [start(tmp_path, [ROOT / "train_model.py"], *flags("factor", "runs", "--save", 1)) for _ in range(2)]
-    for process in processes:
-        code, out, err = finished(process)
+    """The script as a user starts it, and a fork of it in the same folder at the same time."""
+    argv = flags("factor", "runs", "--save", 1)
+    process = start(tmp_path, [ROOT / "train_model.py"], *argv)
+    for code, out, err in (ran("factor", argv, tmp_path, figures=True), finished(process)):
         assert code == 0, err
         assert "trained: runs/run_" in out
         assert "Traceback" not in err
@@ -99,10 +100,24 @@ def test_two_runs_at_once_from_the_command_line(tmp_path):
     assert same(weights(folders[0], 1), weights(folders[1], 1))
 
 
-def test_disabled_never_imports_wandb(tmp_path):
-    code = "import sys, train_model_lea; train_model_lea.main(sys.argv[1:]); sys.exit(3 if 'wandb' in sys.modules else 0)"
-    code, out, err = finished(start(tmp_path, ["-c", code], *flags("lea", "runs", "--epoch", 1)))
+def test_what_is_not_asked_for_is_not_imported(tmp_path):
+    """By --help nothing that takes long; wandb neither by a training nor if the user's WANDB_MODE is disabled."""
+    code = f"""
+import os, sys, train_model, train_model_lea
+
+for script in (train_model, train_model_lea):
+    try:
+        script.main(["--help"])
+    except SystemExit as end:
+        print("help", {{"wandb", "sklearn", "torch._dynamo"}} & set(sys.modules), end.code)
+train_model_lea.main({flags("lea", "runs", "--epoch", 1)!r})
+os.environ["WANDB_MODE"] = "disabled"
+train_model.main({flags("factor", "others", "--wandb", "online", "--epoch", 1)!r})
+print("wandb", "wandb" in sys.modules)"""
+    code, out, err = finished(start(tmp_path, ["-c", code]))
     assert code == 0, err
+    assert out.splitlines().count("help set() 0") == 2
+    assert out.endswith("wandb False\n")
     assert "--epoch 3000 --save 1" in out
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"run_\d{8}_\d{3}_speaker_factor", folder.name)
@@ -127,10 +142,11 @@ def wandb_records(path):
             record = b""
 
 
+@forks
 def test_wandb_offline_really_logs(tmp_path):
     """Config, curves and pictures, read back from the offline run."""
-    kind, script = "lea", Path(train_model_lea.__file__)
-    code, out, err = finished(start(tmp_path, [script], *flags(kind, "runs", "--wandb", "offline", "--epoch", 3, "--epoch2test", 2)))
+    argv = flags("lea", "runs", "--wandb", "offline", "--epoch", 3, "--epoch2test", 2)
+    code, out, err = ran("lea", argv, tmp_path, figures=True)
     assert code == 0, err
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "home"}
     (folder,) = (tmp_path / "runs").iterdir()
@@ -156,8 +172,9 @@ def test_wandb_offline_really_logs(tmp_path):
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@forks
 def test_a_wrong_flag_from_the_command_line(tmp_path):
-    code, out, err = finished(start(tmp_path, [ROOT / "train_model_lea.py"], "--vq_type", "ema"))
+    code, out, err = ran("lea", ["--vq_type", "ema"], tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("train_model_lea.py: vq_type must be one of EMA, vanilla")
     assert {path.name for path in tmp_path.iterdir()} <= {"home"}
@@ -416,15 +433,6 @@ def test_importing_a_script_runs_nothing(tmp_path, monkeypatch):
         assert script.__doc__.count("python train_model") == 2
     assert list(tmp_path.iterdir()) == []
     assert AbstractionDataset is train_model.AbstractionDataset
-
-
-def test_help_imports_nothing_that_takes_long(tmp_path):
-    code = ("import sys, train_model, train_model_lea\nfor script in (train_model, train_model_lea):\n    try:\n"
-            "        script.main(['--help'])\n    except SystemExit as end:\n"
-            "        print({'wandb', 'sklearn', 'torch._dynamo'} & set(sys.modules), end.code)")
-    done, out, _ = finished(start(tmp_path, ["-c", code]))
-    assert done == 0
-    assert out.splitlines().count("set() 0") == 2
 
 
 def test_the_sweep_file_makes_commands_that_run(tmp_path, no_pictures):

@@ -2,6 +2,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ from module_dataset import AbstractionDataset
 from module_train_probe import TrainTransformer
 from parts.params import params_from_flags
 from parts.training.distributed import process_group
+from tests.faults import forks, paired, ran
 from tests.test_scripts import TINY, environment, flags, weights
 from utils import progress_bar
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 
 def shell(tmp_path, line, **variables):
@@ -68,18 +69,31 @@ def test_training_without_a_stream(line, tmp_path):
 
 
 def test_a_locale_without_names_beyond_ascii(tmp_path):
+    """Text files are UTF-8 with line feeds all the same."""
+    code = f"""
+import os, train_model
+from parts.files import atomic_write
+from tests.trainers import draw_nothing
+
+draw_nothing()
+name = os.fsdecode({'größe'.encode()!r})
+train_model.main([*{TINY!r}, "--run_name", name, "--save", "1"])
+train_model.main(["--resume", "runs/" + name, "--epoch", "3"])
+with atomic_write("text", "w") as file:
+    file.write("\\u00e9\\n")"""
     variables = dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    for line in ("$TRAIN --run_name größe --save 1", "$TRAIN --resume runs/größe --epoch 3"):
-        code, _, err = shell(tmp_path, line, **variables)
-        assert code == 0, err
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path) | variables, timeout=300,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
     assert TrainTransformer.from_run(tmp_path / "runs" / "größe", device="cpu").epoch == 3
+    assert (tmp_path / "text").read_bytes() == "é\n".encode()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are bytes on Linux alone")
+@forks
 def test_a_folder_whose_name_is_no_text(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
-    code, _, err = shell(folder, "$TRAIN --run_name r --save 1")
+    code, _, err = ran("factor", [*TINY, "--run_name", "r", "--save", 1], folder)
     assert code == 0, err
     assert TrainTransformer.from_run(folder / "runs" / "r", device="cpu").epoch == 2
 
@@ -165,17 +179,16 @@ def test_the_device_asked_for_says_how_processes_speak(device, expected, monkeyp
         pass
 
 
+@forks
 def test_a_wrong_flag_is_said_once_by_two_processes(tmp_path):
-    done = subprocess.run([*TORCHRUN, train_model.__file__, *TINY, "--n_embd", "x"], cwd=tmp_path, env=environment(tmp_path),
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode != 0
-    assert done.stderr.count("n_embd must be") == 1
+    """The second one waits until torchrun ends it."""
+    assert paired("factor", [*TINY, "--n_embd", "x"], tmp_path) == [2, -signal.SIGTERM]
+    assert [(tmp_path / f"out{rank}").read_text().count("n_embd must be") for rank in (0, 1)] == [1, 0]
 
 
+@forks
 def test_two_processes_beside_another_run_s_files(tmp_path, no_pictures):
     """--runs may be the folder of a run."""
     train_model.main(flags("factor", tmp_path, "--run_name", "r"))
-    done = subprocess.run([*TORCHRUN, train_model.__file__, *flags("factor", tmp_path / "r", "--run_name", "sub")], cwd=tmp_path,
-                          env=environment(tmp_path), capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert paired("factor", flags("factor", tmp_path / "r", "--run_name", "sub"), tmp_path) == [0, 0]
     assert (tmp_path / "r" / "sub" / "run_log.csv").is_file()

@@ -405,7 +405,7 @@ def test_every_process_needs_a_board_of_the_smallest_batch(monkeypatch):
     """10 boards in batches of 8 leave a batch of 2."""
     for world, refused in ((2, False), (3, True)):
         monkeypatch.setattr(module_train_probe, "rank_and_world", lambda world=world: (0, world))
-        expected = pytest.raises(ValueError, match="smallest batch") if refused else contextlib.nullcontext()
+        expected = pytest.raises(ValueError, match="3 processes must be .* the smallest batch; batch_size") if refused else contextlib.nullcontext()
         with expected:
             make(dataset=boards(dataset_len=10))
 

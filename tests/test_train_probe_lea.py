@@ -1,4 +1,5 @@
 """LEA's wrapper: its loss and logs, its tests, and its sentences. What both wrappers share is in test_train_probe."""
+import functools
 import inspect
 import itertools
 import json
@@ -218,12 +219,17 @@ def greedy(trainer, truth, masks):
     return picture.reshape(-1, 6, 6), speech.reshape(-1, 6, 6), words
 
 
+@functools.cache
+def trained(transformer_type):
+    trainer = make(transformer_type=transformer_type, epochs=25, learning_rate=1e-2, dtype="float64", bool_blank_speech=True)
+    trainer.train()
+    return trainer
+
+
 @types
 @pytest.mark.parametrize("call", ["random", "test"])
 def test_accuracies_are_what_counting_gives(transformer_type, call, monkeypatch):
-    trainer = make(transformer_type=transformer_type, epochs=25, learning_rate=1e-2, dtype="float64", bool_blank_speech=True)
-    trainer.train()
-    kept = {}
+    trainer, kept = trained(transformer_type), {}
     original = type(trainer)._evaluate
 
     def evaluate(self, *args):

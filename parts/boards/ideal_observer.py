@@ -89,8 +89,7 @@ class Observer:
         return possible
 
     def posterior(self, masked_boards, proba=None) -> np.ndarray:
-        """(n, h, w, V) probability of each token in each cell of masked boards (n, h, w), hidden cells UNK,
-        given the visible cells. All zero for a board that the data set cannot have drawn."""
+        """As `AbstractionDataset.posterior`: (n, h, w, V) for masked boards (n, h, w)."""
         p, masked = self.params, self._checked(masked_boards)
         out = np.zeros((*masked.shape, p.vocab_size))
         for b, board in enumerate(masked):
@@ -242,9 +241,8 @@ class Observer:
         part."""
         d, (root, row, col) = self.params.abs_dim, over.T
         i, j = np.divmod(np.arange(d * d), d)
-        free = np.flatnonzero(
-            (i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d)
-        )  # cells of the lower object that are not covered
+        # cells of the lower object that are not covered
+        free = np.flatnonzero((i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d))
         row1, col1 = row + y, col + x
         cells = row1[:, None] + i[free], col1[:, None] + j[free]
         fit1 = sight.likely[:, i[free], j[free], sight.shown[cells]].prod(-1)  # (abs_n, k)

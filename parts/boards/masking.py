@@ -15,10 +15,7 @@ def object_tokens(params: DatasetParams, boards: np.ndarray) -> np.ndarray:
 
 
 def patches(
-    params: DatasetParams,
-    boards: np.ndarray,
-    types: np.ndarray | None,
-    corners: np.ndarray,
+    params: DatasetParams, boards: np.ndarray, types: np.ndarray | None, corners: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A patch of d x d cells on each of boards (k, h, w) -> (cells (k, h, w) bool, whether the board is a

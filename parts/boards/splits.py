@@ -15,7 +15,7 @@ import numpy as np
 
 from parts.boards.numbering import NO_NUMBERS, Family, RowTable, distinct
 from parts.boards.objects import alike, objects_of
-from parts.boards.params import FAMILIES, HELD_OUT, TYPES, DatasetParams
+from parts.boards.params import FAMILIES, HELD_OUT, SPLITS, TYPES, DatasetParams
 from parts.checks import refuse
 from utils import numpy_rng
 
@@ -283,9 +283,6 @@ def row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> di
         train = RowTable(family, val)
         if parts:
             train = RowTable(family, without=np.sort(np.concatenate([val, test])))
-        sets |= {
-            f"{name}_train": train,
-            f"{name}_val": RowTable(family, val),
-            f"{name}_test": RowTable(family, test),
-        }
+        tables = (train, RowTable(family, val), RowTable(family, test))
+        sets |= {f"{name}_{split}": table for split, table in zip(SPLITS, tables, strict=True)}
     return sets

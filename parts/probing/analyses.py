@@ -16,16 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from parts.checks import check_sizes
-from parts.probing.panels import (
-    BoardView,
-    mirrored,
-    plot_across,
-    plot_panels,
-    plot_queries,
-    plot_table,
-    save_figure,
-    tiled,
-)
+from parts.probing import panels
+from parts.probing.panels import BoardView, mirrored, plot_panels, tiled
 from utils import dist, dist_cosine, dist_unit, get_ij, merge_attn_plots, shown
 
 TOKEN = "token, by row of the board"
@@ -38,7 +30,7 @@ def save_figures(
     """Saves figures as folder/<name>.jpg and returns them. For each prefix in merged the pictures
     {prefix}_b{block}_h{head} also become one, {prefix}_merge.jpg, heads downwards and blocks across."""
     for name, figure in figures.items():
-        save_figure(figure, Path(folder) / f"{name}.jpg", dpi)
+        panels.save_figure(figure, Path(folder) / f"{name}.jpg", dpi)
     for prefix in merged:
         merge_attn_plots(f"{folder}/", range(n_head), range(n_layer), prefix)
     return figures
@@ -57,8 +49,10 @@ def embedding_tables(tokens: np.ndarray, positions: np.ndarray, vocab_bck: int, 
     measures = {"Euclidean distance": dist, UNIT: dist_unit, "cosine": dist_cosine}
     maps = np.stack([mirrored(measure(positions)) for measure in measures.values()])
     return {
-        "embedding_token": plot_table(tokens, families, "token embeddings", "token"),
-        "embedding_pos": plot_table(positions, rows_of(side), "position codes", "cell, by row of the board"),
+        "embedding_token": panels.plot_table(tokens, families, "token embeddings", "token"),
+        "embedding_pos": panels.plot_table(
+            positions, rows_of(side), "position codes", "cell, by row of the board"
+        ),
         "embedding_pos_2d": plot_panels(
             tiled(maps.reshape(1, -1, side, side, side, side)), [list(measures)], "", (rows_of(side),) * 2,
             size=3.6, names=("row of the cell", "column of the cell"),
@@ -113,7 +107,7 @@ def distances_across_stages(
     z = stacked(acts, names)
     z = z.reshape(-1, *z.shape[2:]).swapaxes(0, 1)  # (T, L * stages, D)
     maps = measure(z).reshape(*view.board.shape, z.shape[1], z.shape[1])
-    return {"embeddings_z_dist_across": plot_across(maps, sum(names, []), label, scale, view)}
+    return {"embeddings_z_dist_across": panels.plot_across(maps, sum(names, []), label, scale, view)}
 
 
 # attention
@@ -171,7 +165,7 @@ def query_figures(
         title = f"block {i}, " + (f"head {heads[k]}" if heads[k] >= 0 else "mean of heads")
         if over_cells:
             boards = keys.reshape(-1, side, side)
-            figure = plot_queries(boards, queries.cells, queries.names, label, title, view)
+            figure = panels.plot_queries(boards, queries.cells, queries.names, label, title, view)
         else:
             figure = plot_panels(
                 keys[None, None], [[f"{title}: query by word"]], label, ([(q, 1) for q in queries.names], ()),

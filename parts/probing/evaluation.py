@@ -62,12 +62,8 @@ def reconstruct(
     network: torch.nn.Module, predict: Predict, batches: Iterator[torch.Tensor], masking_token: int,
     decode: str = "one pass",
 ) -> list[np.ndarray]:
-    """Greedy reconstructions (n, T) of batches of masked boards (B, T), one array for each output.
-
-    decode: 'one pass': each cell takes its own most probable token; 'easy first': hidden cells are filled one
-    at a time, the surest first, and the network reads what it has filled (a sentence then describes the
-    filled board). ValueError for another decode.
-    """
+    """Greedy reconstructions (n, T) of batches of masked boards (B, T), one array for each output. decode: as
+    the wrapper's test_model_accuracy; a sentence then describes the filled board. ValueError for another."""
     if decode not in DECODES:
         raise ValueError(f"decode must be one of {', '.join(DECODES)}, not {shown(decode)}.")
     answers = []

@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -147,20 +147,21 @@ def recording(
     that are used downstream, so that gradients can be taken with respect to them; not after several passes,
     as joining makes copies.
     """
-    sites = network.sites
-    if names is None:
-        names = "*"
-    patterns = [names] if isinstance(names, str) else list(names)
-    wanted = set()
-    for pattern in patterns:
-        matching = fnmatch.filter(sites, pattern)
-        if not matching:
-            known = ", ".join(sorted(sites))
-            raise ValueError(f"names: {pattern!r} matches no activation; there are {known}.")
-        wanted.update(matching)
-    recorder = Recorder(detach)
-    with hooked(network, {name: recorder for name in sites if name in wanted}):
+    recorder, wanted = Recorder(detach), set(matching("*" if names is None else names, network.sites))
+    with hooked(network, {name: recorder for name in network.sites if name in wanted}):
         yield recorder.acts
+
+
+def matching(names: str | Sequence[str], known: Iterable[str]) -> list[str]:
+    """The known activations that names or patterns ('b0_*') match; ValueError for one that matches none."""
+    found = []
+    for pattern in [names] if isinstance(names, str) else names:
+        here = fnmatch.filter(known, pattern)
+        if not here:
+            raise ValueError(f"names: {pattern!r} matches no activation; there are "
+                             f"{', '.join(sorted(known))}.")
+        found += here
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -317,9 +318,7 @@ def cut_edits(edits: dict | None, part: slice, n: int, T: int = 0) -> dict | Non
     def cut(given, name):
         if isinstance(given, dict):
             return {key: cut(value, f"{name}_{key}" if name else f"{key}") for key, value in given.items()}
-        if given is None:
-            return None
-        return [cut_edit(edit, part, n, name, T) for edit in edits_of(given, name)]
+        return None if given is None else [cut_edit(edit, part, n, name, T) for edit in edits_of(given, name)]
 
     return cut(edits, "") if isinstance(edits, dict) else edits
 

@@ -1,6 +1,7 @@
 """A recipe: the parameters of a training, and what they mean for each of its epochs (arXiv 2312.05361)."""
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +16,16 @@ from utils import MAX_SEED, ramp, shown
 MOST = 10**6  # the largest value of most parameters; larger ones are mistakes
 # parameters without effect, accepted in old parameter files: the official program's, and this one's that are
 # gone
-IGNORED = (
-    "n_unmasked",
-    "masking_patch_dim",
-    "test_nb_instances",
-    "scan_patch_dim",
-    "scan_nb_instances",
-    "epoch2scan",
-    "bool_wandb",
-    "weight_average",
-    "overlap_weight",
-    "product_way",
-    "attention_way",
-)
+IGNORED = ("n_unmasked", "masking_patch_dim", "test_nb_instances", "scan_patch_dim", "scan_nb_instances",
+           "epoch2scan", "bool_wandb", "weight_average", "overlap_weight", "product_way", "attention_way")
+
+
+# kinds of parameters; what network and optimiser are made of cannot be assigned once they are made
+made_of = functools.partial(param, fixed=True)
+count = functools.partial(param, low=1, high=MOST)
+epoch_of = functools.partial(param, low=0, high=MOST)
+share = functools.partial(param, low=0, high=1)
+type_weights = functools.partial(param, low=0, high=MOST, length=3)
 
 
 @dataclass(kw_only=True)
@@ -39,130 +37,83 @@ class TrainParams(Params):
 
     recipe_length = 1500  # epochs of the full recipe
     # epochs at which something starts or has ended, scaled with recipe_epochs
-    ramps = (
-        "lr_warmup",
-        "lr_decay_start",
-        "masking_patch_epoch",
-        "board_proba_epoch_start",
-        "board_proba_epoch_end",
-    )
+    ramps = ("lr_warmup", "lr_decay_start", "masking_patch_epoch", "board_proba_epoch_start",
+             "board_proba_epoch_end")
 
-    transformer_type: str = param(
-        "factor", "type of network: factor", choices=("factor",), flag="type", fixed=True
+    transformer_type: str = made_of("factor", "type of network: factor", choices=("factor",), flag="type")
+    vocab_size: int | None = made_of(None, "number of tokens V, UNK included; none: the data set's", low=1)
+    block_size: int | None = made_of(None, "number of cells of a board T; none: the data set's", low=1)
+    masking_token: int | None = made_of(
+        None, "index of the UNK token, which hides a cell; none: the data set's", low=0
     )
-    vocab_size: int | None = param(
-        None, "number of tokens V, UNK included; none: the data set's", low=1, fixed=True
-    )
-    block_size: int | None = param(
-        None, "number of cells of a board T; none: the data set's", low=1, fixed=True
-    )
-    masking_token: int | None = param(
-        None, "index of the UNK token, which hides a cell; none: the data set's", low=0, fixed=True
-    )
-    n_layer: int = param(3, "number of transformer blocks", low=1, high=200, fixed=True)
-    n_head: int = param(2, "number of attention heads H", low=1, high=MOST, fixed=True)
-    n_embd: int = param(64, "width of the residual stream D", low=1, high=MOST, fixed=True)
-    n_embd_pos: int = param(32, "width of the position code P", low=1, high=MOST, fixed=True)
-    embd_pdrop: float = param(0, "dropout after the token embedding", low=0, high=1, fixed=True)
-    resid_pdrop: float = param(0, "dropout after each attention and MLP layer", low=0, high=1, fixed=True)
-    attn_pdrop: float = param(0, "dropout on attention weights", low=0, high=1, fixed=True)
-    masking_p: float = param(0.25, "final probability that a cell is hidden", low=0, high=1)
-    masking_patch_epoch: int | None = param(
+    n_layer: int = made_of(3, "number of transformer blocks", low=1, high=200)
+    n_head: int = count(2, "number of attention heads H", fixed=True)
+    n_embd: int = count(64, "width of the residual stream D", fixed=True)
+    n_embd_pos: int = count(32, "width of the position code P", fixed=True)
+    embd_pdrop: float = share(0, "dropout after the token embedding", fixed=True)
+    resid_pdrop: float = share(0, "dropout after each attention and MLP layer", fixed=True)
+    attn_pdrop: float = share(0, "dropout on attention weights", fixed=True)
+    masking_p: float = share(0.25, "final probability that a cell is hidden")
+    masking_patch_epoch: int | None = epoch_of(
         750,
         "epoch at which the hiding probability, which rises from 0.01, reaches masking_p and patches start; "
         "none: the number of epochs",
-        low=0,
-        high=MOST,
     )
-    masking_patch_p: float = param(
-        0.5, "share of boards that also lose a patch of a root's size", low=0, high=1
-    )
+    masking_patch_p: float = share(0.5, "share of boards that also lose a patch of a root's size")
     board_curriculum: bool = param(
         True, "1: board-type probabilities move from board_proba_start to board_proba_end; 0: the data set's"
     )
-    board_proba_epoch_start: int = param(
-        250, "epoch at which board-type probabilities start to move", low=0, high=MOST
+    board_proba_epoch_start: int = epoch_of(250, "epoch at which board-type probabilities start to move")
+    board_proba_epoch_end: int = epoch_of(
+        1000, "epoch at which board-type probabilities reach board_proba_end"
     )
-    board_proba_epoch_end: int = param(
-        1000, "epoch at which board-type probabilities reach board_proba_end", low=0, high=MOST
+    board_proba_start: list[float] = type_weights(
+        (0.8, 0.1, 0.1), "first probabilities of single, double and composition boards"
     )
-    board_proba_start: list[float] = param(
-        (0.8, 0.1, 0.1),
-        "first probabilities of single, double and composition boards",
-        low=0,
-        high=MOST,
-        length=3,
+    board_proba_end: list[float] = type_weights(
+        (1 / 3, 1 / 3, 1 / 3), "final probabilities of single, double and composition boards"
     )
-    board_proba_end: list[float] = param(
-        (1 / 3, 1 / 3, 1 / 3),
-        "final probabilities of single, double and composition boards",
-        low=0,
-        high=MOST,
-        length=3,
-    )
-    recipe_epochs: int | None = param(
+    recipe_epochs: int | None = count(
         None,
         "number of epochs that the epochs of all ramps are written for (1500, LEA 3000): scales them to the "
         "run's number of epochs; none: not scaled, so a run of 20 epochs hides hardly a cell",
-        low=1,
-        high=MOST,
     )
-    optimizer: str = param(
+    optimizer: str = made_of(
         "adamw",
         "optimiser: adamw, or muon (Muon on the blocks' matrices, AdamW on all other weights)",
         choices=("adamw", "muon"),
-        fixed=True,
     )
     learning_rate: float = param(1e-3, "learning rate of the optimiser", low=0, high=1000)
-    weight_decay: float = param(
-        0.01,
-        "weight decay of the weights of Linear layers, by AdamW and by Muon",
-        low=0,
-        high=1000,
-        fixed=True,
+    weight_decay: float = made_of(
+        0.01, "weight decay of the weights of Linear layers, by AdamW and by Muon", low=0, high=1000
     )
-    betas: list[float] = param(
-        (0.9, 0.95),
-        "AdamW's decay rates of its two moments, each below 1",
-        low=0,
-        high=1,
-        length=2,
-        fixed=True,
+    betas: list[float] = share(
+        (0.9, 0.95), "AdamW's decay rates of its two moments, each below 1", length=2, fixed=True
     )
     grad_clip: float = param(
         0, "largest norm of a step's gradient, which is scaled down to it; 0: not clipped", low=0, high=MOST
     )
-    init_from: str | None = param(
-        None,
-        "checkpoint whose weights a new run starts from; epochs, ramps and optimiser start anew",
-        fixed=True,
+    init_from: str | None = made_of(
+        None, "checkpoint whose weights a new run starts from; epochs, ramps and optimiser start anew"
     )
     lr_schedule: str = param(
         "constant",
         "learning rate over epochs: constant, or linear (falls to zero at the end)",
         choices=("constant", "linear"),
     )
-    lr_warmup: int = param(
-        0, "number of epochs over which the learning rate rises to its value", low=0, high=MOST
-    )
-    lr_decay_start: int = param(
+    lr_warmup: int = epoch_of(0, "number of epochs over which the learning rate rises to its value")
+    lr_decay_start: int = epoch_of(
         0,
         "epoch at which the learning rate starts to fall, if lr_schedule is linear; after the last epoch: "
         "it stays constant",
-        low=0,
-        high=MOST,
     )
-    batch_size: int = param(64, "boards in a step", low=1, high=MOST, flag="batch")
-    epochs: int = param(1, "number of epochs to train", low=1, high=MOST, flag="epoch")
-    epoch2print: int = param(25, "number of epochs between reports", low=1, high=MOST)
-    epoch2test: int = param(250, "number of epochs between tests", low=1, high=MOST)
-    epoch2save: int = param(250, "number of epochs between checkpoints", low=1, high=MOST)
-    save_epochs: list[int] | None = param(
-        None,
-        "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...",
-        low=0,
-        high=MOST,
-        word="log",
+    batch_size: int = count(64, "boards in a step", flag="batch")
+    epochs: int = count(1, "number of epochs to train", flag="epoch")
+    epoch2print: int = count(25, "number of epochs between reports")
+    epoch2test: int = count(250, "number of epochs between tests")
+    epoch2save: int = count(250, "number of epochs between checkpoints")
+    save_epochs: list[int] | None = epoch_of(
+        None, "further epochs whose checkpoint is kept, or log: 0, 1, 2, 5, 10, 20, 50, ...", word="log"
     )
     save_model: bool = param(
         False, "1: save checkpoints, and the states that a stopped run resumes from", flag="save"
@@ -171,19 +122,15 @@ class TrainParams(Params):
     device: str = param("auto", "cpu, cuda, cuda:N, mps or auto (CUDA if present, else cpu)")
     threads: int | None = param(None, "CPU threads of the run; none: torch's own number", low=1, high=1024)
     plot_dpi: int = param(150, "dots per inch of figures", low=1, high=2400)
-    dtype: str = param(
+    dtype: str = made_of(
         "float32",
         "arithmetic: float32, float64 (as the official program), or bfloat16 (matrix products of training "
         "only)",
         choices=("float32", "float64", "bfloat16"),
-        fixed=True,
     )
-    seed: int | None = param(
-        None,
-        "seed of initial weights, boards, masks and dropout; none: a new one is drawn",
-        low=0,
+    seed: int | None = made_of(
+        None, "seed of initial weights, boards, masks and dropout; none: a new one is drawn", low=0,
         high=MAX_SEED,
-        fixed=True,
     )
     runs: str = param("./runs", "folder that holds the run folders")
 

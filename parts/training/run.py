@@ -30,16 +30,8 @@ from utils import caution, out_of_memory, shown
 
 SAVE_SECONDS = 300  # at most, between saved states
 # parameters that may differ when a run is resumed
-CHANGEABLE = (
-    "epochs",
-    "device",
-    "threads",
-    "epoch2print",
-    "epoch2test",
-    "epoch2save",
-    "save_epochs",
-    "plot_dpi",
-)
+CHANGEABLE = ("epochs", "device", "threads", "epoch2print", "epoch2test", "epoch2save", "save_epochs",
+              "plot_dpi")
 # parameters that older runs lack, with the value those runs used
 LATER = {
     "optimizer": "adamw",
@@ -296,7 +288,7 @@ def check_not_own(folder: Path) -> None:
         )
 
 
-def run_checkpoint(folder: Path, checkpoint: int | str | Path) -> Path:
+def checkpoint_of(folder: Path, checkpoint: int | str | Path) -> Path:
     """The file of a run's checkpoint, given as an epoch, a name with or without .pth, or a path. ValueError
     lists those that the run has, if it is missing."""
     name = f"model_{checkpoint}" if isinstance(checkpoint, numbers.Integral) else checkpoint
@@ -385,9 +377,8 @@ def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list
         try:
             return take(path), damaged
         except Exception as error:  # a damaged file raises any kind
-            reason = (
-                str(error) if str(path) in str(error) else f"{path}: is no state of this run ({error!r:.80})."
-            )
+            named = str(path) in str(error)
+            reason = str(error) if named else f"{path}: is no state of this run ({error!r:.80})."
             caution(f"{reason} It is passed over.", 4)
             damaged.append(path)
     raise ValueError(f"{folder}: no saved state can be read.")

@@ -30,7 +30,7 @@ from studies.claims.runs import bars, boards_note, command, open_run
 
 DRAWN_BY = {
     "lens": figures.plot_lens,
-    "ablate": figures.plot_ablate,
+    "ablate": figures.bars,
     "patch_head": figures.plot_patch,
     "patch_all": figures.plot_patch,
     "patch": figures.plot_patch,

@@ -39,13 +39,8 @@ def plot_patch(rows: Sequence[dict]):
                        cmap="RdBu_r", names=("row", "column"))
 
 
-def plot_ablate(rows: Sequence[dict]):
-    """Accuracy lost, a bar with its interval per activation or head."""
-    return bars(rows, "lost")
-
-
-def bars(rows: Sequence[dict], value: str):
-    """A column of rows, a bar with its interval per activation or head."""
+def bars(rows: Sequence[dict], value: str = "lost"):
+    """A column of rows, a bar with its interval per activation or head; by default the accuracy lost."""
     names = [row["place"] + (f" head {row['head']}" if "head" in row else "") for row in rows]
     figure, axes = new_figure(size=(6, 1 + 0.22 * len(rows)))
     middle, low, high = (np.array([row[f"{value}{end}"] for row in rows]) for end in ("", " low", " high"))

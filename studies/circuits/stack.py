@@ -5,7 +5,6 @@ repeated along the batch, each with its own patch, so that no loop runs over pat
 """
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 
 import utils
 from module_transformer_lea import LEA
-from parts.probing.sites import editing, recording
+from parts.probing.sites import editing, matching, recording
 from studies.claims.scores import ratio, resample, spread
 
 ENTERING = "entering"  # names an edit of the stream that the first block of a pass reads
@@ -78,14 +77,7 @@ class Stack:
         """The activations of names or patterns ('b0_*') in the order of the forward pass; ValueError for one
         that matches none, or only those of LEA's language network."""
         known = [name for name in self.network.sites if not name.startswith("ss_")]
-        places = []
-        for pattern in [names] if isinstance(names, str) else names:
-            matching = fnmatch.filter(known, pattern)
-            if not matching:
-                there = ", ".join(sorted(known))
-                raise ValueError(f"names: {pattern!r} matches no activation; there are {there}.")
-            places += matching
-        return sorted(dict.fromkeys(places), key=lambda name: (self.block_of(name), known.index(name)))
+        return sorted(set(matching(names, known)), key=lambda name: (self.block_of(name), known.index(name)))
 
     def n_head(self, place: str) -> int:
         """The number of heads of an activation; ValueError if it has none."""

@@ -14,14 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch.distributed import TCPStore
 
-from tests.faults import SCRIPTS, Steps, differences, exit_code, flags, fork, make, same
+from tests.faults import SCRIPTS, Steps, differences, flags, make, paired, same
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_STEPS, SECOND, BOTH = 24, 14, 14  # kills of the first process at a step of its, of the second, of both at once
 REAL = 3  # kills of runs that torchrun itself has started, some seconds each; the others are started as it does
-PATIENCE = 3  # seconds that a process has to end once the other has failed; torchrun gives it more
 
 
 # Runs of two processes
@@ -82,42 +80,6 @@ def pairs_of(kind: str, folder: Path) -> dict:
         finish("of one process of torchrun's, at a random moment", killed_under_torchrun(kind, argv, folder, rng))
     print(f"{kind}: {tally['survived']} of {tally['kills']} kills' runs as if never interrupted", flush=True)
     return dict(tally) | {"wrong": wrong}
-
-
-def paired(kind: str, argv: list[str], folder: Path, before: Callable = lambda rank: None, at: float | None = None,
-           killed: tuple[int, ...] = ()) -> list[int]:
-    """Runs two processes of a script as torchrun starts them, each after before(rank), those in `killed` killed after `at`
-    seconds; when one has failed, the other gets SIGTERM and then SIGKILL, as from torchrun. Returns their exit codes, or
-    minus the signal that ended each."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # outlives both, as torchrun's
-
-    def begin(rank: int) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-                          MASTER_ADDR="localhost", MASTER_PORT=str(store.port), TORCHELASTIC_RUN_ID="stress",
-                          TORCHELASTIC_USE_AGENT_STORE="True")
-        before(rank)
-
-    pids = [fork(kind, argv, folder / f"out{rank}", lambda rank=rank: begin(rank)) for rank in range(2)]
-    start, codes, failed = time.monotonic(), {}, None
-    while len(codes) < 2:
-        now = time.monotonic()
-        if at is not None and now - start > at:
-            at = None
-            for rank in killed:
-                if rank not in codes:
-                    os.kill(pids[rank], signal.SIGKILL)
-        for rank in {0, 1} - set(codes):
-            ended, status = os.waitpid(pids[rank], os.WNOHANG)
-            if ended:
-                codes[rank] = exit_code(status)
-                if codes[rank] and failed is None:
-                    failed = now
-                    for other in {0, 1} - set(codes):
-                        os.kill(pids[other], signal.SIGTERM)
-            elif failed is not None and now - failed > PATIENCE:
-                os.kill(pids[rank], signal.SIGKILL)
-        time.sleep(0.002)
-    return [codes[0], codes[1]]
 
 
 def said(folder: Path) -> str:
