@@ -409,7 +409,7 @@ PAIRED = {"patch", "patch_head", "patch_all", "attribution", "paths"}  # tables 
 def test_the_command_writes_tables_and_pictures(kind, tmp_path, monkeypatch, capsys):
     folder = saved(kind, tmp_path, small_boards())
     run_command(monkeypatch, folder, "--quick")
-    out = folder / "analysis" / "circuits"
+    out = folder / "analysis" / "circuits" / "quick"
     assert capsys.readouterr().out.strip() == str(out)
     names = {"lens", "ablate"} | (PAIRED if kind == "factor" else PAIRED - {"paths"})
     assert {path.name for path in out.iterdir()} == {f"{name}.{end}" for name in names for end in ("csv", "png")}
@@ -427,7 +427,7 @@ def test_runs_without_pairs_get_the_other_tables(boards, tmp_path, monkeypatch, 
     said = capsys.readouterr()
     assert "run: no patch, attribution and paths, as pairs of boards need single or double boards and three roots." in said.err
     assert ("of train" in said.err) == ("bool_split" in boards)
-    found = {path.name for path in (folder / "analysis" / "circuits").iterdir()}
+    found = {path.name for path in (folder / "analysis" / "circuits" / "quick").iterdir()}
     assert found == {"lens.csv", "lens.png", "ablate.csv", "ablate.png"}
 
 

@@ -40,11 +40,12 @@ DRAWN_BY = {
 
 
 def run_all(run: str | Path, quick: bool = False) -> Path:
-    """Measures a run and writes <run>/analysis/circuits/; returns that folder. ValueError names a file of the
-    run that is missing or damaged."""
+    """Measures a run and writes <run>/analysis/circuits/, if quick its folder quick; returns the folder.
+    ValueError names a file of the run that is missing or damaged."""
     trainer, count = open_run(run), 20 if quick else 100
     boards_note(trainer)
-    rng, bar, out = utils.numpy_rng(trainer.seed, CIRCUITS, 2), bars(run), Path(run) / "analysis" / "circuits"
+    rng, bar = utils.numpy_rng(trainer.seed, CIRCUITS, 2), bars(run)
+    out = Path(run) / "analysis" / ("circuits/quick" if quick else "circuits")
     stages = [f"b{i}_{stage}" for i in range(trainer.n_layer) for stage in trainer.stages]
     parts = list(dict.fromkeys(place for place, _ in components(trainer).values()))
     try:
