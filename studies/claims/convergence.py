@@ -29,6 +29,7 @@ from studies.claims.statistics import moments, participation, unit
 DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
 AT_ONCE = 2**26  # numbers in one array of sums over bootstrap samples
 SHUFFLES = 20  # of the roots over objects
+HALVINGS = 10  # of the boards, to correct a bias
 BOARDS_AT_ONCE = 500  # in one pass of a network
 
 
@@ -153,14 +154,25 @@ def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
              rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two scores of the roots' means of points X (N, D) of cells: how few dimensions they span, 0 for all
     directions, 1 - 1 / (roots - 1) for a line; and their energy / that of the means of shuffled roots. Roots
-    are shuffled over objects, so that cells of an object stay together."""
+    are shuffled over objects, so that cells of an object stay together. The bias of few boards is taken from
+    halves of the boards (the jackknife of Quenouille 1956)."""
     roots, first = np.unique(cells.root), np.unique(cells.thing, return_index=True)[1]
     noise = np.mean([moments(X, rng.permutation(cells.root[first])[cells.thing], np.ones(len(X)))
                      for _ in range(SHUFFLES)], axis=0)
+    sides = rng.integers(2, size=(HALVINGS, W.shape[1]))
+
+    def dimensions_saved(of_roots: np.ndarray) -> float:
+        return 1 - participation(of_roots) / (len(roots) - 1)
+
     saved, energy = np.zeros((2, len(W)))
     for k, weights in enumerate(W):
         of_roots = moments(X, cells.root, weights[board])
-        saved[k] = 1 - participation(of_roots - noise) / (len(roots) - 1)
+        # a ratio of noisy moments is too large by an amount that doubles if boards are halved
+        halves = [dimensions_saved(moments(X, cells.root, (weights * (side == half))[board]) - 2 * noise)
+                  for side in (sides if k == 0 else sides[k % HALVINGS, None]) for half in (0, 1)]
+        halves = [value for value in halves if np.isfinite(value)]  # not those of a single root
+        saved[k] = dimensions_saved(of_roots - noise)
+        saved[k] += saved[k] - np.mean(halves) if halves else 0
         energy[k] = of_roots.trace() / max(noise.trace(), 1e-30)
     for score in (saved, energy):  # biased by boards that are drawn twice
         score[1:] += score[0] - score[1:].mean() if len(score) > 1 else 0
