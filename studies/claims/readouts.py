@@ -203,21 +203,25 @@ def of_network(network: Network, tokens: np.ndarray) -> Features:
     return features
 
 
+def nearby(tokens: np.ndarray, vocab: int) -> np.ndarray:
+    """(n, T, 25) the tokens of the 5 x 5 cells around each cell of boards (n, T); vocab beyond the edge."""
+    side, width = round(tokens.shape[1] ** 0.5), 2 * NEAR + 1
+    padded = np.pad(tokens.reshape(-1, side, side), ((0, 0), (NEAR, NEAR), (NEAR, NEAR)),
+                    constant_values=vocab)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(1, 2))
+    return windows.reshape(*tokens.shape, width * width)
+
+
 def of_input(tokens: np.ndarray, vocab: int) -> dict[str, Features]:
     """What a read-out could use without any network: the one-hot tokens of the cell, of its neighbourhood (5
     x 5, zero off the board), both with the cell's position, and of the whole masked board."""
     T = tokens.shape[1]
-    side = round(T**0.5)
-    steps = np.arange(-NEAR, NEAR + 1)
 
     def own(where: slice) -> dict[str, np.ndarray]:
         return {"": with_position(one_hot(tokens[where])[..., None, :])}
 
     def near(where: slice) -> dict[str, np.ndarray]:
-        boards = one_hot(tokens[where]).reshape(-1, side, side, vocab)
-        wide = np.pad(boards, ((0, 0), (NEAR, NEAR), (NEAR, NEAR), (0, 0)))
-        cells = [wide[:, i : i + side, j : j + side] for i in steps + NEAR for j in steps + NEAR]
-        return {"": with_position(np.stack(cells, -2).reshape(len(boards), T, len(cells), vocab))}
+        return {"": with_position(one_hot(nearby(tokens[where], vocab)))}
 
     def whole(where: slice) -> dict[str, np.ndarray]:
         return {"": one_hot(tokens[where]).reshape(-1, T * vocab)}
