@@ -790,12 +790,13 @@ class TrainTransformer:
 
     def recorded(
         self, boards: np.ndarray, masks: np.ndarray, edits: dict | None = None,
-        names: str | Sequence[str] = recording.WHOLE_PASS,
+        names: str | Sequence[str] = recording.WHOLE_PASS, folder: str | Path | None = None,
     ) -> dict[str, np.ndarray]:
         """Named activations {name: array, batch first} of boards under masks, arrays (n, h, w); edits and
-        names as in forward_all_activations. `recording.recorded`."""
+        names as in forward_all_activations. folder: write each to {name}.npy batch by batch and return memory
+        maps. `recording.recorded`."""
         batches = self.masked_batches(boards, masks)
-        return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits)
+        return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits, folder)
 
     def forward_all_activations(
         self, boards, masks, edits: dict | None = None, verbose: bool = False, return_recons: bool = False,
