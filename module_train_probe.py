@@ -11,6 +11,7 @@ evaluated in between, and a resumed run has the bits of one that was never stopp
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -126,9 +127,6 @@ class TrainTransformer:
         with plain_torch():  # as the seed alone decides
             network = self._network()
         self.transformer = network.to(self.device, weights).eval()
-        self.optim = make_optimizer(
-            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
-        )
         self.step = 0
         self.epoch = 0
         self.run: Run | None = None
@@ -136,6 +134,14 @@ class TrainTransformer:
         if self.init_from is not None:
             check_file("init_from", self.init_from)
             self.load_transformer(self.init_from)
+
+    @functools.cached_property
+    def optim(self) -> torch.optim.Optimizer:
+        """The optimiser, made when it is first needed: torch imports its compiler for it, a second and 80
+        MB that probing does without."""
+        return make_optimizer(
+            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
+        )
 
     def _fitting_recipe(self, params: dict) -> TrainParams:
         """The parameters, with those that follow from the data set and the seed filled in."""
