@@ -505,7 +505,7 @@ def test_recordings_go_to_disk_batch_by_batch(tmp_path, monkeypatch):
         assert isinstance(opened[name], np.memmap)
         assert np.array_equal(opened[name], act)
         assert np.array_equal(np.load(tmp_path / "new" / f"{name}.npy"), act)
-    monkeypatch.setattr(t, "_forward", lambda tokens: t.transformer(tokens) if len(tokens) == 512 else 1 / 0)
+    monkeypatch.setattr(t, "_forward", lambda tokens: t.transformer(tokens) if len(tokens) == evaluation.EVAL_BATCH else 1 / 0)
     with pytest.raises(ZeroDivisionError):  # in the last batch: files are complete or not there
         t.recorded(boards, masks, names="z_out", folder=tmp_path / "cut")
     assert files_in(tmp_path / "cut") == set()

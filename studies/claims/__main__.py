@@ -41,7 +41,6 @@ from studies.claims.sample import make_sample
 from studies.claims.scenes import types_in_use
 from studies.claims.scores import DRAWS, resample
 
-CURVE_DRAWS = 101  # rows of W for curves that no verdict looks at
 ANALYSIS = 8  # the stream of a run's seed that these measurements draw from
 
 
@@ -92,11 +91,10 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     decodable, by_stage = decodability.measure(found, features)
     rows += decodable + generalisation.measure(found, crossings)
 
-    cells, points, near = convergence.cells_of(sample), {}, []
-    for name, each in networks.items():
-        points[name] = convergence.points_of(each, sample.tokens[sample.test], cells)
-        near += convergence.curves_of(name, points[name], cells, sample, W[:CURVE_DRAWS])
-    rows += convergence.measure(points, cells, sample, W, rng)
+    cells, masked = convergence.cells_of(sample), sample.tokens[sample.test]
+    points = ((name, convergence.points_of(each, masked, cells)) for name, each in networks.items())
+    converging, near = convergence.measure(points, cells, sample, W, rng)
+    rows += converging
 
     store = manipulation.Store.of(network, sample, dataset)
     amounts = masking, rng, size.swaps, size.draws

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from module_dataset import AbstractionDataset
-from studies.claims.readouts import ReadOut, Task, best_stage
+from studies.claims.readouts import ReadOut, Task, best_stage, several
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, mean
 
@@ -116,7 +116,7 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
         train = (root >= 0) & (sample.part < 2)[:, None]
         new = np.where(never_shown(sample, dataset), 1, -1)
         contexts[NEW[dataset.split_method]] = np.where(train, 0, new)
-    return contexts
+    return {name: half.astype(np.int8) for name, half in contexts.items()}
 
 
 def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
@@ -148,6 +148,6 @@ def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, con
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
     """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
     shown is to be tested only."""
-    new = crossing.condition in NEW.values()
-    return all(len(np.unique(crossing.values[crossing.within(half) & (sample.part == part)[:, None]])) > 1
-               for half in (0, 1) for part in range(3) if not new or half == (part == 2))
+    new, parts = crossing.condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
+    return all(several(crossing.values[part][crossing.within(half)[part]])
+               for half in (0, 1) for number, part in enumerate(parts) if not new or half == (number == 2))

@@ -10,7 +10,7 @@ import module_train_probe
 import module_train_probe_lea
 import utils
 
-BOARDS_AT_ONCE = 512  # in one call of LEA, to save memory
+BOARDS_AT_ONCE = 128  # in one call of LEA, to save memory
 
 
 class Network:
@@ -40,7 +40,7 @@ class Network:
         edit: (stage, values (n, T, D), where (n, T)) replaces a stage's activations at some cells.
         """
         side = self.trainer.dataset.board_dim
-        boards = tokens.reshape(-1, side, side)
+        boards = tokens.reshape(-1, side, side).astype(np.int64)
         edits = None
         if edit is not None:
             stage, values, where = edit
