@@ -7,7 +7,7 @@ import planted
 import pytest
 from planted import noise_like, verdict_of
 
-from studies.claims import convergence
+from studies.claims import convergence, networks
 from studies.claims.convergence import Cells, cells_of, manifold, nearness
 from studies.claims.scores import resample
 from studies.claims.statistics import moments, participation, unit
@@ -59,7 +59,7 @@ def test_convergence_of_a_planted_code_and_of_noise():
 
 def test_points_of_a_network_are_the_activations_of_its_cells(monkeypatch):
     sample, cells = planted.sample(), cells_of(planted.sample())
-    monkeypatch.setattr(convergence, "BOARDS_AT_ONCE", 7)
+    monkeypatch.setattr(networks, "BOARDS_AT_ONCE", 7)
     network = SimpleNamespace(stages=["a"], run=lambda tokens, stages: (None, {"a": tokens[..., None] ** [0.5, 1]}))
     points = convergence.points_of(network, sample.tokens[sample.test], cells)
     for which, of in cells.items():

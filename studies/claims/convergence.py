@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 
 from studies.claims.figures import plot_stages
-from studies.claims.networks import Network
+from studies.claims.networks import Network, acts_at
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, interval, spread
 from studies.claims.statistics import moments, participation, unit
@@ -30,7 +30,6 @@ from studies.claims.statistics import moments, participation, unit
 DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
 CURVE_DRAWS = 100  # bootstrap samples for curves, which no verdict looks at
 SHUFFLES = 20  # of the roots over objects
-BOARDS_AT_ONCE = 100  # in one pass of a network
 
 
 @dataclass
@@ -56,15 +55,13 @@ Points = dict[str, np.ndarray]  # {stage: (N, D)} activations of N cells
 
 def points_of(network: Network, tokens: np.ndarray, cells: dict[str, Cells]) -> dict[str, Points]:
     """{kind of cells: points at every stage} of masked boards (n, T)."""
-    parts: dict[tuple[str, str], list] = {}
-    for start in range(0, len(tokens), BOARDS_AT_ONCE):
-        acts = network.run(tokens[start : start + BOARDS_AT_ONCE], network.stages)[1]
-        for which, of in cells.items():
-            here = (of.board >= start) & (of.board < start + BOARDS_AT_ONCE)
-            for stage, X in acts.items():
-                parts.setdefault((which, stage), []).append(X[of.board[here] - start, of.cell[here]])
-    return {which: {stage: np.concatenate(parts[which, stage]) for stage in network.stages}
-            for which in cells}
+    use = np.zeros(tokens.shape, bool)
+    for of in cells.values():
+        use[of.board, of.cell] = True
+    number = use.ravel().cumsum().reshape(use.shape) - 1  # of a cell among those in use
+    acts = acts_at(network, tokens, network.stages, use)
+    return {which: {stage: X[number[of.board, of.cell]] for stage, X in acts.items()}
+            for which, of in cells.items()}
 
 
 def measure(points: Iterable[tuple[str, dict[str, Points]]], cells: dict[str, Cells], sample: Sample,
@@ -88,8 +85,8 @@ def measure(points: Iterable[tuple[str, dict[str, Points]]], cells: dict[str, Ce
                 curves.append({"label": "nearness", "cells": which, "source": source, "stage": stage}
                               | spread("value", of_curve))
             near[which][source] = scores
-            stage, first = _nearest(near[which]["network"]), next(iter(scores))
-            kept[which][source] = {name: by_cells[which][name] for name in (stage, first)}
+            wanted = next(iter(scores)), _nearest(near[which]["network"])  # the first stage first
+            kept[which][source] = {stage: by_cells[which][stage] for stage in wanted}
         del by_cells
     rows = []
     for which, of in cells.items():

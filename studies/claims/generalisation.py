@@ -104,10 +104,10 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
     root = labels["root"]
     types = np.broadcast_to(sample.drawn.types[:, None], root.shape)
     number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1)  # of two objects
-    companion = objects[np.arange(len(objects))[:, None], 1 - number, 0]
+    companion = objects[np.arange(len(objects))[:, None], 1 - number, 0].astype(root.dtype)
     of_the_board = _half(objects[:, :1, 0], types == 0)
     contexts = {"background": _half(labels["background"]),
-                "place on the board": _half(labels["row"] + labels["column"], root >= 0),
+                "place on the board": _half(labels["row"] % 2 + labels["column"] % 2, root >= 0),
                 "root": np.where(root >= 0, _half(root), of_the_board),
                 "companion": _half(companion, (types == 1) & (root >= 0)),
                 "double boards": np.where(types < 2, types, -1),
@@ -133,7 +133,7 @@ def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
 
 
 def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
-    return np.where(where & (values >= 0), values % 2, -1)
+    return np.where(where & (values >= 0), values % 2, -1).astype(np.int8)
 
 
 def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, condition: str) -> Crossing:

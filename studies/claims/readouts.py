@@ -17,7 +17,7 @@ from studies.claims.statistics import NormalEquations
 # and go without the first.
 RIDGE = (1e-5, 1e-3, 1e-1)
 FIRST, ENOUGH = 2000, 0.01  # boards of the first fit; the rise of skill that makes a larger one worth while
-AT_ONCE, AT_ONCE_EACH = 250, 2000  # boards whose features of cells, or of boards, are in memory together
+AT_ONCE, AT_ONCE_EACH = 125, 1000  # boards whose features of cells, or of boards, are in memory together
 PORTION = 2**22  # numbers in the weights of read-outs that are tried together
 NEAR = 2  # cells from a cell to the edge of its neighbourhood
 
@@ -186,7 +186,7 @@ class Fits:
                 self.sums[key] = NormalEquations(sums + self.sums[key].sums if key in self.sums else sums)
 
     def weights(self) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-        """Items of `Weights` of all tasks, stage by stage, in float32."""
+        """Items of `Weights` of all tasks, stage by stage."""
         for stage in dict.fromkeys(stage for stage, _ in self.sums):
             for number, names in self.groups.items():
                 sums = [of_set.sums for (own, kind), of_set in self.sums.items()
@@ -196,9 +196,10 @@ class Fits:
                 targets = dict.fromkeys(id(self.tasks[name].values) for name in names)
                 columns = [self.columns[target][1] for target in targets]
                 group = NormalEquations(functools.reduce(np.add, sums)).with_columns(np.concatenate(columns))
-                solved = group.weights(RIDGE[self.each :]).astype(np.float32).swapaxes(0, 1)
                 ends = np.cumsum([len(some) for some in columns])[:-1]
-                of_target = dict(zip(targets, np.split(solved, ends, axis=-1), strict=True))
+                solved = np.split(group.weights(RIDGE[self.each :]), ends, axis=-1)
+                of_target = dict(zip(targets, map(np.ascontiguousarray, solved), strict=True))
+                del sums, group, solved  # large
                 yield from (((stage, name), of_target[id(self.tasks[name].values)]) for name in names)
 
 
@@ -218,8 +219,10 @@ def predictions(features: Features, weights: Weights, tasks: dict[str, Task],
             C = tasks[task].classes
             evidence = evidence.reshape(len(some), w.shape[1], w.shape[2] // C, C)
             if each:
-                evidence = evidence.swapaxes(1, 2)[cells[cells.any(1)]]
-            parts[stage, task].append(evidence.argmax(-1).astype(np.int16).reshape(-1, w.shape[1]).T)
+                evidence = evidence.swapaxes(1, 2)[cells[cells.any(1)]]  # (N, strengths, C)
+            else:
+                evidence = evidence[:, :, 0]
+            parts[stage, task].append(evidence.argmax(-1).astype(tasks[task].values.dtype).T)
     return {key: np.concatenate(some, 1) for key, some in parts.items()}
 
 

@@ -34,8 +34,8 @@ class NormalEquations:
         return NormalEquations(np.concatenate([self.sums[:, :F], self.sums[:, F + columns]], 1))
 
     def weights(self, strengths: Sequence[float]) -> np.ndarray:
-        """(strengths, F + 1, C) of ridge regression, the last row an offset; each strength is in units of a
-        feature's mean variance."""
+        """(F + 1, strengths, C) of ridge regression in float32, the last row an offset; each strength is in
+        units of a feature's mean variance."""
         F = len(self.sums) - 1
         of_ones = self.sums[F] / self.sums[F, F]
         mean, mean_y = of_ones[:F], of_ones[F + 1 :]
@@ -43,13 +43,13 @@ class NormalEquations:
                         for part in (slice(F), slice(F + 1, None)))
         variance, size = gram.trace() / F, self.sums.diagonal()[:F].sum()
         variance = variance if variance > 1e-12 * size else 1.0  # features that do not vary
-        weights = np.empty((len(strengths), F + 1, len(mean_y)))
-        for strength, w in zip(strengths, weights, strict=True):
+        weights = np.empty((F + 1, len(strengths), len(mean_y)), np.float32)
+        for i, strength in enumerate(strengths):
             penalised = gram.copy()
             penalised.flat[:: F + 1] += strength * variance
             # torch's solver takes two thirds of numpy's time
-            w[:F] = torch.linalg.solve(torch.from_numpy(penalised), torch.from_numpy(target))
-            w[F] = mean_y - mean @ w[:F]
+            w = torch.linalg.solve(torch.from_numpy(penalised), torch.from_numpy(target)).numpy()
+            weights[:F, i], weights[F, i] = w, mean_y - mean @ w
         return weights
 
 
