@@ -84,10 +84,11 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding whose weights are still to be drawn (`init_weights`)."""
+    """nn.Embedding whose weights are still to be drawn (`init_weights`); torch's skip_init would import its
+    compiler, which takes a second."""
 
     def reset_parameters(self) -> None:
-        pass
+        """Draws nothing."""
 
 
 def init_weights(network: nn.Module, seed: int) -> None:
