@@ -11,6 +11,7 @@ evaluated in between, and a resumed run has the bits of one that was never stopp
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,9 +84,6 @@ class TrainTransformer:
         with utils.plain_torch():  # as the seed alone decides
             network = self._network()
         self.transformer = network.to(self.device, weights).eval()
-        self.optim = make_optimizer(
-            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
-        )
         self.step = 0
         self.epoch = 0
         self.run: run.Run | None = None
@@ -93,6 +91,14 @@ class TrainTransformer:
         if self.init_from is not None:
             check_file("init_from", self.init_from)
             self.load_transformer(self.init_from)
+
+    @functools.cached_property
+    def optim(self) -> torch.optim.Optimizer:
+        """The optimiser, made when it is first needed: torch imports its compiler for it, a second and 80
+        MB that probing does without."""
+        return make_optimizer(
+            self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
+        )
 
     def _fitting_recipe(self, params: dict) -> TrainParams:
         """The parameters, with those that follow from the data set and the seed filled in."""
@@ -748,12 +754,13 @@ class TrainTransformer:
 
     def recorded(
         self, boards: np.ndarray, masks: np.ndarray, edits: dict | None = None,
-        names: str | Sequence[str] = recording.WHOLE_PASS,
+        names: str | Sequence[str] = recording.WHOLE_PASS, folder: str | Path | None = None,
     ) -> dict[str, np.ndarray]:
         """Named activations {name: array, batch first} of boards under masks, arrays (n, h, w); edits and
-        names as in forward_all_activations. `recording.recorded`."""
+        names as in forward_all_activations. folder: write each to {name}.npy batch by batch and return memory
+        maps. `recording.recorded`."""
         batches = self.masked_batches(boards, masks)
-        return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits)
+        return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits, folder)
 
     def forward_all_activations(
         self, boards, masks, edits: dict | None = None, verbose: bool = False, return_recons: bool = False,

@@ -83,9 +83,12 @@ class Linear(nn.Linear):
         pass
 
 
-def embedding(n: int, dim: int) -> nn.Embedding:
-    """An Embedding whose weights are still to be drawn (`init_weights`)."""
-    return nn.utils.skip_init(nn.Embedding, n, dim)
+class Embedding(nn.Embedding):
+    """nn.Embedding whose weights are still to be drawn (`init_weights`); torch's skip_init would import its
+    compiler, which takes a second."""
+
+    def reset_parameters(self) -> None:
+        """Draws nothing."""
 
 
 def init_weights(network: nn.Module, seed: int) -> None:
@@ -266,7 +269,7 @@ class GPTFactor(nn.Module):
         check_numbers(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         seed = checked_seed(seed)
         self.block_size, self.noise = block_size, Noise(seed)
-        self.tok_emb = embedding(vocab_size, n_embd)
+        self.tok_emb = Embedding(vocab_size, n_embd)
         self.pos_emb = nn.Parameter(torch.zeros(1, block_size, n_embd_pos))
         self.drop = Dropout(embd_pdrop, self.noise)
         mask = attention_mask(block_size, n_unmasked)

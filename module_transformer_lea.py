@@ -31,11 +31,11 @@ from module_transformer_factor import (
     MLP,
     Attention,
     Dropout,
+    Embedding,
     Linear,
     Noise,
     Site,
     embedded,
-    embedding,
     init_weights,
     linear_weights,
     named_sites,
@@ -79,7 +79,7 @@ class VectorQuantizer(nn.Module):
         self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
 
     def _codebook(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
-        return embedding(num_embeddings, embedding_dim)
+        return Embedding(num_embeddings, embedding_dim)
 
     @torch.no_grad()
     def start_words_(self, words: torch.Tensor) -> None:
@@ -319,11 +319,11 @@ class LEA(nn.Module):
                 for i in range(n_layer)
             )
 
-        self.ps_token_embedding, self.ps_pos_emb = embedding(vocab_size, n_embd), embedding(block_size, P)
+        self.ps_token_embedding, self.ps_pos_emb = Embedding(vocab_size, n_embd), Embedding(block_size, P)
         self.ps_blocks, self.ps_ln_out = blocks(""), nn.LayerNorm(n_embd)
         self.ps_head = Linear(n_embd, vocab_size, bias=False)
-        self.ss_token_init = embedding(block_speech_size, n_embd)
-        self.ss_pos_emb = embedding(block_speech_size, P)
+        self.ss_token_init = Embedding(block_speech_size, n_embd)
+        self.ss_pos_emb = Embedding(block_speech_size, P)
         self.ss_blocks, self.ss_ln_out = blocks("ss_"), nn.LayerNorm(n_embd)
         for block in self.ss_blocks:
             block.crossAttn.slot_heads = slot_heads

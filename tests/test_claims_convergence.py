@@ -7,7 +7,7 @@ import planted
 import pytest
 from planted import noise_like, verdict_of
 
-from studies.claims import convergence
+from studies.claims import convergence, networks
 from studies.claims.convergence import Cells, cells_of, manifold, nearness
 from studies.claims.scores import resample
 from studies.claims.statistics import moments, participation, unit
@@ -35,10 +35,9 @@ def rows_of(stages, sample, fresh):
     """The rows of made-up stages {name: (n, T, D)} beside an untrained network's."""
     W = resample(sample.test_board.max() + 1, np.random.default_rng(0), 100)
     cells = cells_of(sample)
-    points = {who: {which: {stage: unit(X[sample.test][of.board, of.cell]) for stage, X in made.items()}
-                    for which, of in cells.items()} for who, made in (("network", stages), ("untrained network", fresh))}
-    curves = convergence.curves_of("network", points["network"], cells, sample, W)
-    return convergence.measure(points, cells, sample, W, np.random.default_rng(0)), curves
+    points = ((who, {which: {stage: X[sample.test][of.board, of.cell] for stage, X in made.items()}
+                     for which, of in cells.items()}) for who, made in (("network", stages), ("untrained network", fresh)))
+    return convergence.measure(points, cells, sample, W, np.random.default_rng(0))
 
 
 def test_convergence_of_a_planted_code_and_of_noise():
@@ -60,22 +59,12 @@ def test_convergence_of_a_planted_code_and_of_noise():
 
 def test_points_of_a_network_are_the_activations_of_its_cells(monkeypatch):
     sample, cells = planted.sample(), cells_of(planted.sample())
-    monkeypatch.setattr(convergence, "BOARDS_AT_ONCE", 7)
+    monkeypatch.setattr(networks, "BOARDS_AT_ONCE", 7)
     network = SimpleNamespace(stages=["a"], run=lambda tokens, stages: (None, {"a": tokens[..., None] ** [0.5, 1]}))
     points = convergence.points_of(network, sample.tokens[sample.test], cells)
     for which, of in cells.items():
         X = sample.tokens[sample.test][of.board, of.cell]
-        np.testing.assert_allclose(points[which]["a"], unit(X[:, None] ** [0.5, 1]))
-
-
-def test_nearness_in_parts_is_nearness(monkeypatch):
-    rng = np.random.default_rng(0)
-    X, board = unit(rng.standard_normal((40, 5))), np.arange(40) // 8
-    root, token, W = rng.integers(3, size=40), rng.integers(4, size=40), rng.integers(3, size=(11, 5)).astype(float)
-    whole = nearness(X, root, token, board, W)
-    for numbers in (1, 200):
-        monkeypatch.setattr(convergence, "AT_ONCE", numbers)
-        np.testing.assert_allclose(nearness(X, root, token, board, W), whole, rtol=1e-9, equal_nan=True)
+        np.testing.assert_allclose(points[which]["a"], X[:, None] ** [0.5, 1])
 
 
 def shared_tokens():

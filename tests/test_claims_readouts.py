@@ -134,10 +134,31 @@ def test_batches_of_examples_give_what_all_at_once_gives():
         equations.add(X[part], Y[part])
     x, y = X - X.mean(0, dtype=float), Y - Y.mean(0)
     strengths = (1e-5, 1e-3, 1e-1)
-    for strength, weights in zip(strengths, equations.weights(strengths), strict=True):
+    for strength, weights in zip(strengths, equations.weights(strengths).swapaxes(0, 1), strict=True):
         exact = np.linalg.solve(x.T @ x + strength * (x**2).sum() / 29 * np.eye(29), x.T @ y)
         np.testing.assert_allclose(weights[:-1], exact, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(weights[-1], Y.mean(0) - X.mean(0, dtype=float) @ exact, rtol=1e-6, atol=1e-9)
+
+
+def test_cells_in_several_groups_are_summed_once_and_counted_in_each(monkeypatch):
+    """Weights of tasks at overlapping cells, also after others are dropped, are those of each task by itself."""
+    monkeypatch.setattr(module, "AT_ONCE", 50)
+    sample, every = planted.sample(), np.ones_like(planted.sample().hidden)
+    tasks = {f"{label}, {where}": Task(sample.labels[label], cells, cells)
+             for label in ("root", "row") for where, cells in (
+                 ("all", every), ("hidden", sample.hidden), ("some", sample.hidden & (sample.labels["root"] > 2)))}
+    features, parts = source(x=noise_like(sample, 1, 5)), (slice(0, 90), slice(90, sample.n_fit))
+    fits = Fits(tasks)
+    fits.add(features(parts[0]), parts[0])
+    going = ["row, hidden", "root, some"]
+    for names in (list(tasks), going):
+        fits.keep(names)
+        alone = {name: Fits({name: tasks[name]}) for name in names}
+        for name, fit in alone.items():
+            for part in parts[: 1 + (names == going)]:
+                fit.add(features(part), part)
+            np.testing.assert_allclose(dict(fits.weights())["x", name], dict(fit.weights())["x", name], atol=1e-5)
+        fits.add(features(parts[1]), parts[1])
 
 
 @pytest.mark.parametrize("each", [False, True])
@@ -149,12 +170,12 @@ def test_weights_of_a_sample_are_those_of_a_direct_computation(each, monkeypatch
     features = few if each else source(x=noise_like(sample, 1, 5))
     where, root = sample.hidden & (sample.labels["root"] >= 0), sample.labels["root"]
     tasks = {"root": Task(root, where, where), "place": Task(sample.labels["place in the root"], where, where)}
-    fits = Fits(tasks)
+    fits = Fits(tasks, each)
     for start in range(0, sample.n_fit, 7):
-        for stage, X in features(slice(start, min(start + 7, sample.n_fit))).items():
-            fits.add(stage, X, slice(start, min(start + 7, sample.n_fit)), tasks)
+        part = slice(start, min(start + 7, sample.n_fit))
+        fits.add(features(part), part)
     [stage] = features(slice(1))
-    weights, fit = dict(fits.weights(tasks))[stage, "root"], slice(sample.n_fit)
+    weights, fit = dict(fits.weights())[stage, "root"], slice(sample.n_fit)
     X, train = features(fit)[stage].astype(float), where[fit]
     if each:
         Y = (np.eye(10)[root[fit]] * train[..., None]).reshape(len(X), -1)[train.any(1)]
@@ -162,14 +183,14 @@ def test_weights_of_a_sample_are_those_of_a_direct_computation(each, monkeypatch
     else:
         X, Y = X[train], np.eye(10)[root[fit][train]]
     x, y = X - X.mean(0), Y - Y.mean(0)
-    for strength, found in zip(module.RIDGE[each:], weights, strict=True):
+    for strength, found in zip(module.RIDGE[each:], weights.swapaxes(0, 1), strict=True):
         penalty = strength * (x**2).sum() / X.shape[1] * np.eye(X.shape[1])
         exact = np.linalg.solve(x.T @ x + penalty, x.T @ y)
         np.testing.assert_allclose(X @ found[:-1] + found[-1], x @ exact + Y.mean(0), atol=1e-6)
     predicted = predictions(features, {(stage, "root"): weights}, tasks, sample.test)[stage, "root"]
-    some = features(sample.test)[stage] @ weights[1][:-1] + weights[1][-1]
+    some = features(sample.test)[stage] @ weights[:-1, 1] + weights[-1, 1]
     answer = some.reshape(*sample.tokens[sample.test].shape, 10).argmax(-1)
-    np.testing.assert_array_equal(np.where(where[sample.test], answer, 0), predicted[1])
+    np.testing.assert_array_equal(answer[where[sample.test]], predicted[1])
 
 
 def test_fits_grow_until_they_no_longer_help(monkeypatch):

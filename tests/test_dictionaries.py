@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from studies.claims.readouts import nearby
 from studies.dictionaries import score, train_dictionary
 from studies.dictionaries.cells import FRESH, TEST, Cells, cells_of
 from studies.dictionaries.effects import put_in
 from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read, recall_of
-from studies.dictionaries.sources import Source, matching, near_one_hot, nearby, of_dictionary, stability
+from studies.dictionaries.sources import Source, matching, near_one_hot, of_dictionary, stability
 from studies.dictionaries.training import KINDS, Dictionary
 from tests.trainers import boards as small_boards
 from tests.trainers import make

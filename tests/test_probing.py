@@ -490,6 +490,27 @@ def test_memory_is_that_of_what_is_named():
     assert peaks[1] < 1.2
 
 
+def test_recordings_go_to_disk_batch_by_batch(tmp_path, monkeypatch):
+    t = make_trainer(dtype="float32")
+    boards, masks = make_boards(t, 3000)
+    edits, names = {"b0": {"z_attn": lambda x: 2 * x}}, ["b1_z", "b*_a"]
+    whole = t.recorded(boards, masks, edits, names)
+    tracemalloc.start()
+    opened = t.recorded(boards, masks, edits, names, tmp_path / "new")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sum(act.nbytes for act in whole.values()) / 100
+    assert files_in(tmp_path / "new") == {f"{name}.npy" for name in whole}
+    for name, act in whole.items():
+        assert isinstance(opened[name], np.memmap)
+        assert np.array_equal(opened[name], act)
+        assert np.array_equal(np.load(tmp_path / "new" / f"{name}.npy"), act)
+    monkeypatch.setattr(t, "_forward", lambda tokens: t.transformer(tokens) if len(tokens) == evaluation.EVAL_BATCH else 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # in the last batch: files are complete or not there
+        t.recorded(boards, masks, names="z_out", folder=tmp_path / "cut")
+    assert files_in(tmp_path / "cut") == set()
+
+
 @pytest.mark.filterwarnings("error")
 def test_wrong_inputs_are_named(tmp_path):
     t = make_trainer(runs=str(tmp_path))

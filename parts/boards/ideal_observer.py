@@ -124,10 +124,10 @@ class Observer:
 
     def success(self, masked_boards, boards, proba=None) -> tuple[np.ndarray, np.ndarray]:
         """How often the observer names boards (n, h, w) exactly, from masked ones: by the most probable board
-        (n,), and by the most probable token of each cell (n,). Equally probable answers are drawn at random,
-        so these are expectations. ValueError as best_reconstruction's."""
+        (n,), and each cell by its most probable token (n, h, w). Equally probable answers are drawn at
+        random, so these are expectations. ValueError as best_reconstruction's."""
         p, masked = self.params, self._checked(masked_boards)
-        by_board, by_cell = np.zeros((2, len(masked)))
+        by_board, of_cells = np.zeros(len(masked)), np.ones(masked.shape)
         for b, board in enumerate(np.asarray(boards)):
             hidden = np.flatnonzero(masked[b] == p.masking_token)
             with naming(f"masked_boards[{b}]"):
@@ -137,8 +137,8 @@ class Observer:
             right = (pictures.tokens == np.where(truth < p.vocab_bck, 0, truth)).all(1)
             by_board[b] = (best & right).any() / copies[best].sum()
             ties = _ties(pictures.marginals)
-            by_cell[b] = (ties[np.arange(len(hidden)), truth] / ties.sum(1)).prod()
-        return by_board, by_cell
+            of_cells[b].flat[hidden] = ties[np.arange(len(hidden)), truth] / ties.sum(1)
+        return by_board, of_cells
 
     def _pictures_of(self, board: np.ndarray, hidden: np.ndarray, proba) -> tuple:
         """The pictures of a masked board's hidden cells (c,), the possible backgrounds, and how many boards

@@ -18,7 +18,7 @@ from parts.boards.params import TYPES, Boards
 from parts.checks import check_numbers
 from utils import shown, to_numpy
 
-EVAL_BATCH = 512  # boards in a forward pass without gradient
+EVAL_BATCH = 64  # boards in a forward pass without gradient; on a CPU more only take more memory
 DECODES = ("one pass", "easy first")
 
 Predict = Callable[[torch.Tensor], Sequence[torch.Tensor]]

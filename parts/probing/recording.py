@@ -7,6 +7,7 @@ network put in, which a trainer offers as its method `recorded`.
 """
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parts.files import save_array, write_json
+from parts.files import atomic_write, save_array, write_json
 from parts.probing.evaluation import evaluating
 from parts.probing.sites import cut_edits, editing, recording
 from utils import divide_into_batches, to_numpy
@@ -27,30 +28,41 @@ Record = Callable[..., dict[str, np.ndarray]]
 
 def recorded(
     network: torch.nn.Module, forward: Callable[[torch.Tensor], object], batches: Iterator[torch.Tensor],
-    n: int, names: str | Sequence[str], edits: dict | None = None,
+    n: int, names: str | Sequence[str], edits: dict | None = None, folder: str | Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Named activations {name: array (n, ...)} of n masked boards, which come in batches (B, T), in eval
-    mode. forward: the pass to record. names and edits as `recording` and `cut_edits` take them.
+    mode. forward: the pass to record. names and edits as `recording` and `cut_edits` take them. folder: where
+    to write each as {name}.npy, batch by batch; the arrays are then memory maps of these files, read-only.
 
-    Memory: the arrays, and the named activations of one batch.
+    Memory: the named activations of one batch and, without a folder, the arrays.
     """
-    arrays: dict[str, np.ndarray] = {}
-    start = 0
-    for tokens in batches:
-        part = slice(start, start + len(tokens))
-        start = part.stop
-        with (
-            evaluating(network),
-            editing(network, cut_edits(edits, part, n, tokens.shape[1])),
-            recording(network, names) as acts,
-        ):
-            forward(tokens)
-        for name in list(acts):
-            act = to_numpy(acts.pop(name))
-            if name not in arrays:
-                arrays[name] = np.empty((n, *act.shape[1:]), act.dtype)
-            arrays[name][part] = act
-    return arrays
+    arrays, start = {}, 0
+    folder = None if folder is None else Path(folder).expanduser()
+    with contextlib.ExitStack() as files:
+        for tokens in batches:
+            part = slice(start, start + len(tokens))
+            start = part.stop
+            with (
+                evaluating(network),
+                editing(network, cut_edits(edits, part, n, tokens.shape[1])),
+                recording(network, names) as acts,
+            ):
+                forward(tokens)
+            for name in list(acts):
+                act = np.ascontiguousarray(to_numpy(acts.pop(name)))
+                shape = (n, *act.shape[1:])
+                if name not in arrays and folder is None:
+                    arrays[name] = np.empty(shape, act.dtype)
+                elif name not in arrays:
+                    arrays[name] = files.enter_context(atomic_write(folder / f"{name}.npy"))
+                    header = {"descr": act.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(arrays[name], header)
+                if folder is None:
+                    arrays[name][part] = act
+                else:  # by the file, as the pages of a memory map would count as memory in use
+                    arrays[name].write(act)
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") if folder else array
+            for name, array in arrays.items()}
 
 
 def with_logits(names: str | Sequence[str] | None) -> tuple[list[str], bool]:

@@ -41,7 +41,6 @@ from studies.claims.sample import make_sample
 from studies.claims.scenes import types_in_use
 from studies.claims.scores import DRAWS, resample
 
-CURVE_DRAWS = 101  # rows of W for curves that no verdict looks at
 ANALYSIS = 8  # the stream of a run's seed that these measurements draw from
 
 
@@ -81,27 +80,27 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     networks = {"network": network, "untrained network": fresh}
     sources = {name: of_network(each, sample.tokens) for name, each in networks.items()}
     sources |= of_input(sample.tokens, dataset.vocab_size)
-    found, curves = {}, []
-    for source in bar("read-outs")(sources):
+    found = dict.fromkeys(sources)
+    for source in bar("read-outs")([*sources][::-1]):  # the largest sums first, while memory is in one piece
         own = tasks
         if source != "network":  # the control task and the bound are the network's
             own = {name: task for name, task in tasks.items()
                    if not name.startswith(decodability.CONTROL_TASK) and not name.endswith(", in both")}
         found[source] = readouts(sources[source], own, sample, W[:, sample.test_board])
-        curves += curves_of(source, found[source])
     decodable, by_stage = decodability.measure(found, features)
     rows += decodable + generalisation.measure(found, crossings)
+    del tasks, own, decoded, crossings  # a label and its cells of every board are many
 
-    cells, points, near = convergence.cells_of(sample), {}, []
-    for name, each in networks.items():
-        points[name] = convergence.points_of(each, sample.tokens[sample.test], cells)
-        near += convergence.curves_of(name, points[name], cells, sample, W[:CURVE_DRAWS])
-    rows += convergence.measure(points, cells, sample, W, rng)
+    cells, masked = convergence.cells_of(sample), sample.tokens[sample.test]
+    points = ((name, convergence.points_of(each, masked, cells)) for name, each in networks.items())
+    converging, near = convergence.measure(points, cells, sample, W, rng)
+    rows += converging
 
     store = manipulation.Store.of(network, sample, dataset)
     amounts = masking, rng, size.swaps, size.draws
     rows += manipulation.measure(network, fresh, dataset, types, store, *amounts, bar("swaps"))
     rows += composition.measure(network, fresh, dataset, types, proba, store, *amounts)
+    curves = [line for source in sources for line in curves_of(source, found[source])]
     curves = {"readouts_curves": curves, "decodability_stages": by_stage, "convergence_stages": near}
     return Findings(rows, curves)
 

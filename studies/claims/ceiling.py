@@ -64,7 +64,7 @@ def tally_of(trainer, drawn: Boards, proba: Sequence[float], masking: Masking, r
     """What is right on each of n boards, summed over masks, (4, 3, n): one pass, easy first, the most
     probable tokens, the most probable board; in the order of COUNTED; and how many there are, (3, n).
     anywhere: see `hide`."""
-    n, boards, dataset = len(drawn), drawn.boards, trainer.dataset
+    n, boards, dataset = len(drawn), drawn.boards.astype(np.int64), trainer.dataset
     right, all_ = np.zeros((4, 3, n)), np.zeros((3, n))
     for _ in bar(range(masks)):
         hidden = hide(dataset, drawn, masking, rng, anywhere)
@@ -79,12 +79,9 @@ def tally_of(trainer, drawn: Boards, proba: Sequence[float], masking: Masking, r
 def ideal(dataset, masked: np.ndarray, boards: np.ndarray, proba: Sequence[float]) -> np.ndarray:
     """(2, 3, n), as BEST_TOKENS and BEST_BOARD, COUNTED: what the ideal observer expects to have right of
     boards from masked ones, both (n, h, w). Equally probable answers count as drawn at random."""
-    posterior = dataset.posterior(masked, proba)
-    ties = posterior >= posterior.max(-1, keepdims=True) - 1e-9
-    tokens = np.take_along_axis(ties, boards[..., None], -1)[..., 0] / ties.sum(-1)
-    whole, by_cell = dataset.observer.success(masked, boards, proba)
-    of_tokens = counts(tokens, masked == dataset.masking_token)[:2]
-    return np.array([[*of_tokens, by_cell], [*of_tokens, whole]])
+    whole, cells = dataset.observer.success(masked, boards, proba)
+    of_tokens = counts(cells, masked == dataset.masking_token)[:2]
+    return np.array([[*of_tokens, cells.prod((1, 2))], [*of_tokens, whole]])
 
 
 def counts(right: np.ndarray, hidden: np.ndarray) -> np.ndarray:

@@ -15,22 +15,22 @@ Row: each of the three, for hidden and for visible cells.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from studies.claims.figures import plot_stages
-from studies.claims.networks import Network
+from studies.claims.networks import Network, acts_at
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, interval, spread
 from studies.claims.statistics import moments, participation, unit
 
 DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
-AT_ONCE = 2**26  # numbers in one array of sums over bootstrap samples
+CURVE_DRAWS = 100  # bootstrap samples for curves, which no verdict looks at
 SHUFFLES = 20  # of the roots over objects
 HALVINGS = 10  # of the boards, to correct a bias
-BOARDS_AT_ONCE = 500  # in one pass of a network
 
 
 @dataclass
@@ -51,48 +51,50 @@ TABLE = Table(
     {"convergence_stages": partial(plot_stages, label="nearness by root - by token")})
 
 
-Points = dict[str, np.ndarray]  # {stage: (N, D)} activations of N cells, centred and of unit length
+Points = dict[str, np.ndarray]  # {stage: (N, D)} activations of N cells
 
 
 def points_of(network: Network, tokens: np.ndarray, cells: dict[str, Cells]) -> dict[str, Points]:
     """{kind of cells: points at every stage} of masked boards (n, T)."""
-    parts: dict[tuple[str, str], list] = {}
-    for start in range(0, len(tokens), BOARDS_AT_ONCE):
-        acts = network.run(tokens[start : start + BOARDS_AT_ONCE], network.stages)[1]
-        for which, of in cells.items():
-            here = (of.board >= start) & (of.board < start + BOARDS_AT_ONCE)
-            for stage, X in acts.items():
-                parts.setdefault((which, stage), []).append(X[of.board[here] - start, of.cell[here]])
-    return {which: {stage: unit(np.concatenate(parts[which, stage])) for stage in network.stages}
-            for which in cells}
+    use = np.zeros(tokens.shape, bool)
+    for of in cells.values():
+        use[of.board, of.cell] = True
+    number = use.ravel().cumsum().reshape(use.shape) - 1  # of a cell among those in use
+    acts = acts_at(network, tokens, network.stages, use)
+    return {which: {stage: X[number[of.board, of.cell]] for stage, X in acts.items()}
+            for which, of in cells.items()}
 
 
-def measure(points: dict[str, dict[str, Points]], cells: dict[str, Cells], sample: Sample, W: np.ndarray,
-            rng: np.random.Generator, dimension_draws: int = DIMENSION_DRAWS) -> list[Row]:
-    """Rows on whether tokens of a root transiently converge on low-dimensional manifolds.
+def measure(points: Iterable[tuple[str, dict[str, Points]]], cells: dict[str, Cells], sample: Sample,
+            W: np.ndarray, rng: np.random.Generator) -> tuple[list[Row], list[dict]]:
+    """Rows on whether tokens of a root transiently converge on low-dimensional manifolds, and nearness over
+    stages, for `plot_stages`.
 
-    points: {'network' or 'untrained network': {kind of cells: {stage: (N, D)}}}. W (R + 1, test boards).
+    points: ('network' or 'untrained network', {kind of cells: points}), in this order; those of one network
+    are in memory at a time. W (R + 1, test boards).
     """
-    rows = []
     half = rng.permutation(W.shape[1]) % 2
-    halves = np.concatenate([W[:1] * (half == 0), W * (half == 1)])  # to choose by, then to judge
+    # to choose by, then to judge, then all for the curves
+    halves = np.concatenate([W[:1] * (half == 0), W * (half == 1), W[: CURVE_DRAWS + 1]])
+    near, curves, kept = {which: {} for which in cells}, [], {which: {} for which in cells}
+    for source, by_cells in points:
+        for which, of in cells.items():
+            board, scores = sample.test_board[of.board], {}
+            for stage, X in by_cells[which].items():
+                scores[stage], of_curve = np.split(nearness(unit(X), of.root, of.token, board, halves),
+                                                   [len(W) + 1])
+                curves.append({"label": "nearness", "cells": which, "source": source, "stage": stage}
+                              | spread("value", of_curve))
+            near[which][source] = scores
+            wanted = next(iter(scores)), _nearest(near[which]["network"])  # the first stage first
+            kept[which][source] = {stage: by_cells[which][stage] for stage in wanted}
+        del by_cells
+    rows = []
     for which, of in cells.items():
-        board = sample.test_board[of.board]
-        by_source = {source: by_cells[which] for source, by_cells in points.items()}
-        near = {source: {stage: nearness(X, of.root, of.token, board, halves) for stage, X in stages.items()}
-                for source, stages in by_source.items()}
-        rows += _rows_of_nearness(which, near, len(np.unique(of.root)))
-        rows.append(_row_of_dimensions(which, by_source, _nearest(near["network"]), of, board,
-                                       W[: dimension_draws + 1], rng))
-    return rows
-
-
-def curves_of(source: str, points: dict[str, Points], cells: dict[str, Cells], sample: Sample,
-              W: np.ndarray) -> list[dict]:
-    """Nearness over stages, as rows for `plot_stages`."""
-    return [{"label": "nearness", "cells": which, "source": source, "stage": stage}
-            | spread("value", nearness(X, of.root, of.token, sample.test_board[of.board], W))
-            for which, of in cells.items() for stage, X in points[which].items()]
+        rows += _rows_of_nearness(which, near[which], len(np.unique(of.root)))
+        rows.append(_row_of_dimensions(which, kept[which], _nearest(near[which]["network"]), of,
+                                       sample.test_board[of.board], W[: DIMENSION_DRAWS + 1], rng))
+    return rows, curves
 
 
 def cells_of(sample: Sample) -> dict[str, Cells]:
@@ -122,32 +124,31 @@ def nearness(X: np.ndarray, root: np.ndarray, token: np.ndarray, board: np.ndarr
     of different roots with the same token; pairs of different boards. X (N, D) of unit length; root, token,
     board (N,); W (R + 1, boards)."""
     points = np.column_stack([X, np.ones(len(X))])  # the last column counts cells
-    sums = np.zeros((W.shape[1], root.max() + 1, token.max() + 1, points.shape[1]))
-    np.add.at(sums, (board, root, token), points)
-    root_sum, token_sum = _pairs(sums[..., :-1], W)
-    root_count, token_count = (np.where(count > 0.5, count, np.nan) for count in _pairs(sums[..., -1:], W))
-    return root_sum / root_count - token_sum / token_count
+    of_tokens = np.zeros((W.shape[1], token.max() + 1, points.shape[1]))
+    one_root, one_of_both = 0, 0
+    for r in range(root.max() + 1):  # root by root, to save memory
+        some, sums = root == r, np.zeros_like(of_tokens)
+        np.add.at(sums, (board[some], token[some]), points[some])
+        one_root, one_of_both = one_root + _pairs(sums.sum(1), W), one_of_both + _pairs(sums, W)
+        of_tokens += sums
+    one_token = _pairs(of_tokens, W) - one_of_both
+    root_mean, token_mean = (total / np.where(count > 0.5, count, np.nan)
+                             for total, count in (one_root - one_of_both, one_token))
+    return root_mean - token_mean
 
 
-def _pairs(sums: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Products of cells' vectors summed over pairs of cells on different boards: of one root, and of one
-    token, not of both. sums (boards, roots, tokens, D).
+def _pairs(sums: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """(2, R + 1): products of cells' vectors summed over pairs of cells of a group on different boards, and
+    how many pairs. sums (boards, ..., D + 1) over each group's cells, the last column their number.
 
     The sum over all pairs of a group is the square of the group's sum, so no loop over pairs is needed; pairs
     on the same board are subtracted.
     """
-    if len(W) > 1 and len(W) * sums[0].size > AT_ONCE:  # many roots and tokens: in parts, to save memory
-        halves = [_pairs(sums, half) for half in np.array_split(W, 2)]
-        return tuple(map(np.concatenate, zip(*halves, strict=True)))
-    joined = np.tensordot(W, sums, 1)
-    one_root = _square(joined.sum(2)) - W**2 @ _square(sums.sum(2))
-    one_token = _square(joined.sum(1)) - W**2 @ _square(sums.sum(1))
-    one_of_both = _square(joined) - W**2 @ _square(sums)
-    return one_root - one_of_both, one_token - one_of_both
+    def squares(vectors: np.ndarray) -> np.ndarray:
+        squared = vectors.reshape(len(vectors), -1, sums.shape[-1]) ** 2
+        return np.stack([squared[..., :-1].sum((1, 2)), squared[..., -1].sum(1)])
 
-
-def _square(vectors: np.ndarray) -> np.ndarray:
-    return (vectors**2).reshape(len(vectors), -1).sum(1)
+    return squares(np.tensordot(W, sums, 1)) - squares(sums) @ (W**2).T
 
 
 def manifold(X: np.ndarray, cells: Cells, board: np.ndarray, W: np.ndarray,
@@ -204,7 +205,7 @@ def _rows_of_nearness(cells: str, near: dict[str, dict[str, np.ndarray]], roots:
 def _row_of_dimensions(which: str, points: dict[str, Points], stage: str, cells: Cells, board: np.ndarray,
                        W: np.ndarray, rng: np.random.Generator) -> Row:
     first = next(iter(points["network"]))
-    found, fresh, start = (manifold(X, cells, board, W, rng) for X in (
+    found, fresh, start = (manifold(unit(X), cells, board, W, rng) for X in (
         points["network"][stage], points["untrained network"][stage], points["network"][first]))
 
     def unless_noise(of: tuple, else_: np.ndarray | float) -> np.ndarray | float:

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from studies.claims.figures import plot_stages
-from studies.claims.readouts import ReadOut, Task, best_stage
+from studies.claims.readouts import ReadOut, Task, best_stage, several
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, spread
 
@@ -38,7 +38,7 @@ def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
         random = table[np.arange(T), tokens]  # a class for each true token and position
         for cells, where in (("hidden cells", sample.hidden), ("visible cells", ~sample.hidden)):
             judged = where & (values >= 0) & sample.known[label]
-            if len(np.unique(values[sample.test][judged[sample.test]])) > 1:
+            if several(values[sample.test][judged[sample.test]]):
                 # from the whole board each cell has its own read-out: hidden cells alone are too few examples
                 train, each = where & (values >= 0), values >= 0
                 tasks[f"{label}, {cells}"] = Task(values, train, judged, each)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from module_dataset import AbstractionDataset
-from studies.claims.readouts import ReadOut, Task, best_stage
+from studies.claims.readouts import ReadOut, Task, best_stage, several
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, mean
 
@@ -104,10 +104,10 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
     root = labels["root"]
     types = np.broadcast_to(sample.drawn.types[:, None], root.shape)
     number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1)  # of two objects
-    companion = objects[np.arange(len(objects))[:, None], 1 - number, 0]
+    companion = objects[np.arange(len(objects))[:, None], 1 - number, 0].astype(root.dtype)
     of_the_board = _half(objects[:, :1, 0], types == 0)
     contexts = {"background": _half(labels["background"]),
-                "place on the board": _half(labels["row"] + labels["column"], root >= 0),
+                "place on the board": _half(labels["row"] % 2 + labels["column"] % 2, root >= 0),
                 "root": np.where(root >= 0, _half(root), of_the_board),
                 "companion": _half(companion, (types == 1) & (root >= 0)),
                 "double boards": np.where(types < 2, types, -1),
@@ -116,7 +116,7 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
         train = (root >= 0) & (sample.part < 2)[:, None]
         new = np.where(never_shown(sample, dataset), 1, -1)
         contexts[NEW[dataset.split_method]] = np.where(train, 0, new)
-    return contexts
+    return {name: half.astype(np.int8) for name, half in contexts.items()}
 
 
 def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
@@ -133,7 +133,7 @@ def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
 
 
 def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
-    return np.where(where & (values >= 0), values % 2, -1)
+    return np.where(where & (values >= 0), values % 2, -1).astype(np.int8)
 
 
 def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, condition: str) -> Crossing:
@@ -148,6 +148,6 @@ def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, con
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
     """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
     shown is to be tested only."""
-    new = crossing.condition in NEW.values()
-    return all(len(np.unique(crossing.values[crossing.within(half) & (sample.part == part)[:, None]])) > 1
-               for half in (0, 1) for part in range(3) if not new or half == (part == 2))
+    new, parts = crossing.condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
+    return all(several(crossing.values[part][crossing.within(half)[part]])
+               for half in (0, 1) for number, part in enumerate(parts) if not new or half == (number == 2))

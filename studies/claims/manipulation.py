@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from module_dataset import TYPES, AbstractionDataset
-from studies.claims.networks import Network
+from studies.claims.networks import Network, acts_at
 from studies.claims.sample import Sample
 from studies.claims.scenes import Masking
 from studies.claims.scores import DRAWS, Row, Table, ratio, resample
@@ -64,8 +64,8 @@ class Store:
         root, place = sample.labels["root"][fit], sample.labels["place in the root"][fit]
         tokens, types = sample.tokens[fit], np.broadcast_to(sample.drawn.types[fit][:, None], root.shape)
         use = (root >= 0) & ~sample.hidden[fit]
-        acts = network.run(tokens, network.editable)[1] if network.editable else {}
-        return cls({stage: X[use] for stage, X in acts.items()}, np.nonzero(use)[1], tokens[use], root[use],
+        acts = acts_at(network, tokens, network.editable, use)
+        return cls(acts, np.nonzero(use)[1], tokens[use], root[use],
                    place[use], types[use], (dataset.params.abs_n, dataset.params.abs_dim**2))
 
     def class_means(self, types: Sequence[int] = (0, 1, 2)) -> dict[str, np.ndarray]:

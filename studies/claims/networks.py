@@ -10,7 +10,7 @@ import module_train_probe
 import module_train_probe_lea
 import utils
 
-BOARDS_AT_ONCE = 512  # in one call of LEA, to save memory
+BOARDS_AT_ONCE = 128  # in one call of a network, to save memory
 
 
 class Network:
@@ -40,7 +40,7 @@ class Network:
         edit: (stage, values (n, T, D), where (n, T)) replaces a stage's activations at some cells.
         """
         side = self.trainer.dataset.board_dim
-        boards = tokens.reshape(-1, side, side)
+        boards = tokens.reshape(-1, side, side).astype(np.int64)
         edits = None
         if edit is not None:
             stage, values, where = edit
@@ -48,6 +48,14 @@ class Network:
             edits = {block: {site: (values, where)}}
         acts = self.trainer.recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])
         return acts.pop("logit"), acts
+
+
+def acts_at(network: Network, tokens: np.ndarray, stages: Sequence[str],
+            use: np.ndarray) -> dict[str, np.ndarray]:
+    """{stage: (N, D)} a network's activations at the cells in use (n, T) of masked boards (n, T)."""
+    parts = [{stage: X[where] for stage, X in network.run(some, stages)[1].items()}
+             for some, where in zip(_pieces(tokens), _pieces(use), strict=True)]
+    return {stage: np.concatenate([part.pop(stage) for part in parts]) for stage in stages}
 
 
 class Speaker:

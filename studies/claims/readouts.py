@@ -2,28 +2,30 @@
 their skill, and tested on other boards."""
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
 
 from studies.claims.networks import Network
 from studies.claims.sample import Parts
-from studies.claims.scores import skill
+from studies.claims.scores import Skill
 from studies.claims.statistics import NormalEquations
 
 # Strengths, times the mean variance of a feature; chosen on boards of their own. Features of boards are many
 # and go without the first.
 RIDGE = (1e-5, 1e-3, 1e-1)
 FIRST, ENOUGH = 2000, 0.01  # boards of the first fit; the rise of skill that makes a larger one worth while
-AT_ONCE = 250  # boards whose features are in memory together
+AT_ONCE, AT_ONCE_EACH = 125, 1000  # boards whose features of cells, or of boards, are in memory together
 PORTION = 2**22  # numbers in the weights of read-outs that are tried together
 NEAR = 2  # cells from a cell to the edge of its neighbourhood
 
 # The features of some boards: {stage: (n, T, F) of cells, or (n, F) of boards, from which each cell has a
 # read-out of its own}
 Features = Callable[[slice], dict[str, np.ndarray]]
+# {(stage, task): (F + 1, strengths, columns)}, the last row offsets; columns: classes, or cells x classes
+Weights = dict[tuple[str, str], np.ndarray]
 
 
 @dataclass
@@ -34,6 +36,20 @@ class Task:
     train: np.ndarray  # where a read-out for all cells is fitted
     judged: np.ndarray  # where skill is measured
     train_each: np.ndarray | None = None  # where a read-out of each cell's own is fitted; None: as train
+
+    def __post_init__(self):
+        self.classes = int(self.values.max()) + 1
+        for name in ("train", "judged", "train_each"):  # many tasks of many boards: as bits, to save memory
+            if getattr(self, name) is not None:
+                setattr(self, name, np.packbits(getattr(self, name), axis=1))
+
+    def cells(self, name: str, where: slice) -> np.ndarray:
+        """(n, T) train, judged or train_each of some boards."""
+        return np.unpackbits(getattr(self, name)[where], axis=1, count=self.values.shape[1]).view(bool)
+
+    def trained(self, each: bool) -> str:
+        """The name of the cells that read-outs are fitted at."""
+        return "train_each" if each and self.train_each is not None else "train"
 
 
 @dataclass
@@ -52,43 +68,50 @@ def readouts(features: Features, tasks: dict[str, Task], sample: Parts,
     A task's read-outs are fitted on the first FIRST boards, on twice as many and so on, until skill at its
     best stage, on the boards to choose by, rises by less than ENOUGH, or the sample's boards are used up.
     """
-    found: dict[str, dict[str, ReadOut]] = {task: {} for task in tasks}
-    fits, start, end, going, best = Fits(tasks), 0, min(FIRST, sample.n_fit), set(tasks), {}
+    each = any(X.ndim == 2 for X in features(slice(1)).values())
+    fits = Fits(tasks, each)
+    if each and len(fits.groups) > 1:  # sums of so many features are large, so one group after the other
+        parts = [readouts(features, {name: tasks[name] for name in names}, sample, W)
+                 for names in fits.groups.values()]
+        return {name: next(part[name] for part in parts if name in part) for name in tasks}
+    start, end, best, last = 0, min(FIRST, sample.n_fit), {}, {}
     curves: dict[tuple[str, str], dict[int, float]] = {}
     once = np.ones((1, sample.n_valid))
-    while going:
-        for where in _batches(start, end):
-            for stage, X in features(where).items():
-                fits.add(stage, X, where, going)
+    choose = {name: _judge(task, sample.to_choose, once) for name, task in tasks.items()}
+    while fits.tasks:
+        for where in _batches(start, end, each):
+            fits.add(features(where), where)
         chosen = {}
-        for weights in _portions(fits.weights(going)):
+        for weights in _portions(fits.weights()):
             for key, predicted in predictions(features, weights, tasks, sample.to_choose).items():
-                task = tasks[key[1]]
-                skills = [skill(p, task.values[sample.to_choose], task.judged[sample.to_choose], once)[0]
-                          for p in predicted]
-                skills = np.nan_to_num(skills, nan=-np.inf)
+                skills = np.nan_to_num([choose[key[1]](p)[0] for p in predicted], nan=-np.inf)
                 curves.setdefault(key, {})[end] = float(max(skills))
-                chosen[key] = weights[key][[int(np.argmax(skills))]]
+                chosen[key] = weights[key][:, [int(np.argmax(skills))]]
         before, best = best, {}
         for stage, task in chosen:
             best[task] = max(best.get(task, -np.inf), curves[stage, task][end])
-        stopped = {task for task in going if end == sample.n_fit
-                   or best[task] - before.get(task, -np.inf) < ENOUGH or best[task] == -np.inf}
-        last = {key: weights for key, weights in chosen.items() if key[1] in stopped}
-        for (stage, name), [predicted] in predictions(features, last, tasks, sample.test).items():
-            task, curve = tasks[name], curves[stage, name]
-            score = skill(predicted, task.values[sample.test], task.judged[sample.test], W)
-            found[name][stage] = ReadOut(curve[end], score, curve)
-        going -= stopped
+        going = [task for task in fits.tasks if end < sample.n_fit
+                 and best[task] - before.get(task, -np.inf) >= ENOUGH and best[task] > -np.inf]
+        last |= {key: weights for key, weights in chosen.items() if key[1] not in going}
+        fits.keep(going)
         start, end = end, min(2 * end, sample.n_fit)
+    found: dict[str, dict[str, ReadOut]] = {task: {} for task in tasks}
+    judge = {name: _judge(task, sample.test, W) for name, task in tasks.items()}
+    for (stage, task), [predicted] in predictions(features, last, tasks, sample.test).items():
+        curve = curves[stage, task]
+        found[task][stage] = ReadOut(list(curve.values())[-1], judge[task](predicted), curve)
     return found
 
 
-def _portions(weights: Iterator[tuple]) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+def _judge(task: Task, boards: slice, W: np.ndarray) -> Skill:
+    return Skill(task.values[boards], task.cells("judged", boards), W)
+
+
+def _portions(weights: Iterator[tuple]) -> Iterator[Weights]:
     """Weights of several read-outs at a time, as many as PORTION numbers."""
-    portion: dict[tuple[str, str], np.ndarray] = {}
-    for key, matrices in weights:
-        portion[key] = matrices.astype(np.float32)
+    portion: Weights = {}
+    for key, of_readout in weights:
+        portion[key] = of_readout
         if sum(w.size for w in portion.values()) > PORTION:
             yield portion
             portion = {}
@@ -97,84 +120,120 @@ def _portions(weights: Iterator[tuple]) -> Iterator[dict[tuple[str, str], np.nda
 
 
 class Fits:
-    """Read-outs of several tasks from several stages, fitted batch by batch. Tasks that are fitted at the
-    same cells share their sums."""
+    """Read-outs of several tasks from several stages, fitted batch by batch.
 
-    def __init__(self, tasks: dict[str, Task]):
-        self.tasks, self.sums = tasks, {}
-        self.groups = [self._grouped(each=False), self._grouped(each=True)]
+    Tasks that are fitted at the same cells are a group. A cell's products are summed once however many groups
+    it is in: there is one sum for each stage and each set of groups that has a cell of its own, and a group's
+    sums are those of all sets with it. From features of boards (`each`), one group at a time.
+    """
 
-    def _grouped(self, each: bool) -> list[tuple[np.ndarray, dict[bytes, np.ndarray], dict[str, bytes]]]:
-        """[(cells (n, T), {target: values (n, T)}, {task: target})]"""
-        groups: dict[bytes, tuple] = {}
-        for name, task in self.tasks.items():
-            train = task.train if not each or task.train_each is None else task.train_each
-            _, targets, of_task = groups.setdefault(_digest(train), (train, {}, {}))
-            of_task[name] = _digest(task.values)
-            targets[of_task[name]] = task.values
-        return list(groups.values())
+    def __init__(self, tasks: dict[str, Task], each: bool = False):
+        self.tasks, self.each, self.groups = tasks, each, {}
+        for name, task in tasks.items():
+            self.groups.setdefault(getattr(task, task.trained(each)).tobytes(), []).append(name)
+        self.groups = dict(enumerate(self.groups.values()))  # {number: tasks}
+        self.sums: dict[tuple[str, int], NormalEquations] = {}  # by stage and set of groups, bits of a number
+        self.columns = self._columns()
 
-    def add(self, stage: str, X: np.ndarray, where: slice, wanted: Container[str]) -> None:
-        """Adds the features X, (n, T, F) of cells or (n, F), of the boards `where`. wanted: tasks."""
-        each = X.ndim == 2
-        for number, (train, targets, of_task) in enumerate(self.groups[each]):
-            train = train[where]
-            use = train.any(1) if each else train
-            if use.any() and any(task in wanted for task in of_task):
-                Y = [_one_hot(values, where, train, each) for values in targets.values()]
-                equations = self.sums.setdefault((stage, each, number), NormalEquations())
-                equations.add(X[use], np.concatenate(Y, -1))
+    def _columns(self) -> dict[int, tuple[Task, np.ndarray]]:
+        """{target: (a task that has it, its columns)}; the same array of values is the same target."""
+        columns, end = {}, 0
+        for task in self.tasks.values():
+            if id(task.values) not in columns:
+                width = task.classes * (task.values.shape[1] if self.each else 1)
+                columns[id(task.values)] = task, np.arange(end, end := end + width)
+        return columns
 
-    def weights(self, wanted: Container[str]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-        """((stage, task), (strengths, F + 1, columns)) of each of the tasks wanted; columns: classes, or
-        cells x classes."""
-        for (stage, each, number), equations in self.sums.items():
-            _, targets, of_task = self.groups[each][number]
-            tasks = {task: target for task, target in of_task.items() if task in wanted}
-            if tasks:
-                solved, at, columns = equations.weights(RIDGE[each:]), 0, {}
-                for target, values in targets.items():
-                    wide = (int(values.max()) + 1) * (values.shape[1] if each else 1)
-                    columns[target] = slice(at, at := at + wide)
-                yield from (((stage, task), solved[..., columns[target]]) for task, target in tasks.items())
+    def add(self, features: dict[str, np.ndarray], where: slice) -> None:
+        """Adds the features of the boards `where`."""
+        sets = 0
+        for number, [name, *_] in self.groups.items():
+            task = self.tasks[name]
+            train = task.cells(task.trained(self.each), where)
+            sets = sets | (train.any(1) if self.each else train).astype(np.int64) << number  # at most 63
+        sets = sets.ravel()
+        order = np.argsort(sets, kind="stable")
+        order = order[np.searchsorted(sets[order], 1) :]
+        kinds, first = np.unique(sets[order], return_index=True)
+        if not len(kinds):
+            return
+        Y = []
+        for task, _ in self.columns.values():
+            values = task.values[where] if self.each else task.values[where].reshape(-1, 1)
+            one_hot = values[order, :, None] == np.arange(task.classes)
+            Y.append((one_hot & train[order, :, None] if self.each else one_hot).reshape(len(order), -1))
+        Y = np.concatenate(Y, 1)
+        for stage, X in features.items():
+            X = X.reshape(len(sets), -1)[order]
+            Y = Y.astype(float if X.dtype.kind == "f" else np.uint8, copy=False)
+            for kind, x, y in zip(kinds, np.split(X, first[1:]), np.split(Y, first[1:]), strict=True):
+                self.sums.setdefault((stage, int(kind)), NormalEquations()).add(x, y)
+
+    def keep(self, going: Collection[str]) -> None:
+        """Forgets all other tasks, and the sums for them."""
+        if len(going) == len(self.tasks):
+            return
+        self.tasks = {name: self.tasks[name] for name in going}
+        self.groups = {number: left for number, names in self.groups.items()
+                       if (left := [name for name in names if name in self.tasks])}
+        old, self.columns = self.columns, self._columns()
+        columns = np.concatenate([old[target][1] for target in self.columns] or [[]]).astype(int)
+        before, self.sums = self.sums, {}
+        for (stage, kind), of_set in before.items():
+            key = stage, kind & sum(1 << number for number in self.groups)
+            if key[1]:
+                sums = of_set.with_columns(columns).sums
+                self.sums[key] = NormalEquations(sums + self.sums[key].sums if key in self.sums else sums)
+
+    def weights(self) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        """Items of `Weights` of all tasks, stage by stage."""
+        for stage in dict.fromkeys(stage for stage, _ in self.sums):
+            for number, names in self.groups.items():
+                sums = [of_set.sums for (own, kind), of_set in self.sums.items()
+                        if own == stage and kind >> number & 1]
+                if not sums:
+                    continue
+                targets = dict.fromkeys(id(self.tasks[name].values) for name in names)
+                columns = [self.columns[target][1] for target in targets]
+                group = NormalEquations(functools.reduce(np.add, sums)).with_columns(np.concatenate(columns))
+                ends = np.cumsum([len(some) for some in columns])[:-1]
+                solved = np.split(group.weights(RIDGE[self.each :]), ends, axis=-1)
+                of_target = dict(zip(targets, map(np.ascontiguousarray, solved), strict=True))
+                del sums, group, solved  # large
+                yield from (((stage, name), of_target[id(self.tasks[name].values)]) for name in names)
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return sha256(np.ascontiguousarray(array)).digest()
-
-
-def _one_hot(values: np.ndarray, where: slice, train: np.ndarray, each: bool) -> np.ndarray:
-    """Targets: (cells, C) of the cells in train (n, T), or (n, T * C) of boards, zero at other cells."""
-    classes = np.arange(values.max() + 1)
-    if not each:
-        return (values[where][train][:, None] == classes).astype(np.float32)
-    used = train.any(1)
-    one_hot = (values[where][used][..., None] == classes) & train[used][..., None]
-    return one_hot.reshape(len(one_hot), -1).astype(np.float32)
-
-
-def predictions(features: Features, weights: dict[tuple[str, str], np.ndarray], tasks: dict[str, Task],
+def predictions(features: Features, weights: Weights, tasks: dict[str, Task],
                 boards: slice) -> dict[tuple[str, str], np.ndarray]:
-    """{(stage, task): (strengths, n, T)} the classes read off some boards, 0 at cells that are not judged."""
+    """{(stage, task): (strengths, N)} the classes read off the N judged cells of some boards, in order."""
+    parts: dict[tuple[str, str], list] = {key: [] for key in weights}
     start, stop, _ = boards.indices(len(next(iter(tasks.values())).values))
-    shape = stop - start, next(iter(tasks.values())).values.shape[1]
-    predicted = {key: np.zeros((len(w), *shape), np.int16) for key, w in weights.items()}
     for where in _batches(start, stop):
-        X_of = {stage: X.astype(np.float32) for stage, X in features(where).items()}
-        here = slice(where.start - start, where.stop - start)
+        judged = {task: tasks[task].cells("judged", where) for _, task in weights}
+        acts = features(where)
         for (stage, task), w in weights.items():
-            X, (n, cells) = X_of[stage], np.nonzero(tasks[task].judged[where])
-            examples = X[n, cells] if X.ndim == 3 else X
-            for strength, matrix in enumerate(w):
-                evidence = examples @ matrix[:-1] + matrix[-1]
-                if X.ndim == 2:
-                    evidence = evidence.reshape(len(X), shape[1], -1)[n, cells]
-                predicted[stage, task][strength, here][n, cells] = evidence.argmax(-1)
-    return predicted
+            X, cells = acts[stage], judged[task]
+            each = X.ndim == 2
+            some = X[cells.any(1)] if each else X[cells]
+            evidence = some.astype(np.float32, copy=False) @ w[:-1].reshape(len(w) - 1, -1) + w[-1].ravel()
+            C = tasks[task].classes
+            evidence = evidence.reshape(len(some), w.shape[1], w.shape[2] // C, C)
+            if each:
+                evidence = evidence.swapaxes(1, 2)[cells[cells.any(1)]]  # (N, strengths, C)
+            else:
+                evidence = evidence[:, :, 0]
+            parts[stage, task].append(evidence.argmax(-1).astype(tasks[task].values.dtype).T)
+    return {key: np.concatenate(some, 1) for key, some in parts.items()}
 
 
-def _batches(start: int, stop: int) -> Iterator[slice]:
-    return (slice(at, min(at + AT_ONCE, stop)) for at in range(start, stop, AT_ONCE))
+def _batches(start: int, stop: int, each: bool = False) -> Iterator[slice]:
+    step = AT_ONCE_EACH if each else AT_ONCE
+    return (slice(at, min(at + step, stop)) for at in range(start, stop, step))
+
+
+def several(values: np.ndarray) -> bool:
+    """Whether two different values occur."""
+    return len(values) > 0 and values.min() < values.max()
 
 
 def best_stage(by_stage: dict[str, ReadOut]) -> tuple[str, np.ndarray]:
@@ -203,21 +262,25 @@ def of_network(network: Network, tokens: np.ndarray) -> Features:
     return features
 
 
+def nearby(tokens: np.ndarray, vocab: int) -> np.ndarray:
+    """(n, T, 25) the tokens of the 5 x 5 cells around each cell of boards (n, T); vocab beyond the edge."""
+    side, width = round(tokens.shape[1] ** 0.5), 2 * NEAR + 1
+    padded = np.pad(tokens.reshape(-1, side, side), ((0, 0), (NEAR, NEAR), (NEAR, NEAR)),
+                    constant_values=vocab)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(1, 2))
+    return windows.reshape(*tokens.shape, width * width)
+
+
 def of_input(tokens: np.ndarray, vocab: int) -> dict[str, Features]:
     """What a read-out could use without any network: the one-hot tokens of the cell, of its neighbourhood (5
     x 5, zero off the board), both with the cell's position, and of the whole masked board."""
     T = tokens.shape[1]
-    side = round(T**0.5)
-    steps = np.arange(-NEAR, NEAR + 1)
 
     def own(where: slice) -> dict[str, np.ndarray]:
         return {"": with_position(one_hot(tokens[where])[..., None, :])}
 
     def near(where: slice) -> dict[str, np.ndarray]:
-        boards = one_hot(tokens[where]).reshape(-1, side, side, vocab)
-        wide = np.pad(boards, ((0, 0), (NEAR, NEAR), (NEAR, NEAR), (0, 0)))
-        cells = [wide[:, i : i + side, j : j + side] for i in steps + NEAR for j in steps + NEAR]
-        return {"": with_position(np.stack(cells, -2).reshape(len(boards), T, len(cells), vocab))}
+        return {"": with_position(one_hot(nearby(tokens[where], vocab)))}
 
     def whole(where: slice) -> dict[str, np.ndarray]:
         return {"": one_hot(tokens[where]).reshape(-1, T * vocab)}

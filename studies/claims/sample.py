@@ -110,12 +110,17 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     n_fit, n_valid, n_test = (sum(map(len, part)) for part in (to_fit, to_choose, to_test))
     to_fit = [Boards.join(to_fit).take(rng.permutation(n_fit))]  # so that the first ones are of all types
     drawn = Boards.join(to_fit + to_choose + to_test * masks)
+    del to_fit, to_choose, to_test
+    largest = max(dataset.vocab_size, *label_names(dataset).values())
+    small = np.min_scalar_type(-largest - 2)  # a signed type; with many boards memory counts
+    drawn.boards, drawn.slots = drawn.boards.astype(small), drawn.slots.astype(small)
     hidden = hide(dataset, drawn, masking, rng)
     masked = np.where(hidden, dataset.masking_token, drawn.boards)
-    parts = [labels_of(dataset, some.objects, some.composites, some.backgrounds)
-             for some in (drawn.take(slice(at, at + AT_ONCE)) for at in range(0, len(drawn), AT_ONCE))]
-    small = np.int16 if max(label_names(dataset).values()) < 2**15 else np.int64  # many boards: memory counts
-    labels = {name: np.concatenate([part[name].astype(small) for part in parts]) for name in parts[0]}
+    labels = {name: np.empty((len(drawn), masked[0].size), small) for name in label_names(dataset)}
+    for at in range(0, len(drawn), AT_ONCE):
+        some = drawn.take(slice(at, at + AT_ONCE))
+        for name, values in labels_of(dataset, some.objects, some.composites, some.backgrounds).items():
+            labels[name][at : at + AT_ONCE] = values
     known = _known(dataset, masked, labels, proba, n_fit, bar)
     hidden = hidden.reshape(len(hidden), -1)
     test_board = np.tile(np.arange(n_test), masks)

@@ -217,27 +217,41 @@ def spread(name: str, score: np.ndarray) -> dict[str, float]:
     return {name: score[0], f"{name} low": low, f"{name} high": high}
 
 
-def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """Score of balanced accuracy above chance: 0 for the majority class (or any constant answer), 1 if
-    perfect.
+class Skill:
+    """Balanced accuracy above chance, as a function of what is predicted: 0 for the majority class (or any
+    constant answer), 1 if perfect, NaN if fewer than two classes occur. truth, use (n, T): over the cells in
+    use. W (R + 1, n)."""
 
-    predicted, truth, use (n, T): over the cells in use. NaN if fewer than two classes occur.
-    """
-    values = truth[use]
-    there = np.bincount(values) > 0 if len(values) else np.zeros(0)  # the classes that occur
-    n, C, classes = len(truth), int(there.sum()), (there.cumsum() - 1)[values].astype(np.int64)
-    if C < 2:
-        return np.full(len(W), np.nan)
-    boards = distinct(W, use.any(1))
-    place = np.nonzero(use)[0] * C + classes  # of a cell's board and class in the tables (n, C)
-    occurs = np.bincount(place, minlength=n * C).reshape(n, C)
-    right = np.bincount(place, predicted[use] == truth[use], n * C).reshape(n, C)
-    occurs, right = W @ occurs, W @ right
-    drawn = occurs > 0  # a class that was not drawn is left out
-    recall = right / np.maximum(occurs, 1)
-    with np.errstate(invalid="ignore"):
-        accuracy = recall.sum(1, where=drawn) / drawn.sum(1)
-        return Score.of((accuracy - 1 / C) / (1 - 1 / C), boards, -1 / (C - 1))
+    def __init__(self, truth: np.ndarray, use: np.ndarray, W: np.ndarray):
+        self.truth, self.W = truth[use], W
+        there = np.bincount(self.truth) > 0 if use.any() else np.zeros(0)  # the classes that occur
+        self.classes = int(there.sum())
+        if self.classes > 1:
+            number = (there.cumsum() - 1)[self.truth].astype(np.int64)
+            self.place = np.nonzero(use)[0] * self.classes + number  # of board and class in tables (n, C)
+            self.occurs = self._drawn(np.ones(len(number)))
+            self.boards = distinct(W, use.any(1))
+
+    def _drawn(self, at_cells: np.ndarray) -> np.ndarray:
+        """(R + 1, C) sums over the cells in use (N,), by class."""
+        table = np.bincount(self.place, at_cells, self.W.shape[1] * self.classes)
+        return self.W @ table.reshape(-1, self.classes)
+
+    def __call__(self, predicted: np.ndarray) -> np.ndarray:
+        """Score of the classes that are predicted for the cells in use (N,)."""
+        C = self.classes
+        if C < 2:
+            return np.full(len(self.W), np.nan)
+        drawn = self.occurs > 0  # a class that was not drawn is left out
+        recall = self._drawn(predicted == self.truth) / np.maximum(self.occurs, 1)
+        with np.errstate(invalid="ignore"):
+            accuracy = recall.sum(1, where=drawn) / drawn.sum(1)
+            return Score.of((accuracy - 1 / C) / (1 - 1 / C), self.boards, -1 / (C - 1))
+
+
+def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """The score `Skill` of what is predicted (n, T)."""
+    return Skill(truth, use, W)(predicted[use])
 
 
 def mean(scores: Sequence[np.ndarray]) -> np.ndarray:

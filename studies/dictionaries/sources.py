@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from studies.claims.readouts import nearby
+from studies.claims.statistics import NormalEquations
 from studies.dictionaries.cells import FIT, Cells
 from studies.dictionaries.scoring import MEASURES, RIDGE, one_hot
 from studies.dictionaries.training import Dictionary
 
-NEAR = 2  # cells in each direction: 5 x 5
 PROBE_CELLS = 60_000  # that a supervised read-out is fitted on, at most
 SUPERVISED = ("linear probe", "5 x 5 read-out")
 
@@ -66,39 +67,22 @@ def with_labels(cells: Cells, acts: np.ndarray, tokens: np.ndarray, vocab: int, 
     Y = np.concatenate([one_hot(values[where], values.max() + 1) for values in cells.labels.values()], 1)
 
     def source(name: str, features: Callable[[np.ndarray], np.ndarray]) -> Source:
-        weights, offset = least_squares(features(where), Y)
-        return Source(name, lambda cells: features(cells) @ weights + offset, measures=("single",))
+        fit = NormalEquations()
+        fit.add(features(where), Y)
+        weights = fit.weights([RIDGE])[:, 0]
+        return Source(name, lambda cells: features(cells) @ weights[:-1] + weights[-1], measures=("single",))
 
     return [source(SUPERVISED[0], lambda cells: acts[cells]),
             source(SUPERVISED[1], lambda cells: near_one_hot(near, cells, vocab))]
 
 
-def least_squares(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression of Y (N, C) on X (N, F): weights (F, C) and offsets (C,)."""
-    mean, mean_y = X.mean(0), Y.mean(0, dtype=np.float32)
-    x, y = X - mean, Y.astype(np.float32) - mean_y
-    gram = (x.T @ x).astype(np.float64)
-    gram += (RIDGE * gram.trace() / len(gram) + 1e-12) * np.eye(len(gram))
-    weights = np.linalg.solve(gram, x.T @ y).astype(np.float32)
-    return weights, mean_y - mean @ weights
-
-
-def nearby(tokens: np.ndarray, vocab: int) -> np.ndarray:
-    """(n, T, 25) the masked tokens of the 5 x 5 cells around each cell of (n, T); vocab beyond the edge."""
-    side, width = int(np.sqrt(tokens.shape[1])), 2 * NEAR + 1
-    padded = np.pad(tokens.reshape(-1, side, side), ((0, 0), (NEAR, NEAR), (NEAR, NEAR)),
-                    constant_values=vocab)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(1, 2))
-    return windows.reshape(len(tokens), side * side, width * width)
-
-
 def near_one_hot(near: np.ndarray, where: np.ndarray, vocab: int) -> np.ndarray:
-    """(N, 25 (V + 1) + T) float32: those tokens (n, T, 25) and the position of the cells `where` (n, T),
+    """(N, 25 (V + 1) + T) uint8: those tokens (n, T, 25) and the position of the cells `where` (n, T),
     one-hot."""
     chosen, (_, position) = near[where], np.nonzero(where)
     tokens = chosen[..., None] == np.arange(vocab + 1)
     place = position[:, None] == np.arange(where.shape[1])
-    return np.concatenate([tokens.reshape(len(chosen), -1), place], 1).astype(np.float32)
+    return np.concatenate([tokens.reshape(len(chosen), -1), place], 1).astype(np.uint8)
 
 
 def matching(source: Source, labels: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> dict:
