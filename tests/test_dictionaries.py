@@ -203,7 +203,7 @@ def test_a_perfect_reconstruction_keeps_everything_and_the_mean_nothing():
     for kind, scale, kept in (("l1", 1, 1), ("l1", 0, 0)):
         made = Dictionary(kind, 8, scale * both.T, zero, both, mean)
         W = np.ones((3, n // 2))
-        found = put_in(trainer, site, cells, of_dictionary("", made, acts, 0), W, np.arange(n // 2))
+        [found] = put_in(trainer, site, cells, acts, [of_dictionary("", made, acts, 0)], W, np.arange(n // 2))
         np.testing.assert_allclose(found["loss kept"], kept, atol=1e-3)
 
 

@@ -1,6 +1,6 @@
 """Dictionaries against the truth: sparse autoencoders on a trained network whose features are known.
 
-    python -m studies.dictionaries runs/<run> [--site b1_z_attn_mlp] [--kind topk ...] [--lea runs/<lea_run>]
+    python -m studies.dictionaries runs/<run> [--site b1_z_attn_mlp] [--kind topk ...] [--lea runs/<lea> ...]
 
 writes runs/<run>/analysis/dictionaries/: table.csv, report.md, pictures, and the trained dictionaries as
 folders that SAELens reads. docs/dictionaries.md says what is measured, and by which rules it is judged.
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="studies.dictionaries", description=__doc__.split("\n\n")[0],
                                      allow_abbrev=False)
     parser.add_argument("run", help="a run folder of the factor network")
-    parser.add_argument("--lea", help="a run folder of LEA on the same boards")
+    parser.add_argument("--lea", nargs="+", default=[], help="run folders of LEA on the same boards")
     parser.add_argument("--site", default="b1_z_attn_mlp", help="the activation (default: b1_z_attn_mlp)")
     parser.add_argument("--kind", nargs="+", default=["topk"], choices=KINDS, help="kinds of dictionary; the "
                         "first is judged (default: topk)")

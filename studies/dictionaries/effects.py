@@ -1,6 +1,8 @@
 """Whether latents matter to the network: reconstructions in place of activations, and latents clamped."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from module_dataset import TYPES
@@ -11,30 +13,35 @@ from studies.dictionaries.scoring import Reading, one_hot
 from studies.dictionaries.sources import Source
 
 
-def put_in(trainer, site: str, cells: Cells, source: Source, W: np.ndarray,
-           boards: np.ndarray) -> dict[str, np.ndarray]:
+def put_in(trainer, site: str, cells: Cells, acts: np.ndarray, sources: Sequence[Source], W: np.ndarray,
+           boards: np.ndarray) -> list[dict[str, np.ndarray]]:
     """What is kept of loss and of accuracy on hidden cells if a dictionary's reconstruction replaces the
-    site's activations (n, T, D): 1 as without it, 0 as with the mean activation in every cell. Scores (R +
-    1,), over the test boards."""
+    site's activations (n, T, D): 1 as without it, 0 as with the mean activation in every cell. For each of
+    sources scores (R + 1,), over the test boards."""
     test = cells.part == TEST
-    x, truth = source.acts[test], cells.drawn.boards[test]
-    mean = np.broadcast_to(source.acts[~test].mean((0, 1)), x.shape)
-    edits = {"clean": None, "mean": mean, "rebuilt": source.made.decode(source.made.encode(x))}
-    loss, right = {}, {}
-    for name, edit in edits.items():
+    x, truth, hidden = acts[test], cells.drawn.tokens[test], cells.hidden[test]
+
+    def answers(edit: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(boards,) each: the loss, and the right answers in hidden cells."""
         shown = None if edit is None else {site: edit.astype(np.float32)}
-        logits = trainer.recorded(truth, cells.hidden[test].reshape(truth.shape), shown, ["logit"])["logit"]
+        logits = _run(trainer, np.where(hidden, trainer.masking_token, truth), (), shown)["logit"]
         top = logits.max(-1, keepdims=True)
-        log_p = np.take_along_axis(logits, truth.reshape(len(truth), -1, 1), 2) - top
-        log_p = log_p[..., 0] - np.log(np.exp(logits - top).sum(-1))
-        hit = (logits.argmax(-1) == truth.reshape(len(truth), -1)) & cells.hidden[test]
-        loss[name], right[name] = (np.bincount(boards, of.sum(1), W.shape[1]) for of in (-log_p, hit))
-    hidden = np.bincount(boards, cells.hidden[test].sum(1), W.shape[1])
-    return {"hidden cells, clean": ratio(right["clean"], hidden, W),
-            "hidden cells, rebuilt": ratio(right["rebuilt"], hidden, W),
-            "hidden cells, mean": ratio(right["mean"], hidden, W),
-            "loss kept": ratio(loss["mean"] - loss["rebuilt"], loss["mean"] - loss["clean"], W),
-            "hidden cells kept": ratio(right["rebuilt"] - right["mean"], right["clean"] - right["mean"], W)}
+        log_p = np.take_along_axis(logits - top, truth[..., None], 2)[..., 0]
+        log_p -= np.log(np.exp(logits - top).sum(-1))
+        right = (logits.argmax(-1) == truth) & hidden
+        return tuple(np.bincount(boards, of.sum(1), W.shape[1]) for of in (-log_p, right))
+
+    (loss, right), whole = answers(None), np.bincount(boards, hidden.sum(1), W.shape[1])
+    worst, least = answers(np.broadcast_to(acts[~test].mean((0, 1)), x.shape))
+    kept = []
+    for source in sources:
+        losses, hits = answers(source.made.decode(source.made.encode(x)))
+        kept.append({"hidden cells, clean": ratio(right, whole, W),
+                     "hidden cells, rebuilt": ratio(hits, whole, W),
+                     "hidden cells, mean": ratio(least, whole, W),
+                     "loss kept": ratio(worst - losses, worst - loss, W),
+                     "hidden cells kept": ratio(hits - least, right - least, W)})
+    return kept
 
 
 def clamp(trainer, site: str, types: dict[int, float], source: Source, readings: dict[str, Reading],

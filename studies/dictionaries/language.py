@@ -5,6 +5,8 @@ latent that is on or off. Boards are unmasked, and of types that both runs use.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from module_dataset import Boards
@@ -14,7 +16,6 @@ from studies.claims.scenes import boards_of, held_out, rows_of, types_in_use
 from studies.claims.scores import resample
 from studies.dictionaries.scoring import LEFT_OUT, f1_of, mean_of, one_hot, read
 from studies.dictionaries.sources import Source
-from studies.dictionaries.training import Dictionary
 
 CHUNK = 500  # boards whose latents are in memory at once
 
@@ -57,10 +58,9 @@ def measure(trainer, lea, site: str, sources: list[Source], choose: int, test: i
             words = Speaker(run).speak(drawn.boards)
             hot = (words[..., None] == np.arange(words.max() + 1)).reshape(len(words), -1)
             latents[name] = hot[:, hot[:n].any(0)]
-    for source in sources:
-        if source.made is not None:
-            latents[f"{source.name}, {source.seed}"] = pooled(trainer, site, drawn, source.made)
-    latents["neurons"] = pooled(trainer, site, drawn, None)
+    encoders = {f"{source.name}, {source.seed}": source.made.encode for source in sources}
+    encoders["neurons"] = lambda x: np.concatenate([x, -x], -1)
+    latents |= pooled(trainer, site, drawn, encoders)
     whole = (drawn.tokens[..., None] == np.arange(dataset.vocab_size)).astype(np.float32)
     latents["raw tokens"] = np.concatenate([whole.reshape(len(whole), -1), whole.any(1)], 1)
     labels = board_labels(drawn, dataset.params.abs_n)
@@ -71,16 +71,17 @@ def measure(trainer, lea, site: str, sources: list[Source], choose: int, test: i
             fit, rest = use & (np.arange(len(use)) < n), np.flatnonzero(use[n:]) + n
             reading = read(z[fit], Y[fit], ("single",))
             score = mean_of(f1_of(reading.predict["single"](z[rest]), Y[rest], rest - n, W))
-            lines.append({"source": name, "label": label, "score": score})
+            lines.append({"source": name, "label": label, "score": score,
+                          "cells": "boards" if lea is None else f"boards of {lea.folder.name}"})
     return lines
 
 
-def pooled(trainer, site: str, drawn: Boards, made: Dictionary | None) -> np.ndarray:
-    """(n, F) the largest value on a board of each latent; without a dictionary of each dimension of the
-    activation, with both signs."""
-    parts = []
+def pooled(trainer, site: str, drawn: Boards, encoders: dict[str, Callable]) -> dict[str, np.ndarray]:
+    """{name: (n, F)} the largest value on a board of each latent that an encoder makes of activations."""
+    parts = {name: [] for name in encoders}
     for start in range(0, len(drawn), CHUNK):
         boards = drawn.boards[start : start + CHUNK]
         x = trainer.recorded(boards, np.zeros_like(boards), names=[site])[site]
-        parts.append((np.concatenate([x, -x], -1) if made is None else made.encode(x)).max(1))
-    return np.concatenate(parts)
+        for name, encode in encoders.items():
+            parts[name].append(encode(x).max(1))
+    return {name: np.concatenate(of) for name, of in parts.items()}

@@ -74,8 +74,8 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
     judged = verdicts(lines, kind)
     clamped = [replace(of[0], effect=np.mean([row.effect for row in of], axis=0), controls={
         name: np.mean([row.controls[name] for row in of], axis=0) for name in of[0].controls})
-        for of in by(causal, lambda row: row.feature)]
-    words = pooled([{"cells": "boards", "boards": "held out", "measure": "single"} | line
+        for of in by(causal, lambda row: (row.stage, row.feature))]
+    words = pooled([{"boards": "held out", "measure": "single"} | line
                     | {"source": line["source"].rsplit(", ", 1)[0]} for line in of_boards])
     for line in [*lines, *words]:
         row = {key: line[key] for key in ("source", "cells", "label", "boards", "measure")}
@@ -95,16 +95,15 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
              "**Quick look: do not quote.** Few boards were measured.\n\n" if quick else "",
              ABOUT.format(run, kind), f"**{note}**\n\n" if note else "", "## Verdicts\n\n",
              verdict_table([row for row in judged if row.counts]), "\n## Clamping\n\n", clamp_table(clamped)]
-    for cells, of in (("hidden", lines), ("visible", lines), ("boards", words)):
-        parts += [f"\n## Coverage by the best latent, {cells}\n\n",
-                  score_table([line for line in best_latents(of) if line["cells"] == cells], "source")]
+    for of in by(best_latents([*lines, *words]), lambda line: line["cells"]):
+        parts += [f"\n## Coverage by the best latent, {of[0]['cells']}\n\n", score_table(of, "source")]
     for cells in ("hidden", "visible"):
         mine = [line for line in lines if line["source"] == kind and line["cells"] == cells]
         parts += [f"\n## Measures and boards, {kind}, {cells} cells\n\n",
                   score_table(mine, "measure", "boards")]
     parts += ["\n## Dictionaries\n\nfacts.csv: variance explained, latents on (L0), alive; loss and hidden "
               "cells kept; matching; absorption; stability.\n\n![coverage](coverage.png)\n\n"
-              "![latents](latents.png)\n", f"\nMeasured in {seconds:.0f} s.\n"]
+              "![latents](latents.png)\n", f"\nMeasured in {seconds:.0f} s of processor time.\n"]
     with files.atomic_write(folder / "report.md", "w") as file:
         file.write("".join(parts))
 
@@ -140,9 +139,11 @@ def verdict_table(rows: Sequence[Row]) -> str:
 
 def clamp_table(rows: Sequence[Row]) -> str:
     """Clamping in Markdown."""
-    columns = ["clamped", "success", "controls", "class means", "the other root's tokens", "supported"]
+    columns = ["site", "clamped", "success", "controls", "class means", "the other root's tokens",
+               "supported"]
     return files.markdown(columns, ([
-        row.feature, shown(row.effect), "; ".join(f"{name} {of[0]:.2f}" for name, of in row.controls.items()),
+        row.stage, row.feature, shown(row.effect),
+        "; ".join(f"{name} {of[0]:.2f}" for name, of in row.controls.items()),
         shown(row.extras["class means"]), f"{row.upper:.2f}", yes(row.supported)] for row in rows))
 
 

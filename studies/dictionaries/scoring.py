@@ -45,13 +45,13 @@ class Reading:
 
 def read(z: np.ndarray, Y: np.ndarray, measures: Sequence[str] = MEASURES) -> Reading:
     """Chooses latents, thresholds and weights for values Y (N, C) bool on latents z (N, F)."""
-    z, Y = np.asarray(z, np.float32), Y.astype(np.float32)
-    f1, threshold, precise = _best_thresholds(z, Y)  # (C, F) each
+    z = np.asarray(z, np.float32)
+    f1, threshold, precise, tp, fired = _best_thresholds(z, Y)
     at, latent = np.arange(Y.shape[1]), f1.argmax(1)
     chosen = threshold[at, latent]
     predict = {"single": lambda z: z[:, latent] > chosen}
     if any(name.startswith("best ") for name in measures):
-        members = [_union(z > threshold[c], Y[:, c] > 0, latent[c]) for c in at]
+        members = [_union(z, Y[:, c], threshold[c], latent[c], tp[c], fired[c]) for c in at]
         for m in UNIONS:
             predict[f"best {m}"] = lambda z, m=m: np.stack(
                 [(z[:, of[:m]] > threshold[c, of[:m]]).any(1) for c, of in enumerate(members)], 1)
@@ -59,64 +59,88 @@ def read(z: np.ndarray, Y: np.ndarray, measures: Sequence[str] = MEASURES) -> Re
         some = [np.flatnonzero(np.isfinite(row)) for row in precise]
         predict["precise"] = lambda z: np.stack(
             [(z[:, of] > precise[c, of]).any(1) for c, of in enumerate(some)], 1)
-    for name in measures:
-        if name.startswith("probe of "):
-            weights = _pursuit(z, Y, int(name.split()[-1]))
-            evidence = z @ weights
-            cut = np.array([_best_thresholds(evidence[:, [c]], Y[:, [c]])[1][0, 0] for c in at])
-            predict[name] = lambda z, weights=weights, cut=cut: z @ weights > cut
+    sizes = [int(name.split()[-1]) for name in measures if name.startswith("probe of ")]
+    for size, weights in _pursuit(z, Y.astype(np.float32), sizes).items():
+        cut = _best_thresholds(z @ weights, Y)[1].diagonal()
+        predict[f"probe of {size}"] = lambda z, weights=weights, cut=cut: z @ weights > cut
     return Reading(latent, chosen, f1[at, latent], predict)
 
 
-def _best_thresholds(z: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(C, F) each: the best F1 of each latent for each value, the threshold that gives it, and the lowest
-    threshold of precision PRECISION (infinite if there is none)."""
-    shape = Y.shape[1], z.shape[1]
-    f1, best, precise, positives = np.full(shape, -1.0), np.zeros(shape), np.full(shape, np.inf), Y.sum(0)
-    for t in np.quantile(z, 1 - np.array(SHARES), axis=0, method="lower"):  # from low to high
-        on = (z > t).astype(np.float32)
-        tp, fired = Y.T @ on, on.sum(0)
-        score = 2 * tp / np.maximum(fired + positives[:, None], 1)
-        better, pure = score > f1, (tp >= PRECISION * fired) & (fired >= FIRED) & np.isinf(precise)
-        f1, best, precise = np.where(better, score, f1), np.where(better, t, best), np.where(pure, t, precise)
-    return f1, best.astype(np.float32), precise.astype(np.float32)
+def _best_thresholds(z: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each latent for each value, (C, F) each: the best F1, the threshold that gives it, the lowest
+    threshold of precision PRECISION (infinite if there is none); and at the best threshold the cells that are
+    on and have the value, and all that are on."""
+    (N, F), S = z.shape, len(SHARES)
+    ordered = np.sort(np.ascontiguousarray(z.T))
+    tried = ordered[:, np.floor((N - 1) * (1 - np.array(SHARES))).astype(int)]  # (F, S), from low to high
+    fired = N - np.stack([np.searchsorted(*of, "right") for of in zip(ordered, tried, strict=True)])
+    fired, some, best = fired.astype(np.float32), Y.any(1), []
+    z, Y = z[some], Y[some]
+    exceeded = np.zeros(z.shape, np.uint8)  # how many thresholds
+    for threshold in tried.T:
+        exceeded += z > threshold
+    cells, latents = np.nonzero(exceeded)
+    bins = latents * (S + 1) + exceeded[cells, latents]
+    lengths = np.bincount(cells, minlength=len(z))
+    for y in Y.T:
+        tp = np.bincount(bins[np.repeat(y, lengths)], minlength=F * (S + 1)).reshape(F, S + 1)
+        tp = tp[:, :0:-1].cumsum(1)[:, ::-1].astype(np.float32)  # (F, S) cells above each threshold
+        scores = 2 * tp / np.maximum(fired + np.float32(y.sum()), 1)
+        pure = (tp >= PRECISION * fired) & (fired >= FIRED)
+        at = np.arange(F), scores.argmax(1)
+        precise = np.where(pure.any(1), tried[at[0], pure.argmax(1)], np.inf)
+        best.append((scores[at], tried[at], precise.astype(np.float32), tp[at], fired[at]))
+    return tuple(np.stack(each) for each in zip(*best, strict=True))
 
 
-def _union(on: np.ndarray, y: np.ndarray, first: int) -> list[int]:
+def _union(z: np.ndarray, y: np.ndarray, threshold: np.ndarray, latent: int, tp: np.ndarray,
+           fired: np.ndarray) -> list[int]:
     """The latents (at most the largest of UNIONS) whose union has the best F1, added greedily to the first.
-    on (N, F) where each is on, y (N,) where the value occurs."""
-    members, covered, on = [int(first)], on[:, first], on.astype(np.float32)
-    while len(members) < max(UNIONS):
-        tp = (y & covered).sum() + (y & ~covered).astype(np.float32) @ on
-        fired = covered.sum() + (~covered).astype(np.float32) @ on
-        members.append(int((2 * tp / (fired + y.sum() + 1e-9)).argmax()))
-        covered = covered | (on[:, members[-1]] > 0)
-    return members
+    y (N,) where the value occurs; threshold, tp, fired (F,) as `_best_thresholds` returns them."""
+    members, left, both, covered = [], np.ones(len(z), bool), 0.0, 0.0
+    while True:
+        members.append(int(latent))
+        both, covered = both + tp[latent], covered + fired[latent]
+        if len(members) == max(UNIONS):
+            return members
+        new = np.flatnonzero(left & (z[:, latent] > threshold[latent]))  # no longer to be covered
+        on, left[new] = z[new] > threshold, False
+        tp, fired = tp - on[y[new]].sum(0), fired - on.sum(0)
+        latent = ((both + tp) / (covered + fired + y.sum() + 1e-9)).argmax()
 
 
-def _pursuit(z: np.ndarray, Y: np.ndarray, k: int) -> np.ndarray:
-    """Weights (F, C), k of them not 0 for each value: each step adds the latent most correlated with what is
-    left, and fits anew."""
+def _pursuit(z: np.ndarray, Y: np.ndarray, sizes: Sequence[int]) -> dict[int, np.ndarray]:
+    """{k: weights (F, C)}, k of them not 0 for each value: each step adds the latent most correlated with
+    what is left, and fits anew."""
+    if not sizes:
+        return {}
     z = z - z.mean(0)
     gram, cross = z.T @ z, z.T @ (Y - Y.mean(0))
     size, weights = np.sqrt(np.maximum(gram.diagonal(), 1e-12)), np.zeros(cross.shape, np.float32)
-    for c in range(cross.shape[1]):
-        members: list[int] = []
-        for _ in range(min(k, len(gram))):
-            left = np.abs(cross[:, c] - gram @ weights[:, c]) / size
-            left[members] = -1
-            members.append(int(left.argmax()))
-            inner = gram[np.ix_(members, members)].astype(np.float64)
+    members: list[list[int]] = [[] for _ in range(cross.shape[1])]
+    fitted = {}
+    for k in range(1, max(sizes) + 1):
+        left = np.abs(cross - gram @ weights) / size[:, None]
+        for c, of in enumerate(members):
+            left[of, c] = -1
+            if len(of) < len(gram):
+                of.append(int(left[:, c].argmax()))
+            inner = gram[np.ix_(of, of)].astype(np.float64)
             inner += (RIDGE * inner.trace() / len(inner) + 1e-12) * np.eye(len(inner))
-            weights[members, c] = np.linalg.solve(inner, cross[members, c])
-    return weights
+            weights[of, c] = np.linalg.solve(inner, cross[of, c])
+        if k in sizes:
+            fitted[k] = weights.copy()
+    return fitted
 
 
 def f1_of(predicted: np.ndarray, Y: np.ndarray, boards: np.ndarray, W: np.ndarray) -> np.ndarray:
     """F1 (R + 1, C) of predictions (N, C) of Y (N, C), on cells of boards (N,), which count as W (R + 1,
     boards) says; NaN for a value that does not occur."""
+    shape = W.shape[1], Y.shape[1]
+
     def by_board(flags):
-        return np.stack([np.bincount(boards, column, W.shape[1]) for column in flags.T], 1)
+        rows, values = np.nonzero(flags)
+        return np.bincount(boards[rows] * shape[1] + values, minlength=shape[0] * shape[1]).reshape(shape)
 
     positives, both = W @ by_board(Y), W @ (by_board(predicted) + by_board(Y))
     return np.where(positives > 0, 2 * (W @ by_board(predicted & Y)) / np.maximum(both, 1e-9), np.nan)

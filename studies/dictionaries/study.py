@@ -38,6 +38,7 @@ from studies.dictionaries.training import STEPS, train_dictionary
 
 DICTIONARIES = 12  # the stream of a run's seed that the measurements draw from
 CHOOSE_CELLS = 20_000  # cells to choose by, at most
+ALSO_CLAMPED, CLAMPED = "b0_z_attn_mlp", ("root", "root x place")  # a second site; labels
 UNTRAINED, FROZEN, ALWAYS = "untrained network", "frozen decoder", "always on"
 
 
@@ -72,19 +73,24 @@ class Judge:
             self.shown |= {"new positions": (test & (cells.new | off), W[TEST]),
                            "seen positions": (test & ~cells.new, W[TEST])}
 
+    def read(self, z: np.ndarray, label: str, measures: Sequence[str]) -> Reading:
+        """What tells a label from latents (N, F) of the cells to choose by."""
+        every = self.cells.labels[label]
+        counts = every[self.choose] != LEFT_OUT
+        return read(z[counts], one_hot(every[self.choose], every.max() + 1)[counts], measures)
+
     def lines(self, source: Source) -> tuple[list[dict], dict[str, Reading]]:
         """Scores of a source by label, measure and boards; and what was chosen for each label."""
         z, lines, readings = source.of(self.choose), [], {}
         shown = {which: (where, source.of(where), W) for which, (where, W) in self.shown.items()}
         for label, every in self.cells.labels.items():
-            C, values = every.max() + 1, every[self.choose]
-            counts = values != LEFT_OUT
             fine = label == "root x place"  # has no children to be split over
             measures = [m for m in source.measures if not (fine and m.startswith("best "))]
-            reading = readings[label] = read(z[counts], one_hot(values, C)[counts], measures)
+            reading = readings[label] = self.read(z, label, measures)
             for which, (where, latents, W) in shown.items():
                 known = every[where] != LEFT_OUT
-                Y, boards = one_hot(every[where], C)[known], self.cells.board[np.nonzero(where)[0]][known]
+                Y = one_hot(every[where], every.max() + 1)[known]
+                boards = self.cells.board[np.nonzero(where)[0]][known]
                 for measure in measures:
                     scores = f1_of(reading.predict[measure](latents[known]), Y, boards, W)
                     lines.append(self._line(source.name, source.seed, label, which, measure, scores)
@@ -101,45 +107,50 @@ class Judge:
                 "label": label, "boards": which, "measure": measure, "score": mean_of(scores)}
 
 
-def run_all(run: str | Path, lea: str | Path | None = None, site: str = "b1_z_attn_mlp",
+def run_all(run: str | Path, leas: Sequence[str | Path] = (), site: str = "b1_z_attn_mlp",
             kinds: Sequence[str] = ("topk",), width: int = 256, k: int = 8, seeds: int = 3, size: Size = FULL,
             device: str = "auto") -> Path:
     """Measures a factor run and writes <run>/analysis/dictionaries/, with QUICK .../quick/; returns the
-    folder. lea: a LEA run on the same boards. ValueError names what is wrong, before anything is measured."""
-    start, inside = time.time(), "dictionaries/quick" if size is QUICK else "dictionaries"
+    folder. leas: LEA runs on the same boards. ValueError names what is wrong, before anything is measured."""
+    start, inside = time.process_time(), "dictionaries/quick" if size is QUICK else "dictionaries"
     check_sizes(width=width, k=k, seeds=seeds)
     if width < k:
         raise ValueError(f"width must be at least k = {k}, not {width}.")
-    folder, trainer, bar = folder_for([run], lea, inside), open_run(run, device), bars(run)
-    speaker = None if lea is None else open_run(lea, device)
-    if speaker is not None:
+    for lea in leas or [None]:
+        folder = folder_for([run], lea, inside)
+    trainer, speakers, bar = open_run(run, device), [open_run(lea, device) for lea in leas], bars(run)
+    for speaker in speakers:
         language.same_objects(trainer, speaker)
     note, dataset, rng = boards_note(trainer), trainer.dataset, utils.numpy_rng(trainer.seed, DICTIONARIES)
     types = types_in_use(dataset, proba_of(trainer))
     cells = cells_of(trainer, rng, size.fit, size.choose, size.test, size.masks, bar("labels"))
     acts, tokens = recorded(trainer, cells, site), masked(trainer, cells)
     fresh = recorded(untrained(trainer), cells, site)
-    fit = {"own": acts[cells.part == FIT], "fresh": fresh[cells.part == FIT]}
-    rows = {name: x.reshape(-1, x.shape[-1]) for name, x in fit.items()}
 
-    sources = []
-    for name, kind, of, x in [*((kind, kind, "own", acts) for kind in kinds),
-                              (UNTRAINED, kinds[0], "fresh", fresh), (FROZEN, kinds[0], "own", acts)]:
+    def trained(name: str, x: np.ndarray, kind: str = kinds[0]) -> list[Source]:
+        """Dictionaries of activations (n, T, D), one of each seed."""
+        rows, of = x[cells.part == FIT].reshape(-1, x.shape[-1]), []
         for seed in range(seeds):
-            made = train_dictionary(rows[of], kind, width, k, seed, size.steps, name == FROZEN,
+            made = train_dictionary(rows, kind, width, k, seed, size.steps, name == FROZEN,
                                     bar(f"{name} {seed}"))
             made.save(folder / f"{name.replace(' ', '_')}_{seed}")
-            sources.append(of_dictionary(name, made, x, seed))
-    own = [source for source in sources if source.name == kinds[0]]
+            of.append(of_dictionary(name, made, x, seed))
+        return of
+
+    own = trained(kinds[0], acts)
+    others = [source for kind in kinds[1:] for source in trained(kind, acts, kind)]
+    sources = [*own, *others, *trained(UNTRAINED, fresh), *trained(FROZEN, acts)]
     W = {part: resample(cells.board[cells.part == part].max() + 1, rng) for part in (FRESH, TEST)}
     boards = cells.board[cells.part == TEST]
     lines, facts, causal, best = [], [], [], []
+    of_run = [source for source in sources if source.name != UNTRAINED]
+    kept = iter(effects.put_in(trainer, site, cells, acts, of_run, W[TEST], boards))
     for source in sources:
         about = {"source": source.name, "seed": source.seed, "cells": "all"}
         x = source.acts[cells.part == TEST]
         facts.append(about | source.made.quality(x.reshape(-1, x.shape[-1])))
         if source.name != UNTRAINED:
-            facts[-1] |= effects.put_in(trainer, site, cells, source, W[TEST], boards)
+            facts[-1] |= next(kept)
     facts.append({"source": kinds[0], "seed": "pairs", "cells": "all", "stability": stability(own)})
     for hidden in (True, False):
         judge = Judge(cells, hidden, W, rng)
@@ -151,7 +162,7 @@ def run_all(run: str | Path, lea: str | Path | None = None, site: str = "b1_z_at
             if source.directions is None:
                 continue
             about = {"source": source.name, "seed": source.seed, "cells": more[0]["cells"]}
-            for label in ("root", "root x place"):
+            for label in CLAMPED:
                 found = matching(source, cells.labels[label], cells.of(FIT, hidden), rng)
                 facts.append(about | {"label": label} | found)
             test = cells.of(TEST, hidden)
@@ -159,12 +170,15 @@ def run_all(run: str | Path, lea: str | Path | None = None, site: str = "b1_z_at
                                             {name: v[test] for name, v in cells.labels.items()}))
             if source in own and hidden:
                 best.append((source, readings))
-            if source in own and not hidden:
-                causal += effects.clamp(trainer, site, types, source, readings, cells,
-                                        utils.numpy_rng(trainer.seed, DICTIONARIES, 1), size.swaps)
-    of_boards = language.measure(trainer, speaker, site, own, size.words, 2 * size.test, rng)
+    for at in dict.fromkeys((site, ALSO_CLAMPED)):
+        for source in own if at == site else trained(f"{kinds[0]} {at}", recorded(trainer, cells, at)):
+            readings = {label: judge.read(source.of(judge.choose), label, ["single"]) for label in CLAMPED}
+            causal += effects.clamp(trainer, at, types, source, readings, cells,
+                                    utils.numpy_rng(trainer.seed, DICTIONARIES, 1), size.swaps)
+    of_boards = [line for speaker in speakers or [None] for line in
+                 language.measure(trainer, speaker, site, own, size.words, 2 * size.test, rng)]
     report.write(folder, Path(run).name, kinds[0], lines, facts, causal, of_boards,
-                 report.Pictures(trainer, cells, *best[0]), note, time.time() - start, size is QUICK)
+                 report.Pictures(trainer, cells, *best[0]), note, time.process_time() - start, size is QUICK)
     return folder
 
 

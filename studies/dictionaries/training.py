@@ -110,7 +110,7 @@ def train_dictionary(activations: np.ndarray, kind: str = "topk", width: int = 2
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, 5 * (1 - step / steps))  # falls in the last fifth
         batch = rows[torch.randint(len(rows), (BATCH,), generator=generator)]
-        pre = torch.relu((batch - b_dec) @ W_enc + b_enc)
+        pre = batch @ W_enc + (b_enc - b_dec @ W_enc)
         z = let_through(pre, kind, k)
         error = batch - (z @ W_dec + b_dec)
         loss = error.square().mean()
@@ -119,11 +119,11 @@ def train_dictionary(activations: np.ndarray, kind: str = "topk", width: int = 2
         if kind == "l1":
             loss = loss + penalty * z.sum(1).mean()
             penalty *= np.exp(PENALTY[1] * np.clip((z > 0).sum(1).float().mean().item() / k - 1, -1, 1))
-        off = torch.where((z > 0).any(0), 0, off + 1)
+        off = torch.where(z.detach().amax(0) > 0, 0, off + 1)
         dead = off > DEAD
         if dead.any():  # they rebuild what the others leave, as their encoder has no gradient else
-            revived = ((batch - b_dec) @ W_enc + b_enc)[:, dead]
-            revived = let_through(torch.nn.functional.softplus(revived), "topk", min(2 * k, int(dead.sum())))
+            revived = torch.nn.functional.softplus(pre[:, dead])
+            revived = let_through(revived, "topk", min(2 * k, int(dead.sum())))
             loss = loss + REVIVE * (error.detach() - revived @ W_dec[dead]).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -140,12 +140,15 @@ def train_dictionary(activations: np.ndarray, kind: str = "topk", width: int = 2
 
 
 def let_through(pre: torch.Tensor, kind: str, k: int) -> torch.Tensor:
-    """What a kind lets through of pre (B, F) in training; the rest is 0."""
+    """What a kind lets through of pre (B, F) in training, if it is positive; the rest is 0."""
     if kind == "l1":
-        return pre
-    flat = pre if kind == "topk" else pre.reshape(1, -1)
-    largest = flat.topk(k * len(pre) // len(flat), dim=1)
-    return torch.zeros_like(flat).scatter(1, largest.indices, largest.values).reshape(pre.shape)
+        return torch.relu(pre)
+    flat = pre.detach().numpy()
+    flat = flat if kind == "topk" else flat.reshape(1, -1)
+    count = k * len(pre) // len(flat)
+    least = np.partition(flat, -count)[:, -count, None]  # faster than torch's topk
+    through = flat >= np.maximum(least, np.finfo(np.float32).tiny)
+    return pre * torch.from_numpy(through.reshape(pre.shape).astype(np.float32))
 
 
 def checked(activations: np.ndarray) -> np.ndarray:
