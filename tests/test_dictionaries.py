@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from studies.claims.readouts import nearby
-from studies.dictionaries import score, train_dictionary
-from studies.dictionaries.cells import FRESH, TEST, Cells, cells_of
-from studies.dictionaries.effects import put_in
+from studies.dictionaries import language, score, train_dictionary
+from studies.dictionaries.cells import CHOOSE, FRESH, TEST, Cells, cells_of
+from studies.dictionaries.effects import clamp, put_in
+from studies.dictionaries.language import same_objects
 from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read, recall_of
 from studies.dictionaries.sources import Source, matching, near_one_hot, of_dictionary, stability
 from studies.dictionaries.training import KINDS, Dictionary
@@ -23,6 +24,7 @@ from tests.trainers import make
 
 ROOT = Path(__file__).resolve().parent.parent
 N, D, WIDTH, K = 8000, 32, 40, 3
+SITE = "b0_z_attn_mlp"
 
 
 @functools.cache
@@ -205,6 +207,79 @@ def test_a_perfect_reconstruction_keeps_everything_and_the_mean_nothing():
         W = np.ones((3, n // 2))
         [found] = put_in(trainer, site, cells, acts, [of_dictionary("", made, acts, 0)], W, np.arange(n // 2))
         np.testing.assert_allclose(found["loss kept"], kept, atol=1e-3)
+
+
+def objects_on(dataset, masked):
+    """(n, m, 3) the most probable objects of masked boards."""
+    hypotheses = [dataset.hypotheses(board) for board in masked]
+    return np.stack([of.objects[of.weights.argmax()] for of in hypotheses])
+
+
+class ReadsRoots:
+    """A constructed network. Its activation at an object's visible cells is a sum of a direction for the root and one
+    for the root x place. It draws the object whose root's direction is strongest on the board, where the object is."""
+
+    def __init__(self, trainer):
+        self.trainer, self.roots = trainer, trainer.dataset.params.abs_n
+        self.places = trainer.dataset.params.abs_dim**2
+
+    def __getattr__(self, name):
+        return getattr(self.trainer, name)
+
+    def recorded(self, boards, masks, edits=None, names=None):
+        objects = objects_on(self.dataset, np.where(masks, self.masking_token, boards))
+        covers, shown = self.dataset.covering(objects), ~masks.reshape(len(masks), -1)
+        root, on = objects[:, :1, 0], (covers >= 0) & shown
+        x = np.concatenate([one_hot(np.where(on, root, NONE).ravel(), self.roots),
+                            one_hot(np.where(on, root * self.places + covers, NONE).ravel(), self.roots * self.places)], 1)
+        x = (edits or {}).get(SITE, x.reshape(*on.shape, -1).astype(np.float32))
+        strength = x[..., : self.roots].sum(1)
+        tokens = self.dataset.roots.reshape(self.roots, -1)[strength.argmax(1)[:, None], np.maximum(covers, 0)]
+        tokens = np.where(strength.max(1, keepdims=True) > 0, tokens, 0)
+        return {SITE: x, "logit": one_hot(tokens.ravel(), self.dataset.vocab_size).reshape(*on.shape, -1)}
+
+
+def test_clamping_succeeds_if_the_network_reads_the_latent_and_else_fails():
+    dataset = small_boards(vocab_token=9, board_types=["single"], board_types_proba=[1.0])
+    network, rng = ReadsRoots(make(dataset=dataset)), np.random.default_rng(0)
+    cells = cells_of(network, rng, 30, 30, 5, 1)
+    acts = network.recorded(cells.drawn.boards, cells.hidden.reshape(cells.drawn.boards.shape))[SITE]
+    D = acts.shape[-1]
+    made = Dictionary("l1", 2, np.eye(D, dtype=np.float32), np.zeros(D), np.eye(D, dtype=np.float32), np.zeros(D))
+    source, where, readings = of_dictionary("", made, acts, 0), cells.of(CHOOSE, False), {}
+    for label in ("root", "root x place"):
+        values = cells.labels[label][where]
+        readings[label] = read(source.of(where)[values != LEFT_OUT], one_hot(values[values != LEFT_OUT]), ["single"])
+        assert readings[label].f1.min() > 0.9
+    of_root, of_both = clamp(network, SITE, {0: 1.0}, source, readings, cells, rng, 40)
+    assert of_root.effect[0] > 0.9
+    assert of_root.supported
+    assert of_root.extras["class means"][0] > 0.9
+    assert max(score[0] for score in of_root.controls.values()) < 0.3
+    assert of_both.effect[0] == 0  # well told by its latent, but the network does not read the latent
+    assert not of_both.supported
+    assert of_both.upper > 0.9
+
+
+def test_words_that_name_the_root_are_found_and_a_constant_word_is_not(monkeypatch):
+    dataset = small_boards(vocab_token=9, board_types=["single"], board_types_proba=[1.0])
+    trainer, lea = make(dataset=dataset), make("lea", dataset=dataset)
+    same_objects(trainer, lea)
+
+    class Names:
+        def __init__(self, of):
+            self.knows = of is lea  # the untrained LEA always says the same
+
+        def speak(self, boards):
+            return objects_on(dataset, boards)[:, :1, 0] if self.knows else np.zeros((len(boards), 1), int)
+
+    monkeypatch.setattr(language, "Speaker", Names)
+    lines = language.measure(trainer, lea, SITE, [], 60, 20, np.random.default_rng(0))
+    scores = {line["source"]: line["score"][0] for line in lines if line["label"] == "root"}
+    assert scores["LEA's words"] == 1
+    assert scores["untrained LEA's words"] <= 0.5
+    with pytest.raises(ValueError, match="lea must be a run on the boards of"):
+        same_objects(trainer, make("lea", dataset=small_boards(seed=5)))
 
 
 @pytest.mark.parametrize(("more", "part"), [

@@ -63,7 +63,7 @@ def measure(trainer, lea, site: str, sources: list[Source], choose: int, test: i
     latents |= pooled(trainer, site, drawn, encoders)
     whole = (drawn.tokens[..., None] == np.arange(dataset.vocab_size)).astype(np.float32)
     latents["raw tokens"] = np.concatenate([whole.reshape(len(whole), -1), whole.any(1)], 1)
-    labels = board_labels(drawn, dataset.params.abs_n)
+    labels = {name: Y for name, Y in board_labels(drawn, dataset.params.abs_n).items() if Y.any()}
     W, lines = resample(len(drawn) - n, rng), []
     for name, z in latents.items():
         for label, Y in labels.items():
