@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,11 @@ HELD_OUT = {  # what a held-out board shows: split_method and card_test
     "new position, 18 of 36 (`places` 0.5)": ("places", 0.5),
 }
 HELD_OUT_GROUPS = ("single", "double apart", "double overlapping", "composition")
+DICTIONARIES = {  # networks of docs/dictionaries.md by their folders of results; the last is not judged
+    "factor": "`factor`", "factor_s1": "`factor_s1`", "ff_p05_s0": "`places` 0.5, seed 0",
+    "ff_p05_s1": "`places` 0.5, seed 1", "ff_p05_s3": "`places` 0.5, seed 3",
+    "ff_bal_s0": "`balanced`, seed 0", "factor_best": "`factor_best`"}
+NOT_JUDGED = "factor_best"
 Rows = list[dict[str, str]]
 
 
@@ -470,6 +476,122 @@ def sentence_table() -> str:
     return markdown(["held out", "setting", "seeds", *TYPES], lines)
 
 
+def dictionary_results(table: str) -> dict[str, Rows]:
+    """{folder: rows} of a table of studies.dictionaries, of the networks measured."""
+    return {run: read_results(f"dictionaries/{run}/{table}") for run in DICTIONARIES
+            if (ROOT / "benchmarks" / "results" / "dictionaries" / run / f"{table}.csv").exists()}
+
+
+def with_interval(row: dict[str, str], name: str) -> str:
+    """A column of a row with its interval."""
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*(float(row[name + end]) for end in ("", " low", " high")))
+
+
+def between(values: Iterable[str]) -> str:
+    """The least and the greatest of some figures."""
+    least, *_, most = sorted([float(value) for value in values] * 2)
+    return f"{least:.2f}" if f"{least:.2f}" == f"{most:.2f}" else f"{least:.2f} to {most:.2f}"
+
+
+def by_feature(table: str) -> Iterator[tuple[dict[str, dict[str, str]], Rows]]:
+    """Of each feature that counts: {folder: row}, and the rows of the networks that are judged."""
+    results = dictionary_results(table)
+    for first in next(iter(results.values())):
+        if first["counts"] == "True":
+            rows = {run: row for run, of in results.items() for row in of
+                    if (row["stage"], row["feature"]) == (first["stage"], first["feature"])}
+            yield rows, [row for run, row in rows.items() if run != NOT_JUDGED]
+
+
+def tally(judged: Rows, column: str) -> str:
+    """In how many networks a column is True, of those judged."""
+    return f"{sum(row[column] == 'True' for row in judged)} of {len(judged)}"
+
+
+def dictionary_table() -> str:
+    """Coverage of each label in each network, with its interval, in Markdown."""
+    runs = dictionary_results("coverage")
+    return markdown(["label", *(DICTIONARIES[run] for run in runs)], (
+        [next(iter(rows.values()))["feature"], *(
+            with_interval(rows[run], "effect") + (", found" if rows[run]["supported"] == "True" else "")
+            for run in runs)] for rows, _ in by_feature("coverage")))
+
+
+def dictionary_verdicts() -> str:
+    """Coverage beside its controls, over the networks that are judged, in Markdown."""
+    lines = []
+    for _, judged in by_feature("coverage"):
+        strongest = ", ".join(dict.fromkeys(row["strongest control"] for row in judged))
+        found = tally(judged, "supported")
+        lines.append([judged[0]["feature"], between(row["effect"] for row in judged),
+                      f"{between(row['control'] for row in judged)} ({strongest})",
+                      between(row["linear probe"] for row in judged),
+                      between(row["5 x 5 read-out"] for row in judged), found,
+                      tally(judged, "beyond the input"),
+                      "supported" if found == f"{len(judged)} of {len(judged)}" else "not supported"])
+    return markdown(["label", "dictionary", "strongest control without labels", "linear probe",
+                     "5 x 5 read-out", "found", "beyond the input", "found by single latents"], lines)
+
+
+def clamping_table() -> str:
+    """Clamped latents beside their controls, over the networks that are judged, in Markdown."""
+    names = ("effect", "control", "class means", "upper")
+    return markdown(["site", "clamped", "success", "strongest control", "difference of class means",
+                     "the other root's tokens", "supported"], (
+        [judged[0]["stage"], judged[0]["feature"], *(between(row[name] for row in judged) for name in names),
+         tally(judged, "supported")] for _, judged in by_feature("clamping")))
+
+
+def position_table() -> str:
+    """Coverage and recall at positions that train shows and at others, in Markdown."""
+    lines = []
+    for run, rows in dictionary_results("table").items():
+        scores = {tuple(row[key] for key in ("cells", "label", "boards", "measure")):
+                  with_interval(row, "score") for row in rows if row["source"] == "topk"}
+        for cells, label in itertools.product(("hidden", "visible"), ("root", "root x place")):
+            keys = [(cells, label, f"{which} positions", measure) for measure in ("single", "recall")
+                    for which in ("seen", "new")]
+            if keys[0] in scores:
+                lines.append([DICTIONARIES[run], f"{label}, {cells} cells", *(scores[key] for key in keys)])
+    return markdown(["network", "label", "F1, seen", "F1, new", "recall, seen", "recall, new"], lines)
+
+
+def words_table() -> str:
+    """Which words and which latents tell what is on a whole board, in Markdown."""
+    lines, labels = [], ("root", "composite", "row", "column")
+    for run, rows in dictionary_results("table").items():
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for row in rows:
+            if row["cells"].startswith("boards of "):
+                lea = row["cells"].removeprefix("boards of ")
+                found.setdefault((lea, row["source"]), {})[row["label"]] = with_interval(row, "score")
+        lines += [[DICTIONARIES[run], f"`{lea}`", source, *(of.get(label, "-") for label in labels)]
+                  for (lea, source), of in found.items()]
+    return markdown(["network", "LEA", "F1 of", *labels], lines)
+
+
+def fact_table() -> str:
+    """Variance explained, what reconstructions keep, stability, matching and absorption, in Markdown."""
+    lines = []
+    for run, rows in dictionary_results("facts").items():
+        def of(name: str, source: str = "topk", cells: str = "all", label: str = "", rows=rows) -> str:
+            values = [row[name] for row in rows if row[name]
+                      and (row["source"], row["cells"], row["label"]) == (source, cells, label)]
+            return between(values) if values else "-"
+
+        both = ("hidden", "visible")
+        lines.append([DICTIONARIES[run], f"{of('explained')} ({of('explained', 'untrained network')})",
+                      f"{of('hidden cells kept')} ({of('hidden cells kept', 'frozen decoder')})",
+                      of("loss kept"), of("stability"),
+                      *(f"{of('matching', cells=cells, label='root')} "
+                        f"({of('matching, permuted', cells=cells, label='root')})" for cells in both),
+                      *(of("absorption gap", cells=cells) for cells in both)])
+    return markdown(["network", "variance explained (untrained network)",
+                     "hidden cells kept (frozen decoder)", "loss kept", "stability",
+                     "matching of roots, hidden (permuted)", "visible", "absorption gap, hidden", "visible"],
+                    lines)
+
+
 def codebook_table() -> str:
     """The last epoch of each run of bench_codebook.py, in Markdown."""
     last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
@@ -562,7 +684,12 @@ PARTS = {
     "codebook": codebook_table,
     "times": functools.partial(plain_table, "times"),
     "together": functools.partial(plain_table, "together"),
-    "dictionaries": functools.partial(plain_table, "dictionaries"),
+    "dictionaries": dictionary_table,
+    "dictionaries verdicts": dictionary_verdicts,
+    "dictionaries clamping": clamping_table,
+    "dictionaries positions": position_table,
+    "dictionaries words": words_table,
+    "dictionaries facts": fact_table,
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
     "decode": decode_table,

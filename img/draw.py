@@ -1,5 +1,5 @@
-"""Draws visual_abstract.png and lea.png from real boards of this project, language.png and held_out.png from
-results.
+"""Draws visual_abstract.png and lea.png from real boards of this project, language.png, held_out.png and
+dictionaries_coverage.png from results.
 
     python img/draw.py
 """
@@ -14,10 +14,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
-from make_docs import held_out_runs, held_out_values, read_results  # noqa: E402
+from make_docs import dictionary_results, held_out_runs, held_out_values, read_results  # noqa: E402
 
 from module_dataset import AbstractionDataset  # noqa: E402
 from parts.probing.panels import OBJECT_COLORS, draw_board, token_colors  # noqa: E402
+from studies.dictionaries.report import plot_coverage  # noqa: E402
 
 INK, BLUE, ORANGE, GREEN = "#222222", "#3b6fb6", "#d9822b", "#3a8f5c"
 
@@ -256,8 +257,14 @@ def held_out() -> None:
     figure.savefig(HERE / "held_out.png", dpi=120)
 
 
+def dictionaries() -> None:
+    """Coverage of labels by dictionaries and controls, a mark a network."""
+    plot_coverage(dictionary_results("coverage")).savefig(HERE / "dictionaries_coverage.png", dpi=110)
+
+
 if __name__ == "__main__":
     visual_abstract()
     lea()
     language()
     held_out()
+    dictionaries()

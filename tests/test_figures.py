@@ -48,6 +48,7 @@ def test_pictures_of_the_readme_can_be_drawn_again(monkeypatch):
 
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: saved.append(path.name))
-    for picture in (draw.visual_abstract, draw.lea, draw.language, draw.held_out):
+    for picture in (draw.visual_abstract, draw.lea, draw.language, draw.held_out, draw.dictionaries):
         picture()
-    assert saved == ["visual_abstract.png", "lea.png", "language.png", "held_out.png"]
+    assert saved == ["visual_abstract.png", "lea.png", "language.png", "held_out.png",
+                     "dictionaries_coverage.png"]

@@ -1,7 +1,7 @@
 """The report: tables as CSV, report.md with the verdicts, and pictures."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def write(folder: Path, run: str, kind: str, lines: Sequence[dict], facts: Seque
     for name, of in (("coverage", judged), ("clamping", clamped)):
         if of:
             files.save_table(folder / f"{name}.csv", [row.as_dict() for row in of])
-    save_figure(plot_coverage(lines), folder / "coverage.png")
+    save_figure(plot_coverage({run: [row.as_dict() for row in judged]}), folder / "coverage.png")
     save_figure(plot_latents(pictures), folder / "latents.png")
     parts = ["# Dictionaries against the truth\n\n",
              "**Quick look: do not quote.** Few boards were measured.\n\n" if quick else "",
@@ -156,24 +156,26 @@ def score_table(lines: Sequence[dict], *keys: str) -> str:
     return files.markdown([*keys, *LABELS], table)
 
 
-def plot_coverage(lines: Sequence[dict]):
-    """Coverage by label, a bar per source with its interval; hidden cells above visible ones."""
-    lines = best_latents(lines)
-    sources = list(dict.fromkeys(line["source"] for line in lines))
+def plot_coverage(networks: Mapping[str, Sequence[Mapping]]):
+    """Coverage by label, a mark per network and source; hidden cells above visible ones. networks: {name:
+    rows of coverage.csv}."""
+    columns = [name for name in next(iter(networks.values()))[0] if name.startswith("control: ")]
+    sources = {"effect": "dictionary", **{name: name.removeprefix("control: ") for name in columns},
+               **{name: f"{name} (with labels)" for name in SUPERVISED}}
     figure, axes = new_figure(2, 1, (11, 6), sharex=True)
     for ax, cells in zip(axes[:, 0], ("hidden", "visible"), strict=True):
-        for i, source in enumerate(sources):
-            of = {line["label"]: line["score"] for line in lines
-                  if (line["source"], line["cells"]) == (source, cells)}
-            value, low, high = np.array([[score[0], *interval(score)] for score in
-                                         (of[label] for label in LABELS)]).T
-            ax.bar(np.arange(len(LABELS)) + (i - len(sources) / 2 + 0.5) * 0.9 / len(sources), value,
-                   0.9 / len(sources), label=source, color=OBJECT_COLORS[i % 8],
-                   hatch="////" if i >= 8 else None, edgecolor="white", linewidth=0.3,
-                   yerr=np.maximum([value - low, high - value], 0), error_kw={"linewidth": 0.7})
-        ax.set(ylabel=f"mean F1, {cells} cells", ylim=(0, 1))
+        for i, (source, name) in enumerate(sources.items()):
+            for j, rows in enumerate(networks.values()):
+                of = {row["feature"]: float(row[source]) for row in rows}
+                place = np.arange(len(LABELS)) + 0.08 * (i - len(sources) / 2)
+                place += 0.04 * ((j + 0.5) / len(networks) - 0.5)
+                ax.plot(place, [of[f"{label}, {cells} cells"] for label in LABELS], linestyle="none",
+                        marker="os^"[i // 8 if name != "dictionary" else 2], markersize=4 + 2 * (i == 0),
+                        color=OBJECT_COLORS[i % 8], label=name if j == 0 else None)
+        ax.set(ylabel=f"mean F1, {cells} cells", ylim=(-0.02, 1.03))
         ax.set_xticks(range(len(LABELS)), LABELS)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper center")
+        ax.grid(axis="y", linewidth=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside upper center")
     return figure
 
 
