@@ -17,6 +17,7 @@ from studies.dictionaries.sources import SUPERVISED, Source
 from studies.dictionaries.training import KINDS
 
 LABELS = ("object", "root", "place in the root", "root x place", "composite", "row", "column", "background")
+YES = {True: "yes", False: "no"}
 BEST, EXAMPLES = 16, 2  # latents that are shown, and boards of each
 ABOUT = """\
 Run {}, dictionaries of kind {}. docs/dictionaries.md defines measures and rules. Scores are mean F1 over the
@@ -122,19 +123,14 @@ def shown(score: np.ndarray) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def yes(is_so: bool) -> str:
-    """yes or no."""
-    return "yes" if is_so else "no"
-
-
 def verdict_table(rows: Sequence[Row]) -> str:
     """The verdicts in Markdown."""
     columns = ["label", "dictionary", "strongest control without labels", "linear probe", "5 x 5 read-out",
                "found by single latents", "beyond the input"]
     return files.markdown(columns, ([
         row.feature, shown(row.effect), f"{row.strongest} {shown(row.controls[row.strongest])}",
-        shown(row.extras["linear probe"]), shown(row.extras["5 x 5 read-out"]), yes(row.supported),
-        yes(row.extras["beyond the input"])] for row in rows))
+        shown(row.extras["linear probe"]), shown(row.extras["5 x 5 read-out"]), YES[row.supported],
+        YES[row.extras["beyond the input"]]] for row in rows))
 
 
 def clamp_table(rows: Sequence[Row]) -> str:
@@ -144,7 +140,7 @@ def clamp_table(rows: Sequence[Row]) -> str:
     return files.markdown(columns, ([
         row.stage, row.feature, shown(row.effect),
         "; ".join(f"{name} {of[0]:.2f}" for name, of in row.controls.items()),
-        shown(row.extras["class means"]), f"{row.upper:.2f}", yes(row.supported)] for row in rows))
+        shown(row.extras["class means"]), f"{row.upper:.2f}", YES[row.supported]] for row in rows))
 
 
 def score_table(lines: Sequence[dict], *keys: str) -> str:

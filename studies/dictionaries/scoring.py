@@ -176,7 +176,13 @@ def score(latents: np.ndarray, labels: dict[str, np.ndarray], chosen: np.ndarray
     there are no cells on either side, or a label with one value only.
     """
     chosen, boards = np.asarray(chosen, bool), np.arange(len(latents)) if boards is None else boards
-    check_latents(latents, chosen)
+    check_shape("latents", latents, (None, None))
+    check_shape("chosen", chosen, (len(latents),))
+    if not chosen.any() or chosen.all():
+        raise ValueError(f"chosen must leave cells to choose by and cells to report, not {int(chosen.sum())} "
+                         f"of {len(chosen)}.")
+    if not np.isfinite(latents).all():
+        raise ValueError("latents must be finite, not NaN or infinite.")
     rows, numbers = [], np.unique(boards[~chosen], return_inverse=True)[1]
     W = resample(numbers.max() + 1, utils.numpy_rng(0), DRAWS)
     for name, values in labels.items():
@@ -199,17 +205,6 @@ def score(latents: np.ndarray, labels: dict[str, np.ndarray], chosen: np.ndarray
             for measure in measures:
                 rows[-1] |= spread(measure, scores[measure][:, c])
     return rows
-
-
-def check_latents(latents: np.ndarray, chosen: np.ndarray) -> None:
-    """ValueError unless latents (N, F) are finite and some cells are chosen (N,) and some not."""
-    check_shape("latents", latents, (None, None))
-    check_shape("chosen", chosen, (len(latents),))
-    if not chosen.any() or chosen.all():
-        raise ValueError(f"chosen must leave cells to choose by and cells to report, not {int(chosen.sum())} "
-                         f"of {len(chosen)}.")
-    if not np.isfinite(latents).all():
-        raise ValueError("latents must be finite, not NaN or infinite.")
 
 
 def edges(labels: dict[str, np.ndarray]) -> Iterator[tuple[str, int, str, int, np.ndarray]]:

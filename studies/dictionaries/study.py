@@ -124,7 +124,8 @@ def run_all(run: str | Path, leas: Sequence[str | Path] = (), site: str = "b1_z_
     note, dataset, rng = boards_note(trainer), trainer.dataset, utils.numpy_rng(trainer.seed, DICTIONARIES)
     types = types_in_use(dataset, proba_of(trainer))
     cells = cells_of(trainer, rng, size.fit, size.choose, size.test, size.masks, bar("labels"))
-    acts, tokens = recorded(trainer, cells, site), masked(trainer, cells)
+    acts = recorded(trainer, cells, site)
+    tokens = np.where(cells.hidden, trainer.masking_token, cells.drawn.tokens)
     fresh = recorded(untrained(trainer), cells, site)
 
     def trained(name: str, x: np.ndarray, kind: str = kinds[0]) -> list[Source]:
@@ -142,15 +143,14 @@ def run_all(run: str | Path, leas: Sequence[str | Path] = (), site: str = "b1_z_
     sources = [*own, *others, *trained(UNTRAINED, fresh), *trained(FROZEN, acts)]
     W = {part: resample(cells.board[cells.part == part].max() + 1, rng) for part in (FRESH, TEST)}
     boards = cells.board[cells.part == TEST]
-    lines, facts, causal, best = [], [], [], []
+    lines, facts, causal, pictures = [], [], [], None
     of_run = [source for source in sources if source.name != UNTRAINED]
-    kept = iter(effects.put_in(trainer, site, cells, acts, of_run, W[TEST], boards))
+    kept = effects.put_in(trainer, site, cells, acts, of_run, W[TEST], boards)
     for source in sources:
-        about = {"source": source.name, "seed": source.seed, "cells": "all"}
         x = source.acts[cells.part == TEST]
-        facts.append(about | source.made.quality(x.reshape(-1, x.shape[-1])))
-        if source.name != UNTRAINED:
-            facts[-1] |= next(kept)
+        facts.append({"source": source.name, "seed": source.seed, "cells": "all"}
+                     | source.made.quality(x.reshape(-1, x.shape[-1]))
+                     | (kept[of_run.index(source)] if source in of_run else {}))
     facts.append({"source": kinds[0], "seed": "pairs", "cells": "all", "stability": stability(own)})
     for hidden in (True, False):
         judge = Judge(cells, hidden, W, rng)
@@ -168,8 +168,8 @@ def run_all(run: str | Path, leas: Sequence[str | Path] = (), site: str = "b1_z_
             test = cells.of(TEST, hidden)
             facts.append(about | absorption(source.of(test), readings,
                                             {name: v[test] for name, v in cells.labels.items()}))
-            if source in own and hidden:
-                best.append((source, readings))
+            if source is own[0] and hidden:
+                pictures = report.Pictures(trainer, cells, source, readings)
     for at in dict.fromkeys((site, ALSO_CLAMPED)):
         for source in own if at == site else trained(f"{kinds[0]} {at}", recorded(trainer, cells, at)):
             readings = {label: judge.read(source.of(judge.choose), label, ["single"]) for label in CLAMPED}
@@ -177,14 +177,9 @@ def run_all(run: str | Path, leas: Sequence[str | Path] = (), site: str = "b1_z_
                                     utils.numpy_rng(trainer.seed, DICTIONARIES, 1), size.swaps)
     of_boards = [line for speaker in speakers or [None] for line in
                  language.measure(trainer, speaker, site, own, size.words, 2 * size.test, rng)]
-    report.write(folder, Path(run).name, kinds[0], lines, facts, causal, of_boards,
-                 report.Pictures(trainer, cells, *best[0]), note, time.process_time() - start, size is QUICK)
+    report.write(folder, Path(run).name, kinds[0], lines, facts, causal, of_boards, pictures, note,
+                 time.process_time() - start, size is QUICK)
     return folder
-
-
-def masked(trainer, cells: Cells) -> np.ndarray:
-    """(n, T) the tokens that the network sees."""
-    return np.where(cells.hidden, trainer.masking_token, cells.drawn.tokens)
 
 
 def recorded(trainer, cells: Cells, site: str) -> np.ndarray:
