@@ -565,9 +565,26 @@ def words_table() -> str:
             if row["cells"].startswith("boards of "):
                 lea = row["cells"].removeprefix("boards of ")
                 found.setdefault((lea, row["source"]), {})[row["label"]] = with_interval(row, "score")
-        lines += [[DICTIONARIES[run], f"`{lea}`", source, *(of.get(label, "-") for label in labels)]
-                  for (lea, source), of in found.items()]
-    return markdown(["network", "LEA", "F1 of", *labels], lines)
+        for (lea, source), of in found.items():
+            name = "dictionaries" if source == "topk" else source
+            name += f" of {DICTIONARIES[run]}" if source in ("topk", "neurons") else ""
+            lines.append([f"`{lea}`", name, *(of.get(label, "-") for label in labels)])
+    lines = sorted(dict.fromkeys(map(tuple, lines)), key=lambda line: line[0])  # words once, not by network
+    return markdown(["boards and words of", "F1 of", *labels], lines)
+
+
+def measures_table() -> str:
+    """What several latents tell together, over the networks that are judged, in Markdown."""
+    scores: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for run, rows in dictionary_results("table").items():
+        for row in rows if run != NOT_JUDGED else ():
+            if row["boards"] == "held out" and row["cells"] in ("hidden", "visible"):
+                of = scores.setdefault(row["measure"], {})
+                of.setdefault((row["label"], row["cells"]), []).append(row["score"])
+    keys = list(itertools.product(("root", "root x place"), ("hidden", "visible")))
+    return markdown(["measure", *(f"{label}, {cells} cells" for label, cells in keys)], (
+        [measure, *(between(of[key]) if key in of else "-" for key in keys)]
+        for measure, of in scores.items()))
 
 
 def fact_table() -> str:
@@ -689,6 +706,7 @@ PARTS = {
     "dictionaries clamping": clamping_table,
     "dictionaries positions": position_table,
     "dictionaries words": words_table,
+    "dictionaries measures": measures_table,
     "dictionaries facts": fact_table,
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
