@@ -118,7 +118,7 @@ def word_rows(folder: Path) -> Iterator[dict]:
                "wrong: background right": (right | thing).all((1, 2))[wrong],
                "wrong: outline right": outline[wrong],
                "wrong: object cells right": right[wrong][thing[wrong]]}
-        row = {name: f"{100 * value.mean():.1f}" if isinstance(value, np.ndarray) else value
+        row = {name: value if isinstance(value, str | int) else f"{100 * value.mean():.1f}" if value.size else ""
                for name, value in row.items()}
         row["distance to word"] = f"{(vectors - words).norm(dim=-1).mean():.2f}"
         print(*row.values(), flush=True)

@@ -37,8 +37,9 @@ NETWORKS = {  # tables of claims: whose they are
     "factor": "`factor`, `factor_s1`; `lea_paper`",
     "factor_best": "`factor_best`; `lea`",
     "factor_falling": "`factor_falling`; `lea_half`",
+    "factor_places": "`factor_places`; `lea_places`",
 }
-SHORT = ("authors' recipe, 2 seeds", "factor_best", "falling rate")  # in README
+SHORT = ("authors' recipe, 2 seeds", "factor_best", "falling rate", "factor_places")  # in README
 CURVES = (  # read-outs whose learning curves docs/claims.md shows
     "root, hidden cells", "root, visible cells", "place in the root, hidden cells", "row, hidden cells",
     "root across background, from 0", "root across place on the board, from 0")
