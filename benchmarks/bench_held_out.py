@@ -96,6 +96,11 @@ def checkpoint_rows(folder: Path) -> Iterator[dict]:
                     yield row
 
 
+def as_percent(right: np.ndarray) -> str:
+    """The share of right answers; '' if there are none."""
+    return f"{100 * right.mean():.1f}" if right.size else ""
+
+
 @torch.no_grad()
 def word_rows(folder: Path) -> Iterator[dict]:
     """What is right of single boards rebuilt from their sentences, percent, which it prints."""
@@ -118,7 +123,7 @@ def word_rows(folder: Path) -> Iterator[dict]:
                "wrong: background right": (right | thing).all((1, 2))[wrong],
                "wrong: outline right": outline[wrong],
                "wrong: object cells right": right[wrong][thing[wrong]]}
-        row = {name: value if isinstance(value, str | int) else f"{100 * value.mean():.1f}" if value.size else ""
+        row = {name: as_percent(value) if isinstance(value, np.ndarray) else value
                for name, value in row.items()}
         row["distance to word"] = f"{(vectors - words).norm(dim=-1).mean():.2f}"
         print(*row.values(), flush=True)

@@ -610,6 +610,16 @@ def fact_table() -> str:
                     lines)
 
 
+def rebuilt_table() -> str:
+    """What is right of single boards rebuilt from sentences, in Markdown."""
+    settings = {row["run"]: row["setting"] for row in read_results("held_out_lea")}
+    rows = read_results("held_out_words")
+    columns = [name for name in rows[0] if name not in ("run", "boards")]
+    lines = [[settings[row["run"]],
+              *("held out" if row[name] == "test" else row[name] or "-" for name in columns)] for row in rows]
+    return markdown(["setting", *columns], lines)
+
+
 def codebook_table() -> str:
     """The last epoch of each run of bench_codebook.py, in Markdown."""
     last = {(row["way"], row["seed"]): row for row in read_results("codebook")}
@@ -726,6 +736,7 @@ PARTS = {
     "held out best": functools.partial(held_out_table, "25%", "fb_"),
     "generalised": generalised_table,
     "sentences": sentence_table,
+    "sentences wrong": rebuilt_table,
     "kills": kills_table,
     "pairs": pairs_table,
     "damage": damage_table,
