@@ -610,6 +610,21 @@ def fact_table() -> str:
                     lines)
 
 
+def kinds_table() -> str:
+    """Kinds of dictionary on one network: single latents' F1, and what reconstructions keep, in Markdown."""
+    table, facts = (read_results(f"dictionaries/kinds/{name}") for name in ("table", "facts"))
+    keys = [("object", "hidden"), *itertools.product(("root", "root x place"), ("hidden", "visible"))]
+    lines = []
+    for kind in dict.fromkeys(row["source"] for row in table):
+        f1 = {(row["label"], row["cells"]): with_interval(row, "score")
+              for row in table if row["source"] == kind}
+        kept = ([row[name] for row in facts if row["source"] == kind and row[name]]
+                for name in ("explained", "L0", "alive", "hidden cells kept"))
+        lines.append([kind, *map(between, kept), *(f1[key] for key in keys)])
+    return markdown(["kind", "variance explained", "latents on in a cell", "latents in use",
+                     "hidden cells kept", *(f"{label}, {cells} cells" for label, cells in keys)], lines)
+
+
 def rebuilt_table() -> str:
     """What is right of single boards rebuilt from sentences, in Markdown."""
     settings = {row["run"]: row["setting"] for row in read_results("held_out_lea")}
@@ -719,6 +734,7 @@ PARTS = {
     "dictionaries words": words_table,
     "dictionaries measures": measures_table,
     "dictionaries facts": fact_table,
+    "dictionaries kinds": kinds_table,
     "scale": functools.partial(plain_table, "scale"),
     "accuracy": accuracy_table,
     "decode": decode_table,
