@@ -64,7 +64,7 @@ def moments(X: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> np.ndarr
     member = np.eye(classes.max() + 1)[classes] * weights[:, None]
     size = member.sum(0)
     means = (member.T @ X)[size > 0] / size[size > 0, None]
-    centred = means - means.mean(0)
+    centred = means - means.mean(0) if len(means) else means  # no cells: zeros
     return centred.T @ centred
 
 
