@@ -55,6 +55,11 @@ def shares(trainer, drawn: Boards, masking: tuple[float, float]) -> dict[str, np
     return right | {"ceiling of one pass": of_cells.prod((1, 2)), "ceiling": ceiling}
 
 
+def as_percent(right: np.ndarray) -> str:
+    """The share of right answers; '' if there are none."""
+    return f"{100 * right.mean():.1f}" if right.size else ""
+
+
 def rows_of(folder: Path) -> Iterator[dict]:
     """The rows of a run, which it prints."""
     trainer = open_run(folder, "cpu")
@@ -72,7 +77,7 @@ def rows_of(folder: Path) -> Iterator[dict]:
                 row = {"run": folder.name, "split_method": dataset.split_method,
                        "card_test": dataset.card_test, "seed": trainer.seed, "boards of": split,
                        "masks": masks, "type": group, "boards": int(use.sum())}
-                row |= {name: f"{100 * right[use].mean():.1f}" for name, right in values.items()}
+                row |= {name: as_percent(right[use]) for name, right in values.items()}
                 if group != "all":
                     print(*row.values(), flush=True)
                     yield row
@@ -91,14 +96,9 @@ def checkpoint_rows(folder: Path) -> Iterator[dict]:
             for group, use in groups_of(dataset, drawn).items():
                 if group != "all":
                     row = {"run": folder.name, "epoch": epoch, "boards of": split, "type": group,
-                           "boards": int(use.sum()), "one pass": f"{100 * right[use].mean():.1f}"}
+                           "boards": int(use.sum()), "one pass": as_percent(right[use])}
                     print(*row.values(), flush=True)
                     yield row
-
-
-def as_percent(right: np.ndarray) -> str:
-    """The share of right answers; '' if there are none."""
-    return f"{100 * right.mean():.1f}" if right.size else ""
 
 
 @torch.no_grad()
