@@ -128,6 +128,35 @@ def test_a_run_is_followed_from_the_untrained_network_on_in_the_order_of_epochs(
     assert [repr(row) for row in again] == [repr(row) for row in rows]
 
 
+def test_with_train_boards_of_train_are_measured_and_not_those_fitted_on():
+    dataset = AbstractionDataset(seed=1, split_method="places", card_test=0.5, vocab_bck=2)
+    families = dataset.params.families
+
+    def numbers(split):
+        return [set(families[type_].rank(dataset.table(type_, split)[:])) for type_ in (0, 1)]
+
+    def measured(train):
+        material = material_of(dataset, [0.5, 0.5, 0], fit=300, test=40, masks=1, swaps=20, draws=20, train=train)
+        sample, found = material.sample, []
+        for part in (slice(0, sample.n_fit), sample.to_choose, sample.test):
+            boards = sample.drawn.take(part)
+            rows = [np.c_[boards.objects[boards.types == type_, : type_ + 1].reshape(-1, 3 * (type_ + 1)),
+                          boards.backgrounds[boards.types == type_]] for type_ in (0, 1)]
+            found.append([set(map(tuple, of_type)) for of_type in rows])
+        bases = [set(families[type_].rank(material.swaps[name].rows)) for type_, name in enumerate(("single", "double"))]
+        return found, bases
+
+    for train in (False, True):
+        (fit, choose, test), bases = measured(train)
+        for type_ in (0, 1):
+            assert test[type_]
+            assert not test[type_] & (fit[type_] | choose[type_])
+            assert bases[type_] <= numbers("train" if train else "test")[type_]
+            places = [{row[:3] for row in rows[type_]} for rows in (fit, test)]  # of the first object
+            if type_ == 0:
+                assert bool(places[0] & places[1]) is train  # half of the positions of each root are held out
+
+
 def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network():
     def rows(measure, values):
         epochs = (0, UNTRAINED, 100, 10)  # in any order
@@ -145,7 +174,7 @@ def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network
 
 
 def test_the_command_writes_a_table_and_a_picture(run, monkeypatch, capsys):
-    monkeypatch.setattr(emergence.make_material, "__defaults__", tuple(FEW.values()))
+    monkeypatch.setattr(emergence.make_material, "__defaults__", (*FEW.values(), False))
     monkeypatch.setattr(sys, "argv", ["studies.emergence", str(run), "--device", "cpu"])
     command.main()
     assert Path(capsys.readouterr().out.strip()) == run / "analysis" / "emergence.png"

@@ -1,11 +1,13 @@
 """Boards of a data set for a study: which types are in use, random and held-out boards, and their masks."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from module_dataset import TYPES, AbstractionDataset, Boards
+from parts.boards.numbering import NO_NUMBERS, RowTable
 
 Masking = tuple[float, float]  # share of cells hidden, share of boards that lose a patch
 
@@ -18,6 +20,15 @@ def types_in_use(dataset: AbstractionDataset, proba: Sequence[float]) -> dict[in
 def without_held_out(dataset: AbstractionDataset, types: Iterable[int]) -> list[str]:
     """The names of types of which no board is held out."""
     return [TYPES[type_] for type_ in types if dataset.sets is None or not len(dataset.table(type_, "test"))]
+
+
+def only_train(dataset: AbstractionDataset) -> AbstractionDataset:
+    """The same data set with nothing held out, so that studies measure boards of train; see `rows_of`."""
+    seen = copy.copy(dataset)
+    if seen.sets is not None:
+        seen.sets = {name: table if name.endswith("_train") else RowTable(table.family, NO_NUMBERS)
+                     for name, table in seen.sets.items()}
+    return seen
 
 
 def rows_of(dataset: AbstractionDataset, type_: int, split: str, count: int, rng: np.random.Generator,

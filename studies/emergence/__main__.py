@@ -2,7 +2,8 @@
 
     python -m studies.emergence runs/<run> [more runs = seeds]
 
-writes runs/<run>/analysis/emergence.csv and .png, of the first run.
+writes runs/<run>/analysis/emergence.csv and .png, of the first run; with --train boards of train are
+measured, and the files are called emergence_train.
 """
 from __future__ import annotations
 
@@ -23,17 +24,20 @@ from studies.emergence.measures import follow, plot_emergence
 EMERGENCE = 10  # the stream of a run's seed that the measurements draw from
 
 
-def follow_all(runs: Sequence[str | Path], device: str = "auto") -> Path:
-    """Follows factor runs, seeds of one recipe; returns the picture's path. Errors as of `folder_for`."""
-    folder, rows = folder_for(runs), []
+def follow_all(runs: Sequence[str | Path], device: str = "auto", train: bool = False) -> Path:
+    """Follows factor runs, seeds of one recipe, on held-out boards or on boards of train; returns the path of
+    the picture. Errors as of `folder_for`."""
+    path, rows = folder_for(runs) / ("emergence_train" if train else "emergence"), []
     for run in runs:
         trainer = open_run(run, device)
-        boards_note(trainer)
-        of_run = follow(trainer, utils.numpy_rng(trainer.seed, EMERGENCE), bars(run)("checkpoints"))
+        if not train:
+            boards_note(trainer)
+        of_run = follow(trainer, utils.numpy_rng(trainer.seed, EMERGENCE), bars(run)("checkpoints"),
+                        train=train)
         rows += [{"run": Path(run).name, "seed": trainer.seed} | row for row in of_run]
-    files.save_table(folder / "emergence.csv", rows)
-    save_figure(plot_emergence(rows), folder / "emergence.png", 100)
-    return folder / "emergence.png"
+    files.save_table(path.with_suffix(".csv"), rows)
+    save_figure(plot_emergence(rows), path.with_suffix(".png"), 100)
+    return path.with_suffix(".png")
 
 
 def main() -> None:
@@ -42,9 +46,11 @@ def main() -> None:
                                      allow_abbrev=False)
     parser.add_argument("runs", nargs="+", help="run folders of the factor network, seeds of one recipe")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
+    parser.add_argument("--train", action="store_true",
+                        help="measure boards of train, not held-out ones; read-outs are fitted on others")
     flags = parser.parse_args()
     with command(parser):
-        print(follow_all(flags.runs, flags.device))
+        print(follow_all(flags.runs, flags.device, flags.train))
 
 
 if __name__ == "__main__":

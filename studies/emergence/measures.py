@@ -31,7 +31,7 @@ from studies.claims.networks import Network, untrained
 from studies.claims.readouts import Task, readouts
 from studies.claims.runs import proba_of
 from studies.claims.sample import Sample, make_sample
-from studies.claims.scenes import types_in_use
+from studies.claims.scenes import only_train, types_in_use
 from studies.claims.scores import ratio, resample, spread
 from studies.claims.statistics import unit
 from studies.claims.swaps import Swaps, swaps_of
@@ -70,10 +70,11 @@ class Material:
 
 
 def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int = 60, masks: int = 4,
-                  swaps: int = 100, draws: int = 200) -> Material:
-    """The boards on which a run is followed: `fit` for read-outs, at most `test` held-out boards a type, each
-    under `masks` masks, `swaps` a board type; `draws` bootstrap samples."""
-    dataset, proba = trainer.dataset, proba_of(trainer)
+                  swaps: int = 100, draws: int = 200, train: bool = False) -> Material:
+    """The boards on which a run is followed: `fit` for read-outs, at most `test` held-out boards a type, or
+    with `train` as many boards of train, each under `masks` masks, `swaps` a board type; `draws` bootstrap
+    samples."""
+    dataset, proba = only_train(trainer.dataset) if train else trainer.dataset, proba_of(trainer)
     masking = trainer.masking_p, trainer.masking_patch_p
     sample = make_sample(dataset, proba, masking, rng, fit, fit // 6, test, masks)
     side = dataset.params.board_dim
@@ -89,7 +90,8 @@ def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int =
         swaps=of_types, swaps_W={name: resample(made.base, rng, draws) for name, made in of_types.items()})
 
 
-def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: int) -> list[dict]:
+def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: int | bool
+           ) -> list[dict]:
     """Rows of a trainer's run: the bounds, the untrained network, and every checkpoint in order. trainer: as
     `from_run` makes it; it is left with the last checkpoint. amounts: see `make_material`."""
     material = make_material(trainer, rng, **amounts)
