@@ -42,6 +42,7 @@ __all__ = ["TrainTransformer", "TrainParams", "TrainingStopped", "Accuracy", "to
            "dist_unit", "dist_cosine", "ramp"]
 
 CELLS_AT_ONCE = 2**22  # cells of boards drawn in one array operation
+# streams of random numbers; of STREAM_TEST there are more: 1 figures, (epoch, 2) and (epoch, 3) LEA's figures
 STREAM_TRAIN, STREAM_TEST, STREAM_DROPOUT, STREAM_USER = range(1, 5)
 
 

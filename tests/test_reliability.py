@@ -202,7 +202,7 @@ def test_nothing_to_resume(tmp_path):
         module_train_probe.TrainTransformer.resume(tmp_path / "nowhere")
 
 
-OTHER = dict(
+ANOTHER_VALUE = dict(
     transformer_type="vanilla", vocab_size=9, block_size=9, masking_token=0, n_layer=2, n_head=1, n_embd=8, n_embd_pos=3,
     embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.5, masking_p=0.5, masking_patch_epoch=9, masking_patch_p=0.9,
     board_curriculum=False, board_proba_epoch_start=1, board_proba_epoch_end=9999, board_proba_start=[1, 1, 1],
@@ -231,7 +231,7 @@ def test_a_changed_parameter_is_refused_by_name(name, stopped):
     before = contents(stopped)
     must = "be left out" if name == "recipe_epochs" else "stay as the run has it"
     with pytest.raises(ValueError, match=f"{name} = .* must {must}"):
-        CLASSES["lea"].resume(stopped, **{name: OTHER[name]})
+        CLASSES["lea"].resume(stopped, **{name: ANOTHER_VALUE[name]})
     assert contents(stopped) == before
 
 

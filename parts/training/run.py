@@ -32,8 +32,8 @@ SAVE_SECONDS = 300  # at most, between saved states
 # parameters that may differ when a run is resumed
 CHANGEABLE = ("epochs", "device", "threads", "epoch2print", "epoch2test", "epoch2save", "save_epochs",
               "plot_dpi")
-# parameters that older runs lack, with the value those runs used
-LATER = {
+# parameters that older runs lack, with the value that does what those runs did
+USED_BEFORE = {
     "optimizer": "adamw",
     "save_epochs": None,
     "threads": None,
@@ -218,7 +218,7 @@ class Run:
 
 def params_of(folder: Path, params_class) -> dict:
     """The parameters in a run folder, completed by those that its version did not have yet."""
-    later = {name: value for name, value in LATER.items() if name in params_class.__dataclass_fields__}
+    later = {name: value for name, value in USED_BEFORE.items() if name in params_class.__dataclass_fields__}
     params = later | read_json(folder / "params_training.json")
     if params.get("lr_schedule") == "cosine":  # gone; a choice without effect on a run that is only opened
         params["lr_schedule"] = "linear"
