@@ -73,6 +73,19 @@ EMERGING = (  # the measures that docs/results.md follows
     (emergence.NEARNESS, "b2_z_attn"),
 )
 EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
+AT_PLACES = (  # of those, what docs/held_out.md follows at positions shown and never shown
+    (emergence.HIDDEN, "single"),
+    (emergence.OWN, "b1"),
+    (emergence.OWN, "b2"),
+    (emergence.READ_OUT, "b1_z_attn"),
+    (emergence.READ_OUT, "b2_z_attn"),
+    (emergence.WHOLE, "single"),
+    (emergence.WHOLE, "double"),
+    (emergence.SWAPS, "b0_z_attn_mlp, single"),
+    (emergence.SWAPS, "b0_z_attn_mlp, double"),
+    (emergence.NEARNESS, "b2_z_attn"),
+)
+AT_PLACES_EPOCHS = (emergence.UNTRAINED, 20, 30, 40, 60, 100, 149)
 HELD_OUT = {  # what a held-out board shows: split_method and card_test
     "new background (`balanced`)": ("balanced", 4),
     "new pair (`pairs` 6)": ("pairs", 6),
@@ -403,6 +416,22 @@ def emergence_table() -> str:
         lines.append([measured, where, ends[0], *shares, ends[1], half])
     heads = [f"epoch {epoch}" for epoch in EMERGING_AT]
     return markdown(["measured", "where", "untrained", *heads, "last", "half-way at"], lines)
+
+
+def emergence_places_table() -> str:
+    """The measures of AT_PLACES over a training, at positions never shown and at those shown, in Markdown."""
+    rows = [row for row in read_results("emergence_places") if not row["bound"]]
+    ways, lines = emergence.ways(rows), []
+    for measured, where in AT_PLACES:
+        for boards in ("held out", "train"):
+            course = {int(row["epoch"]): float(row["value"]) for row in rows
+                      if (row["run"], row["measure"], row["where"]) == (boards, measured, where)}
+            way = ways.get((boards, measured, where))
+            first = [measured, where] if boards == "held out" else ["", ""]
+            lines.append([*first, boards, *(f"{course[epoch]:.2f}" for epoch in AT_PLACES_EPOCHS),
+                          "-" if way is None else str(emergence.halfway(way))])
+    heads = ["untrained", *(f"epoch {epoch}" for epoch in AT_PLACES_EPOCHS[1:-1]), "last"]
+    return markdown(["measured", "where", "boards", *heads, "half-way at"], lines)
 
 
 def held_out_runs(prefix: str) -> dict[str, list[str]]:
@@ -740,6 +769,7 @@ PARTS = {
     "decode": decode_table,
     "settings": settings_table,
     "emergence": emergence_table,
+    "emergence places": emergence_places_table,
     "verdicts": verdict_table,
     "features": verdict_summary,
     "turned": turned_table,
