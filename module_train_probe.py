@@ -95,8 +95,7 @@ class TrainTransformer:
 
     @functools.cached_property
     def optim(self) -> torch.optim.Optimizer:
-        """The optimiser, made when it is first needed: torch imports its compiler for it, a second and 80
-        MB that probing does without."""
+        """The optimiser, made when it is first needed."""
         return make_optimizer(
             self.transformer, self.learning_rate, self.weight_decay, self.optimizer, self.betas
         )

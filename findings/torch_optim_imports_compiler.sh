@@ -7,8 +7,9 @@
 #     of a function under @torch.compiler.disable. This takes nearly as long again as `import torch`.
 # Where: torch/_compile.py, _disable_dynamo: Optimizer.add_param_group is wrapped in it, and it imports torch._dynamo on
 #     the first call; torch/compiler/__init__.py, disable.
-# What to do: make the optimiser only where a network is trained, not where one is opened and looked at; do not
-#     decorate at module level what is compiled by few; count the import when the start of a program is measured.
+# What to do: the decorators keep what they wrap (functools.wraps), so a subclass can take back the methods with
+#     inspect.unwrap (parts/training/optimizers.py); do not decorate at module level what is
+#     compiled by few; count the import when the start of a program is measured.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,6 +1,7 @@
 """The networks' optimisers: AdamW as in the paper (arXiv 2312.05361), or Muon on the blocks' matrices."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -25,11 +26,26 @@ def make_optimizer(
         {"params": [p for p in rest if id(p) in linear], "weight_decay": weight_decay},
         {"params": [p for p in rest if id(p) not in linear], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
+    adamw = AdamW(groups, lr=learning_rate, betas=tuple(betas), fused=True)
     return Optimizers(adamw, Muon(matrices, learning_rate, weight_decay)) if kind == "muon" else adamw
 
 
-class Muon(torch.optim.Muon):
+class Uncompiled:
+    """An optimiser of torch without decorators that matter only to torch.compile: they import torch's
+    compiler, a second and 80 MB (findings/torch_optim_imports_compiler.sh)."""
+
+    add_param_group, load_state_dict, state_dict, zero_grad = map(inspect.unwrap, (
+        torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.load_state_dict,
+        torch.optim.Optimizer.state_dict, torch.optim.Optimizer.zero_grad))
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    """torch.optim.AdamW, see `Uncompiled`."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Muon(Uncompiled, torch.optim.Muon):
     """torch.optim.Muon with Nesterov's momentum and steps as long as AdamW's. All matrices of one shape step
     together: one at a time, a small network's matrices leave the processor waiting (docs/speed.md)."""
 
