@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 from parts.boards import pictures
 from parts.probing import panels
+from tests.drawn import numbers_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,11 +34,32 @@ def test_draw_board_marks_cells():
     board = np.array([[0, 1], [4, 5]])
     pictures.draw_board(axes[0, 0], board, colors, board >= 2, mask=[[0, 1], [0, 0]], wrong=[[0, 0], [1, 0]])
     ax = axes[0, 0]
-    assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("4", (0, 1)), ("5", (1, 1))]
+    assert numbers_of(ax) == {(0, 1): 4, (1, 1): 5}
     assert [patch.get_path().get_extents().bounds for patch in ax.patches] == [(0.5, -0.5, 1, 1)]
-    strokes = [line for lines in ax.collections for line in lines.get_segments() if np.ptp(line, axis=0).all()]
+    strokes = [line for lines in ax.collections if isinstance(lines, LineCollection)
+               for line in lines.get_segments() if np.ptp(line, axis=0).all()]
     np.testing.assert_allclose(strokes, [[[-0.35, 0.65], [0.35, 1.35]], [[-0.35, 1.35], [0.35, 0.65]]])
     assert (np.asarray(ax.images[0].get_array()) == colors[board]).all()
+
+
+def test_numbers_of_a_board_look_like_text():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    board, colors = np.array([[2, 3], [10, 14]]), pictures.token_colors(3, 13)
+    pixels = []
+    for numbers, texts in ((None, False), (None, True), (board >= 3, False)):
+        figure = pictures.blank_figure((2, 2), dpi=150)
+        ax = figure.add_axes((0, 0, 1, 1))
+        pictures.draw_board(ax, board, colors, numbers, font=30)
+        for i, j in np.argwhere(board >= 3) if texts else ():
+            ax.text(j, i, board[i, j], ha="center", va="center", fontsize=30, color="black" if board[i, j] == 10 else "white")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels.append(np.asarray(canvas.buffer_rgba(), float))
+    ink = [abs(picture - pixels[0]).sum(-1) for picture in pixels[1:]]
+    where = [np.argwhere(of) for of in ink]  # rounded to pixels otherwise
+    np.testing.assert_allclose(*([at.min(0), at.max(0)] for at in where), atol=3)
+    assert ink[1].sum() == pytest.approx(ink[0].sum(), rel=0.1)
 
 
 def test_pictures_of_the_readme_can_be_drawn_again(monkeypatch):

@@ -12,7 +12,8 @@ import torch
 from module_dataset import TYPES, AbstractionDataset
 from module_train_probe_lea import TrainTransformer
 from module_transformer_lea import LEA, VQ_EXPIRE, LEAFactor, VectorQuantizerEMA
-from parts.probing.panels import plot_sentences
+from parts.probing.panels import board_sheet, plot_sentences
+from tests.drawn import numbers_of
 
 SMALL_BOARDS = dict(board_dim=6, abs_n=3, abs_dim=2, abs_c=4, vocab_bck=2, vocab_token=4, comp_n=2, dataset_len=30, seed=0)
 SMALL = dict(n_layer=2, n_embd=8, n_embd_pos=4, batch_size=8, epochs=2, seed=1, device="cpu", vocab_speech_size=8,
@@ -439,11 +440,15 @@ def test_the_picture_of_sentences_has_every_word_at_its_place_and_every_token():
     first = 2  # object tokens from here on
     boards = np.array([[[first, 0], [1, first + 1]], [[0, 1], [first, first]]]).repeat(3, 1).repeat(3, 2)
     words = np.arange(22).reshape(2, 11) % 8
-    axes = np.array(plot_sentences(boards, boards[::-1], words, first, 4).axes[:6]).reshape(2, 3)
-    for i, (left, middle, right) in enumerate(axes):
-        [text] = [found.get_text() for found in middle.texts]
+    [ax] = plot_sentences(boards, boards[::-1], words, first, 4).axes
+    *titles, one, other = [text.get_text() for text in ax.texts]
+    assert titles == ["board", "words", "from the words alone"]
+    _, _, corners = board_sheet(2, titles, 6)
+    numbers = numbers_of(ax)
+    assert len(numbers) == 2 * boards.size
+    for i, text in enumerate((one, other)):
         lines = [line.split() for line in text.splitlines()]
         assert sum((line[1:] for line in lines if line[0] == "place"), []) == [str(place) for place in range(11)]
         assert sum((line[1:] for line in lines if line[0] == "word"), []) == [str(word) for word in words[i]]
-        for ax, board in ((left, boards[i]), (right, boards[1 - i])):
-            assert [text.get_text() for text in ax.texts] == [str(token) for token in board.flat]
+        for (x, y), board in ((corners[i, 0], boards[i]), (corners[i, 2], boards[1 - i])):
+            assert [numbers[round(x + column, 9), round(y + row, 9)] for row, column in np.ndindex(6, 6)] == list(board.flat)

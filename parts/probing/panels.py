@@ -249,42 +249,56 @@ def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, di
     return figure
 
 
+def board_sheet(rows: int, titles: Sequence[str], side: int, size: float = 2):
+    """(Figure, Axes, corners (rows, columns, 2)) of a sheet of boards, each `size` inches wide, below titles.
+    One Axes holds them all, in units of cells, at these corners: sixty Axes take a second."""
+    width, height = 1.25 + len(titles) * (size + 0.14), 0.7 + rows * (size + 0.3)
+    figure, cell = blank_figure((width, height)), size / side
+    x = np.arange(len(titles)) * (size + 0.14) / cell
+    y = np.arange(rows) * (size + 0.3) / cell
+    left, top = np.array([-0.5, -0.5]) / cell - 0.5
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(left, left + width / cell), ylim=(top + height / cell, top))
+    ax.axis("off")
+    corners = np.stack(np.meshgrid(x, y), -1)
+    for start, title in zip(x, titles, strict=True):
+        ax.text(start + side / 2 - 0.5, -0.5 - 6 / 72 / cell, title, fontsize=9, ha="center")
+    return figure, ax, corners
+
+
 def plot_reconstructions(boards, recons: dict[str, np.ndarray], masks, n_background: int, n_token: int):
     """Masked board, reconstructions and truth, one board a row; hidden cells hatched, mistakes crossed out.
 
     boards, masks (n, h, w); recons {title: (n, h, w)}. n_background, n_token: number of background and of
     object tokens; the token after them is UNK.
     """
-    figure, axes = panel_figure(len(boards), len(recons) + 2, 2)
+    titles = ["masked board", *recons, "truth"]
+    figure, ax, corners = board_sheet(len(boards), titles, boards.shape[-1])
     colors, unk = token_colors(n_background, n_token), n_background + n_token
-    for i, row in enumerate(axes):
+    for i, (first, *between, last) in enumerate(corners):
         objects = boards[i] >= n_background
         masked = np.where(masks[i], unk, boards[i])
-        draw_board(row[0], masked, colors, objects & (masks[i] == 0), masks[i], font=6)
-        for ax, recon in zip(row[1:], recons.values(), strict=False):
-            draw_board(ax, recon[i], colors, recon[i] >= n_background, None, recon[i] != boards[i], 6)
-        draw_board(row[-1], boards[i], colors, objects, font=6)
-    for ax, title in zip(axes[0], ["masked board", *recons, "truth"], strict=True):
-        ax.set_title(title, fontsize=9)
+        draw_board(ax, masked, colors, objects & (masks[i] == 0), masks[i], font=6, at=first)
+        for at, recon in zip(between, recons.values(), strict=True):
+            draw_board(ax, recon[i], colors, recon[i] >= n_background, None, recon[i] != boards[i], 6, at)
+        draw_board(ax, boards[i], colors, objects, font=6, at=last)
     return figure
 
 
 def plot_sentences(boards, rebuilt, sentences, n_background: int, n_token: int):
     """Boards (n, h, w), their sentences (n, S), each word below the number of its place, and the boards
     (n, h, w) rebuilt from the sentences alone, one board a row; mistakes crossed out."""
-    figure, axes = panel_figure(len(boards), 3, 2)
+    side = boards.shape[-1]
+    figure, ax, corners = board_sheet(len(boards), ("board", "words", "from the words alone"), side)
     colors = token_colors(n_background, n_token)
-    for (left, middle, right), board, words, answer in zip(axes, boards, sentences, rebuilt, strict=True):
+    for corner, board, words, answer in zip(corners, boards, sentences, rebuilt, strict=True):
         every = np.ones_like(board)  # backgrounds too: their greys look alike
-        draw_board(left, board, colors, every, font=6)
-        draw_board(right, answer, colors, every, None, answer != board, 6)
-        middle.axis("off")
+        draw_board(ax, board, colors, every, font=6, at=corner[0])
+        draw_board(ax, answer, colors, every, None, answer != board, 6, corner[2])
         cells = [["place", *range(len(words))], ["word", *words]]
         rows = [[row[0], *row[start : start + 8]] for start in range(1, len(words) + 1, 8) for row in cells]
         lines = [f"{head:5}" + "".join(f"{number:4d}" for number in row) for head, *row in rows]
-        middle.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", family="monospace", fontsize=6)
-    for ax, title in zip(axes[0], ("board", "words", "from the words alone"), strict=True):
-        ax.set_title(title, fontsize=9)
+        ax.text(*(corner[1] + (side - 1) / 2), "\n".join(lines), ha="center", va="center", family="monospace",
+                fontsize=6)
     return figure
 
 
