@@ -134,7 +134,8 @@ def test_batches_of_examples_give_what_all_at_once_gives():
         equations.add(X[part], Y[part])
     x, y = X - X.mean(0, dtype=float), Y - Y.mean(0)
     strengths = (1e-5, 1e-3, 1e-1)
-    for strength, weights in zip(strengths, equations.weights(strengths).swapaxes(0, 1), strict=True):
+    [solved] = equations.weights(strengths)
+    for strength, weights in zip(strengths, solved.swapaxes(0, 1), strict=True):
         exact = np.linalg.solve(x.T @ x + strength * (x**2).sum() / 29 * np.eye(29), x.T @ y)
         np.testing.assert_allclose(weights[:-1], exact, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(weights[-1], Y.mean(0) - X.mean(0, dtype=float) @ exact, rtol=1e-6, atol=1e-9)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import utils
 from parts import files
-from parts.probing.panels import save_figure
+from parts.probing.panels import own_style, save_figure
 from studies.circuits import figures
 from studies.circuits.ablation import ablate, components
 from studies.circuits.boards import held_out_boards, pairs_of
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("run", help="a run folder of the factor network or of LEA")
     parser.add_argument("--quick", action="store_true", help="measure fewer boards: a smoke test")
     flags = parser.parse_args()
-    with command(parser):
+    with command(parser), own_style():
         print(run_all(flags.run, flags.quick))
 
 

@@ -77,6 +77,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     decoded, crossings = decodability.tasks_of(sample, rng), generalisation.crossings_of(sample, dataset)
     features = [name for name in decoded if not name.startswith(decodability.CONTROL_TASK)]
     tasks = decoded | generalisation.tasks_of(crossings, sample)
+    crossings = list(crossings)  # their names; a label and its cells of every board are large
     networks = {"network": network, "untrained network": fresh}
     sources = {name: of_network(each, sample.tokens) for name, each in networks.items()}
     sources |= of_input(sample.tokens, dataset.vocab_size)
@@ -89,7 +90,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
         found[source] = readouts(sources[source], own, sample, W[:, sample.test_board])
     decodable, by_stage = decodability.measure(found, features)
     rows += decodable + generalisation.measure(found, crossings)
-    del tasks, own, decoded, crossings  # a label and its cells of every board are many
+    del tasks, own, decoded
 
     cells, masked = convergence.cells_of(sample), sample.tokens[sample.test]
     points = ((name, convergence.points_of(each, masked, cells)) for name, each in networks.items())
@@ -97,6 +98,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     rows += converging
 
     store = manipulation.Store.of(network, sample, dataset)
+    del sample, points, masked  # large
     amounts = masking, rng, size.swaps, size.draws
     rows += manipulation.measure(network, fresh, dataset, types, store, *amounts, bar("swaps"))
     rows += composition.measure(network, fresh, dataset, types, proba, store, *amounts)

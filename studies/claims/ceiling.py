@@ -25,6 +25,7 @@ from studies.claims.scores import DRAWS, Row, Table, mean, ratio, resample
 TABLE = Table("ceiling", "how near the network comes to the ceiling", "share that is right", is_claim=False)
 COUNTED = ("tokens", "hidden tokens", "whole boards")
 EASY_FIRST = DECODES[1]
+AT_ONCE = 32  # boards in a forward pass
 APART, OVERLAPPING = "double apart", "double overlapping"  # by whether two objects share a cell
 ANYWHERE = "composition, patch anywhere"
 ONE_PASS, FILLED, BEST_TOKENS, BEST_BOARD = range(4)  # whose answers
@@ -69,11 +70,18 @@ def tally_of(trainer, drawn: Boards, proba: Sequence[float], masking: Masking, r
     for _ in bar(range(masks)):
         hidden = hide(dataset, drawn, masking, rng, anywhere)
         masked = np.where(hidden, dataset.masking_token, boards)
-        right[ONE_PASS] += counts(trainer.reconstruct(boards, hidden)[""] == boards, hidden)
-        right[FILLED] += counts(trainer.reconstruct(boards, hidden, EASY_FIRST)[""] == boards, hidden)
+        right[ONE_PASS] += counts(reconstructed(trainer, boards, hidden) == boards, hidden)
+        right[FILLED] += counts(reconstructed(trainer, boards, hidden, decode=EASY_FIRST) == boards, hidden)
         right[[BEST_TOKENS, BEST_BOARD]] += ideal(dataset, masked, boards, proba)
         all_ += counts(np.ones_like(hidden), hidden)
     return right, all_
+
+
+def reconstructed(trainer, boards: np.ndarray, hidden: np.ndarray, **decode: str) -> np.ndarray:
+    """Reconstructions of boards, both (n, h, w), few boards at a time to save memory."""
+    starts = range(AT_ONCE, len(boards), AT_ONCE)
+    pieces = zip(np.split(boards, starts), np.split(hidden, starts), strict=True)
+    return np.concatenate([trainer.reconstruct(*piece, **decode)[""] for piece in pieces])
 
 
 def ideal(dataset, masked: np.ndarray, boards: np.ndarray, proba: Sequence[float]) -> np.ndarray:

@@ -43,17 +43,12 @@ class Crossing:
     label: str
     condition: str
     values: np.ndarray  # (n, T) of the label
-    half: np.ndarray  # (n, T) 0 or 1, -1 for neither
-    usable: np.ndarray  # (n, T) cells that have a half and the label, which the visible cells determine
+    half: np.ndarray  # (n, T) 0 or 1; -1 for neither, and without the label or if visible cells leave it open
 
-    @property
-    def one_way(self) -> bool:
-        """Whether read-outs are carried from half 0 to half 1 only."""
-        return self.condition in ONE_WAY
 
-    def within(self, half: int | np.ndarray) -> np.ndarray:
-        """(n, T) the usable cells of a half."""
-        return self.usable & (self.half == half)
+def halves_of(condition: str) -> tuple[int, ...]:
+    """The halves of contexts in which read-outs are fitted."""
+    return (0,) if condition in ONE_WAY else (0, 1)
 
 
 def crossings_of(sample: Sample, dataset: AbstractionDataset,
@@ -70,30 +65,33 @@ def tasks_of(crossings: dict[str, Crossing], sample: Sample) -> dict[str, Task]:
     tested in the other; and 'NAME, in both', the bound."""
     tasks, before = {}, (sample.part < 2)[:, None]
     for name, crossing in crossings.items():
-        for half in (0,) if crossing.one_way else (0, 1):
-            within, beyond = crossing.within(half), crossing.within(1 - half)
+        usable = crossing.half >= 0
+        for half in halves_of(crossing.condition):
+            within, beyond = crossing.half == half, crossing.half == 1 - half
             tasks[f"{name}, from {half}"] = Task(crossing.values, within, np.where(before, within, beyond))
-        judged = crossing.usable & (before | (crossing.half == 1) | (not crossing.one_way))
-        tasks[f"{name}, in both"] = Task(crossing.values, crossing.usable, judged)
+        judged = usable & (before | (crossing.half == 1) | (crossing.condition not in ONE_WAY))
+        tasks[f"{name}, in both"] = Task(crossing.values, usable, judged)
     return tasks
 
 
-def measure(found: dict[str, dict[str, dict[str, ReadOut]]], crossings: dict[str, Crossing]) -> list[Row]:
+def measure(found: dict[str, dict[str, dict[str, ReadOut]]], crossings: Iterable[str]) -> list[Row]:
     """Rows on whether codes are abstract; from single boards to others they belong to the table on
-    composition. found: {source: {task: {stage: read-out}}} of the tasks of `tasks_of`."""
+    composition. found: {source: {task: {stage: read-out}}} of the tasks of `tasks_of`;
+    crossings: their names."""
     rows = []
-    for name, crossing in crossings.items():
-        ways = [f"{name}, from {half}" for half in ((0,) if crossing.one_way else (0, 1))]
+    for name in crossings:
+        condition = name.split(" across ")[1]
+        ways = [f"{name}, from {half}" for half in halves_of(condition)]
         scores = {source: mean([best_stage(of_source[way])[1] for way in ways])
                   for source, of_source in found.items()}
         stage = best_stage(found["network"][ways[-1]])[0]
         bound, table = best_stage(found["network"][f"{name}, in both"])[1], TABLE.name
-        if crossing.condition in NEW.values():  # its new contexts are not among the boards to fit
+        if condition in NEW.values():  # its new contexts are not among the boards to fit
             name = name.replace("across", "at" if "positions" in name else "in")
             bound = found["network"][ways[0]][stage].chosen_by
-        elif crossing.one_way:
+        elif condition in ONE_WAY:
             table = "composition"
-            name = f"read-out of the root learnt on single boards, on {crossing.condition}"
+            name = f"read-out of the root learnt on single boards, on {condition}"
         rows.append(Row(table, name, scores.pop("network"), scores, bound, stage))
     return rows
 
@@ -103,7 +101,8 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
     labels, objects = sample.labels, sample.drawn.objects
     root = labels["root"]
     types = np.broadcast_to(sample.drawn.types[:, None], root.shape)
-    number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1)  # of two objects
+    # of two objects; in a small type, as all arrays of cells of all boards are large
+    number = np.clip(dataset.covering(objects) // dataset.params.abs_dim**2, 0, 1).astype(np.int8)
     companion = objects[np.arange(len(objects))[:, None], 1 - number, 0].astype(root.dtype)
     of_the_board = _half(objects[:, :1, 0], types == 0)
     contexts = {"background": _half(labels["background"]),
@@ -142,12 +141,12 @@ def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, con
     usable = (half >= 0) & (values >= 0) & sample.known[label]
     if label == "background":  # of single boards only, whose one root is the context of all cells
         usable &= (sample.drawn.types == 0)[:, None]
-    return Crossing(label, condition, values, half, usable)
+    return Crossing(label, condition, values, np.where(usable, half, -1).astype(np.int8))
 
 
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
     """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
     shown is to be tested only."""
     new, parts = crossing.condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
-    return all(several(crossing.values[part][crossing.within(half)[part]])
+    return all(several(crossing.values[part][crossing.half[part] == half])
                for half in (0, 1) for number, part in enumerate(parts) if not new or half == (number == 2))

@@ -17,8 +17,9 @@ from studies.claims.statistics import NormalEquations
 # and go without the first.
 RIDGE = (1e-5, 1e-3, 1e-1)
 FIRST, ENOUGH = 2000, 0.01  # boards of the first fit; the rise of skill that makes a larger one worth while
-AT_ONCE, AT_ONCE_EACH = 125, 1000  # boards whose features of cells, or of boards, are in memory together
-PORTION = 2**22  # numbers in the weights of read-outs that are tried together
+AT_ONCE, AT_ONCE_EACH = 100, 1000  # boards whose features of cells, or of boards, are in memory together
+AT_ONCE_JUDGED = 64  # the same when classes are read off
+PORTION = 2**20  # numbers in the weights of read-outs that are tried together
 NEAR = 2  # cells from a cell to the edge of its neighbourhood
 
 # The features of some boards: {stage: (n, T, F) of cells, or (n, F) of boards, from which each cell has a
@@ -28,9 +29,15 @@ Features = Callable[[slice], dict[str, np.ndarray]]
 Weights = dict[tuple[str, str], np.ndarray]
 
 
+def packed(cells: np.ndarray) -> np.ndarray:
+    """Flags (n, T) as bits (n, T / 8): many tasks of many boards take much memory."""
+    return np.packbits(cells, axis=1)
+
+
 @dataclass
 class Task:
-    """A label to be read off, at which cells: (n, T) each, of all boards of a sample."""
+    """A label to be read off, at which cells: (n, T) each, of all boards of a sample. Cells may come as
+    `packed`."""
 
     values: np.ndarray
     train: np.ndarray  # where a read-out for all cells is fitted
@@ -39,9 +46,9 @@ class Task:
 
     def __post_init__(self):
         self.classes = int(self.values.max()) + 1
-        for name in ("train", "judged", "train_each"):  # many tasks of many boards: as bits, to save memory
-            if getattr(self, name) is not None:
-                setattr(self, name, np.packbits(getattr(self, name), axis=1))
+        for name in ("train", "judged", "train_each"):
+            if getattr(self, name) is not None and getattr(self, name).dtype == bool:
+                setattr(self, name, packed(getattr(self, name)))
 
     def cells(self, name: str, where: slice) -> np.ndarray:
         """(n, T) train, judged or train_each of some boards."""
@@ -79,7 +86,7 @@ def readouts(features: Features, tasks: dict[str, Task], sample: Parts,
     once = np.ones((1, sample.n_valid))
     choose = {name: _judge(task, sample.to_choose, once) for name, task in tasks.items()}
     while fits.tasks:
-        for where in _batches(start, end, each):
+        for where in _batches(start, end, AT_ONCE_EACH if each else AT_ONCE):
             fits.add(features(where), where)
         chosen = {}
         for weights in _portions(fits.weights()):
@@ -196,11 +203,12 @@ class Fits:
                 targets = dict.fromkeys(id(self.tasks[name].values) for name in names)
                 columns = [self.columns[target][1] for target in targets]
                 group = NormalEquations(functools.reduce(np.add, sums)).with_columns(np.concatenate(columns))
-                ends = np.cumsum([len(some) for some in columns])[:-1]
-                solved = np.split(group.weights(RIDGE[self.each :]), ends, axis=-1)
-                of_target = dict(zip(targets, map(np.ascontiguousarray, solved), strict=True))
-                del sums, group, solved  # large
-                yield from (((stage, name), of_target[id(self.tasks[name].values)]) for name in names)
+                ends = np.cumsum([0, *(len(some) for some in columns)])
+                solved = group.weights(RIDGE[self.each :], list(map(slice, ends[:-1], ends[1:])))
+                del sums, group  # large
+                for target, of_target in zip(targets, solved, strict=True):
+                    yield from (((stage, name), of_target) for name in names
+                                if id(self.tasks[name].values) == target)
 
 
 def predictions(features: Features, weights: Weights, tasks: dict[str, Task],
@@ -208,7 +216,7 @@ def predictions(features: Features, weights: Weights, tasks: dict[str, Task],
     """{(stage, task): (strengths, N)} the classes read off the N judged cells of some boards, in order."""
     parts: dict[tuple[str, str], list] = {key: [] for key in weights}
     start, stop, _ = boards.indices(len(next(iter(tasks.values())).values))
-    for where in _batches(start, stop):
+    for where in _batches(start, stop, AT_ONCE_JUDGED):
         judged = {task: tasks[task].cells("judged", where) for _, task in weights}
         acts = features(where)
         for (stage, task), w in weights.items():
@@ -223,11 +231,10 @@ def predictions(features: Features, weights: Weights, tasks: dict[str, Task],
             else:
                 evidence = evidence[:, :, 0]
             parts[stage, task].append(evidence.argmax(-1).astype(tasks[task].values.dtype).T)
-    return {key: np.concatenate(some, 1) for key, some in parts.items()}
+    return {key: np.concatenate(parts.pop(key), 1) for key in weights}  # one by one, as they are large
 
 
-def _batches(start: int, stop: int, each: bool = False) -> Iterator[slice]:
-    step = AT_ONCE_EACH if each else AT_ONCE
+def _batches(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(at, min(at + step, stop)) for at in range(start, stop, step))
 
 

@@ -78,6 +78,7 @@ def write(folder: Path, findings: Findings, seconds: float, quick: bool = False)
     return verdicts
 
 
+@panels.own_style()
 def draw_figures(folder: Path, findings: Findings) -> None:
     """Draws the rows of each table that have an upper bound, and the further figures that have something to
     draw."""

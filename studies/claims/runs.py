@@ -14,7 +14,6 @@ import module_train_probe
 import module_train_probe_lea
 import utils
 from parts import files
-from parts.probing.panels import own_style
 from studies.claims.scenes import types_in_use, without_held_out
 
 
@@ -70,11 +69,9 @@ def bars(run: str | Path) -> Callable[[str], Callable[[Iterable], Iterable]]:
 
 @contextlib.contextmanager
 def command(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """A study's command runs inside: mistakes end in one sentence and exit code 2; figures in our own
-    style."""
+    """A study's command runs inside: mistakes end in one sentence and exit code 2."""
     try:
-        with own_style():
-            yield
+        yield
     except (TypeError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except OSError as error:

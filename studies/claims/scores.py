@@ -227,8 +227,9 @@ class Skill:
         there = np.bincount(self.truth) > 0 if use.any() else np.zeros(0)  # the classes that occur
         self.classes = int(there.sum())
         if self.classes > 1:
-            number = (there.cumsum() - 1)[self.truth].astype(np.int64)
-            self.place = np.nonzero(use)[0] * self.classes + number  # of board and class in tables (n, C)
+            number = (there.cumsum() - 1)[self.truth]
+            # of board and class in tables (n, C); of many tasks, so in a small type
+            self.place = (np.nonzero(use)[0] * self.classes + number).astype(np.int32)
             self.occurs = self._drawn(np.ones(len(number)))
             self.boards = distinct(W, use.any(1))
 

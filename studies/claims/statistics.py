@@ -1,7 +1,7 @@
 """Statistics of embeddings: linear read-outs, spread of class means."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -33,24 +33,36 @@ class NormalEquations:
             return self
         return NormalEquations(np.concatenate([self.sums[:, :F], self.sums[:, F + columns]], 1))
 
-    def weights(self, strengths: Sequence[float]) -> np.ndarray:
-        """(F + 1, strengths, C) of ridge regression in float32, the last row an offset; each strength is in
-        units of a feature's mean variance."""
+    def weights(self, strengths: Sequence[float],
+                parts: Sequence[slice] = (slice(None),)) -> Iterator[np.ndarray]:
+        """For each part of Y's columns (F + 1, strengths, columns) of ridge regression in float32, the last
+        row an offset; each strength is in units of a feature's mean variance."""
         F = len(self.sums) - 1
         of_ones = self.sums[F] / self.sums[F, F]
-        mean, mean_y = of_ones[:F], of_ones[F + 1 :]
-        gram, target = (self.sums[:F, part] - np.outer(self.sums[:F, F], of_ones[part])
-                        for part in (slice(F), slice(F + 1, None)))
+        gram = self._centred(slice(F), of_ones)
         variance, size = gram.trace() / F, self.sums.diagonal()[:F].sum()
         variance = variance if variance > 1e-12 * size else 1.0  # features that do not vary
-        weights = np.empty((F + 1, len(strengths), len(mean_y)), np.float32)
-        for i, strength in enumerate(strengths):
-            penalised = gram.copy()
-            penalised.flat[:: F + 1] += strength * variance
-            # torch's solver takes two thirds of numpy's time
-            w = torch.linalg.solve(torch.from_numpy(penalised), torch.from_numpy(target)).numpy()
-            weights[:F, i], weights[F, i] = w, mean_y - mean @ w
-        return weights
+        diagonal, solvers = gram.diagonal().copy(), []
+        for strength in strengths:
+            gram.flat[:: F + 1] = diagonal + strength * variance
+            solvers.append(torch.linalg.lu_factor(torch.from_numpy(gram)))  # faster than numpy's
+        del gram
+        for part in parts:  # each by itself: of many columns memory counts
+            start, stop, _ = part.indices(self.sums.shape[1] - F - 1)
+            columns = slice(F + 1 + start, F + 1 + stop)
+            target = torch.from_numpy(self._centred(columns, of_ones))
+            weights = np.empty((F + 1, len(strengths), stop - start), np.float32)
+            for i, solver in enumerate(solvers):
+                w = torch.linalg.lu_solve(*solver, target).numpy()
+                weights[:F, i], weights[F, i] = w, of_ones[columns] - of_ones[:F] @ w
+            yield weights
+
+    def _centred(self, columns: slice, of_ones: np.ndarray) -> np.ndarray:
+        """(F, columns) products of X and some columns of [X, 1, Y], all about their means."""
+        F = len(self.sums) - 1
+        products = np.outer(-self.sums[:F, F], of_ones[columns])
+        products += self.sums[:F, columns]
+        return products
 
 
 def unit(X: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import parts.training.threads  # noqa: F401, before torch is loaded
 
 import argparse
 
+from parts.probing.panels import own_style
 from studies.claims.runs import command
 from studies.dictionaries.study import FULL, QUICK, run_all
 from studies.dictionaries.training import KINDS
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="measure fewer boards; not to be quoted")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps or auto (default: auto)")
     flags = parser.parse_args()
-    with command(parser):
+    with command(parser), own_style():
         size = QUICK if flags.quick else FULL
         print(run_all(flags.run, flags.lea, flags.site, flags.kind, flags.width, flags.k, flags.seeds, size,
                       flags.device) / "report.md")

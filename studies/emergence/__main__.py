@@ -17,7 +17,7 @@ from pathlib import Path
 
 import utils
 from parts import files
-from parts.probing.panels import save_figure
+from parts.probing.panels import own_style, save_figure
 from studies.claims.runs import bars, boards_note, command, folder_for, open_run
 from studies.emergence.measures import follow, plot_emergence
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--train", action="store_true",
                         help="measure boards of train, not held-out ones; read-outs are fitted on others")
     flags = parser.parse_args()
-    with command(parser):
+    with command(parser), own_style():
         print(follow_all(flags.runs, flags.device, flags.train))
 
 
