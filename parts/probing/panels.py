@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 
-from parts.boards.pictures import blank_figure, draw_board, new_figure, token_colors
+from parts.boards.pictures import blank_figure, draw_board, token_colors
 from utils import dist, dist_cosine, dist_unit, in_notebook
 
 # of Okabe and Ito, told apart by colour-blind readers
@@ -235,8 +235,12 @@ def plot_queries(maps, cells, names, label, title="", view=None):
 def plot_curves(log: dict[str, np.ndarray], panels: Sequence[tuple[str, bool, dict[str, str]]]):
     """Curves over epochs; panels: (y label, whether the scale is logarithmic, {curve label: column of log}).
     Values that were not measured (NaN, or -1 without test boards) are left out."""
-    figure, axes = new_figure(1, len(panels), (4.6 * len(panels), 3.6))
-    for ax, (label, logarithmic, curves) in zip(axes[0], panels, strict=True):
+    # placed by arithmetic, as in `panel_figure`
+    width, height = 4.6 * len(panels), 3.6
+    figure = blank_figure((width, height))
+    places = [(4.6 * j + 0.65, 0.5) for j in range(len(panels))]
+    axes = [figure.add_axes((x / width, y / height, 3.85 / width, 3 / height)) for x, y in places]
+    for ax, (label, logarithmic, curves) in zip(axes, panels, strict=True):
         for name, column in curves.items():
             y = np.asarray(log[column], float)
             shown = np.isfinite(y) & (y >= 0)
@@ -306,13 +310,16 @@ def plot_codebook(sentences, n_words: int):
     """How often each of n_words words stands at each place of sentences (n, S); words ordered by use."""
     used = np.eye(n_words)[sentences].mean(0)  # (S, K)
     order = np.argsort(-used.sum(0), kind="stable")
-    figure, axes = new_figure(2, 1, (9, 5), sharex=True, height_ratios=[1, 2])
-    (top,), (bottom,) = axes
-    top.bar(np.arange(len(order)), used.sum(0)[order], width=1)
+    figure = blank_figure((9, 5))
+    bottom = figure.add_axes((0.08, 0.1, 0.79, 0.5))
+    top = figure.add_axes((0.08, 0.64, 0.79, 0.29), sharex=bottom)
+    top.tick_params(labelbottom=False)
+    beside = figure.add_axes((0.89, 0.1, 0.02, 0.5))
+    top.stairs(used.sum(0)[order], np.arange(len(order) + 1) - 0.5, fill=True)
     top.set(ylabel="times in a sentence", title="use of the words, unmasked boards")
     image = bottom.imshow(
         used[:, order], aspect="auto", cmap="viridis", vmin=0, interpolation="nearest", origin="upper"
     )
     bottom.set(xlabel="word, by use", ylabel="place in the sentence")
-    figure.colorbar(image, ax=bottom, label="share of boards")
+    figure.colorbar(image, cax=beside, label="share of boards")
     return figure

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parts.probing.panels import draw_bar, draw_matrix, new_figure, panel_figure, plot_panels
+from parts.boards.pictures import new_figure
+from parts.probing.panels import draw_bar, draw_matrix, panel_figure, plot_panels
 
 
 def plot_lens(rows: Sequence[dict]):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parts.probing.panels import OBJECT_COLORS, new_figure
+from parts.boards.pictures import new_figure
+from parts.probing.panels import OBJECT_COLORS
 from studies.claims.scores import Row
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from module_dataset import TYPES
+from parts.boards.pictures import new_figure
 from parts.files import numbered
-from parts.probing.panels import new_figure
 from studies.claims.ceiling import APART, OVERLAPPING, counts, groups_of, ideal
 from studies.claims.convergence import Cells, nearness, object_cells
 from studies.claims.figures import INKS, LINES
