@@ -1,20 +1,14 @@
 """What several test files share."""
-# ruff: noqa: E402
 import os
+import random
 import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
 
 # before torch and numpy are loaded; here and in what tests start: networks this small gain nothing by more threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import random
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-from hypothesis import settings
-
-from tests.trainers import draw_nothing
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
@@ -35,6 +29,9 @@ def golden() -> Path:
 
 def global_states() -> tuple:
     """The global random states of random, numpy and torch."""
+    import numpy as np  # here, as the process of pytest-xdist that runs no tests does without them
+    import torch
+
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return random.getstate(), kind, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
 
@@ -50,6 +47,9 @@ def _global_random_states():
 @pytest.fixture
 def reseed():
     """A function that seeds the global random states, which nothing may change after. They end as they were."""
+    import numpy as np
+    import torch
+
     before, seeded = (random.getstate(), np.random.get_state(), torch.get_rng_state()), []  # noqa: NPY002
 
     def untouched() -> bool:
@@ -74,5 +74,7 @@ def figures():
 @pytest.fixture
 def no_pictures(request, monkeypatch):
     """Training draws no pictures, but for tests that ask for `figures`."""
+    from tests.trainers import draw_nothing
+
     if "figures" not in request.fixturenames:
         draw_nothing(monkeypatch.setattr)
