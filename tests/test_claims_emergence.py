@@ -1,7 +1,8 @@
 """What emerges when: measures of networks of which the answer is known, courses, the command, and docs' words."""
 import csv
-import subprocess
+import runpy
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,12 +205,14 @@ def test_a_run_of_one_block_and_one_type_is_followed(tmp_path):
     emergence.plot_emergence([{"run": "odd"} | row for row in rows])
 
 
-def test_mistakes_are_one_line(run, tmp_path):
+def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys):
     for flags, words in (([str(run), str(run)], "names of their own"), ([str(tmp_path)], "params_training.json")):
-        done = subprocess.run([sys.executable, "-m", "studies.emergence", *flags], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        monkeypatch.setattr(sys, "argv", ["studies.emergence", *flags])
+        with pytest.raises(SystemExit) as end, warnings.catch_warnings(action="ignore"):  # it has been imported before
+            runpy.run_module("studies.emergence", run_name="__main__")
+        assert end.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_the_words_of_the_results_are_what_the_table_says(monkeypatch):

@@ -3,10 +3,9 @@ against hand-made latents, mistakes, the exported folder, the command."""
 import csv
 import functools
 import json
+import runpy
 import struct
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from studies.dictionaries.training import KINDS, Dictionary
 from tests.trainers import boards as small_boards
 from tests.trainers import make
 
-ROOT = Path(__file__).resolve().parent.parent
 N, D, WIDTH, K = 8000, 32, 40, 3
 SITE = "b0_z_attn_mlp"
 
@@ -301,18 +299,24 @@ def test_mistakes_in_scoring_are_one_sentence(latents, labels, chosen, part):
         score(latents, labels, chosen)
 
 
-def command(*flags):
-    return subprocess.run([sys.executable, "-m", "studies.dictionaries", *map(str, flags)], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
+@pytest.fixture
+def command(monkeypatch):
+    """A function that runs the command in this process."""
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["studies.dictionaries", *map(str, flags)])
+        runpy.run_module("studies.dictionaries", run_name="__main__")
+
+    return run
 
 
 @pytest.mark.parametrize(("flags", "part"), [
     (["--site", "b9_z"], "b9_z"), (["--width", "4"], "width must be at least k = 8, not 4")])
-def test_mistakes_of_the_command_are_one_line(flags, part, tmp_path, small_run):
-    done = command(small_run, "--quick", *flags)
-    assert done.returncode == 2
-    assert part in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_mistakes_of_the_command_are_one_line(flags, part, small_run, command, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(small_run, "--quick", *flags)
+    assert end.value.code == 2
+    assert part in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -322,11 +326,10 @@ def small_run(tmp_path_factory):
     return trainer.folder
 
 
-def test_the_command_writes_tables_pictures_and_dictionaries(small_run):
-    done = command(small_run, "--quick", "--seeds", 2, "--site", "b0_z_attn_mlp", "--width", 32, "--k", 2)
-    assert done.returncode == 0, done.stderr
+def test_the_command_writes_tables_pictures_and_dictionaries(small_run, command, capsys):
+    command(small_run, "--quick", "--seeds", 2, "--site", "b0_z_attn_mlp", "--width", 32, "--k", 2)
     folder = small_run / "analysis" / "dictionaries" / "quick"
-    assert done.stdout.strip() == str(folder / "report.md")
+    assert capsys.readouterr().out.strip() == str(folder / "report.md")
     for name in ("report.md", "table.csv", "facts.csv", "coverage.csv", "coverage.png", "latents.png", "topk_1/cfg.json",
                  "frozen_decoder_0/sae_weights.safetensors"):
         assert (folder / name).stat().st_size > 100
