@@ -1,6 +1,6 @@
 """Two processes train as one does, started by torchrun or as it starts them, against the same flags in this process.
 
-Runs draw no pictures, but for the one that a signal stops.
+Runs draw no pictures, but for the one that torchrun starts and a signal stops.
 """
 from __future__ import annotations
 
@@ -25,12 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dtype", "float64", "--n_embd", "16", "--n_embd_pos", "8", "--n_layer", "2", "--dataset_len", "150", "--save", "1",
          "--seed", "3", "--run_name", "r", "--epoch2test", "2", "--device", "cpu"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
-PLAIN = "tests/without_pictures.py"
 MORE = {"factor": [], "lea": ["--vq_expire", "0", "--loss_rfs_epoch_start", "0"]}
-
-
-def command(*args) -> list[str]:
-    return [sys.executable, *map(str, args)]
 
 
 def as_torchrun(kind, folder, *args) -> str:
@@ -38,13 +33,6 @@ def as_torchrun(kind, folder, *args) -> str:
     codes = paired(kind, [*map(str, args)], folder)
     assert codes == [0, 0], [(folder / f"out{rank}").read_text()[-2000:] for rank in (0, 1)]
     return (folder / "out0").read_text()
-
-
-def by_torchrun(kind, *args) -> str:
-    done = subprocess.run(command(*TORCHRUN, PLAIN, f"{SCRIPTS[kind].__name__}.py", *args), cwd=ROOT, capture_output=True,
-                          text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def rows(folder: Path) -> list[dict]:
@@ -61,14 +49,13 @@ def alone(kind, *args) -> None:
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def runs(request, tmp_path_factory):
-    """The network, and the folder of a run alone and of one by two processes, LEA's started by torchrun, of two epochs: 150
-    boards leave a last batch of 22, a third process would get 8, 7 and 7."""
+    """The network, and the folder of a run alone and of one by two processes, of two epochs: 150 boards leave a last batch of
+    22, a third process would get 8, 7 and 7."""
     folder, kind = tmp_path_factory.mktemp("runs"), request.param
     args = [*SMALL, *MORE[kind], "--epoch", 2, "--runs"]
     alone(kind, *args, folder / "alone")
     args.append(folder / "two")
-    out = by_torchrun(kind, *args) if kind == "lea" else as_torchrun(kind, folder, *args)
-    assert out.count("trained:") == 1
+    assert as_torchrun(kind, folder, *args).count("trained:") == 1
     return kind, folder / "alone" / "r", folder / "two" / "r"
 
 
@@ -105,8 +92,10 @@ def test_expiry_with_two_processes(tmp_path):
     assert log[-1]["loss_total"] < log[0]["loss_total"]
 
 
-def test_a_signal_stops_all_processes(tmp_path):
-    args = command(*TORCHRUN, "train_model.py", *SMALL, "--plot_dpi", 20, "--epoch", 100000, "--runs", tmp_path)
+@pytest.mark.parametrize("runs", ["factor"], indirect=True)
+def test_torchrun_trains_as_one_process_and_a_signal_stops_all(runs, tmp_path):
+    args = [sys.executable, *TORCHRUN, "train_model.py", *SMALL, "--epoch2test", "99", "--plot_dpi", "20", "--epoch", "100000",
+            "--runs", str(tmp_path)]
     process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "r" / "run_log.csv"
     deadline = time.monotonic() + 120
@@ -117,4 +106,6 @@ def test_a_signal_stops_all_processes(tmp_path):
     assert process.returncode != 0
     assert stderr.count("resume with --resume") == 1
     state = newest_states(tmp_path / "r")[0]
-    assert state.name == f"state_{len(rows(tmp_path / 'r'))}.pt"
+    log = rows(tmp_path / "r")
+    assert state.name == f"state_{len(log)}.pt"
+    assert [row["loss"] for row in log[:2]] == pytest.approx([row["loss"] for row in rows(runs[1])[:2]], rel=1e-9)
