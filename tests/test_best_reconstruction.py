@@ -56,6 +56,14 @@ def every_picture(dataset, masked, proba):
     return {picture: mass / sum(masses.values()) for picture, mass in masses.items()}
 
 
+def marginal_of(masses, dataset, board):
+    """The probabilities of tokens (h, w, V) of {picture: posterior}."""
+    marginal = np.zeros((*board.shape, dataset.vocab_size))
+    for picture, mass in masses.items():
+        marginal += mass * (np.frombuffer(picture, np.int64).reshape(board.shape)[..., None] == np.arange(dataset.vocab_size))
+    return marginal
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("hidden", [0, 0.3, 0.7, 1])
 def test_equals_all_rows_drawn_by_loops(case, hidden):
@@ -63,16 +71,15 @@ def test_equals_all_rows_drawn_by_loops(case, hidden):
     drawn = dataset.sample(3)
     masks, _ = dataset.mask(drawn.boards, hidden, 0.0)
     masked = np.where(masks, dataset.masking_token, drawn.boards)
-    found = dataset.best_reconstruction(masked)
+    found, posterior = dataset.best_reconstruction(masked), dataset.posterior(masked)
+    assert posterior.shape == (*masked.shape, dataset.vocab_size)
     for b in range(len(masked)):
         masses = every_picture(dataset, masked[b], dataset.board_types_proba)
         assert found.consistent[b] == len(masses)
         assert found.mass[b] == pytest.approx(max(masses.values()))
         assert masses[found.board[b].tobytes()] == pytest.approx(max(masses.values()))
-        marginal = np.zeros((*masked[b].shape, dataset.vocab_size))
-        for picture, mass in masses.items():
-            board = np.frombuffer(picture, np.int64).reshape(masked[b].shape)
-            marginal += mass * (board[..., None] == np.arange(dataset.vocab_size))
+        marginal = marginal_of(masses, dataset, masked[b])
+        np.testing.assert_allclose(posterior[b], marginal, atol=1e-12)
         chosen = np.take_along_axis(marginal, found.marginal[b][..., None], -1)[..., 0]
         np.testing.assert_allclose(chosen, marginal.max(-1))
 
@@ -85,6 +92,7 @@ def test_prior_can_be_given():
         found = dataset.best_reconstruction(hidden, proba)
         assert found.consistent[0] == len(masses)
         assert found.mass[0] == pytest.approx(max(masses.values()))
+        np.testing.assert_allclose(dataset.posterior(hidden, proba)[0], marginal_of(masses, dataset, hidden[0]), atol=1e-12)
 
 
 def test_defaults_visible_cells_are_kept_and_the_ceiling_is_high():
@@ -122,25 +130,6 @@ def test_what_cannot_be_done_is_refused_by_name():
     fuzzy = AbstractionDataset(abs_w_c=9, abs_w_m=4, seed=0, bool_split=False, board_types=["single"], board_types_proba=[1])
     with pytest.raises(ValueError, match=r"masked_boards\[0\].*more than 10000000"):
         fuzzy.best_reconstruction(np.full((1, 8, 8), fuzzy.masking_token))
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("hidden", [0, 0.3, 0.7, 1])
-def test_posterior_equals_all_rows_drawn_by_loops(case, hidden):
-    dataset = AbstractionDataset(**PLAIN | CASES[case], seed=4)
-    drawn = dataset.sample(3)
-    masks, _ = dataset.mask(drawn.boards, hidden, 0.0)
-    masked = np.where(masks, dataset.masking_token, drawn.boards)
-    for proba in (None, [2, *[1] * (len(dataset.board_types) - 1)]):
-        posterior = dataset.posterior(masked, proba)
-        assert posterior.shape == (*masked.shape, dataset.vocab_size)
-        for board, probabilities in zip(masked, posterior, strict=True):
-            weights = dataset.board_types_proba if proba is None else proba
-            wanted = np.zeros_like(probabilities)
-            for picture, mass in every_picture(dataset, board, weights).items():
-                cells = np.frombuffer(picture, np.int64).reshape(board.shape)
-                wanted += mass * (cells[..., None] == np.arange(dataset.vocab_size))
-            np.testing.assert_allclose(probabilities, wanted, atol=1e-12)
 
 
 def test_posterior_agrees_with_the_best_reconstruction():

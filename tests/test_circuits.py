@@ -1,5 +1,6 @@
 """Circuits: what is known by construction, a hand-made network whose circuit is known, mistakes, the command."""
 import csv
+import itertools
 import runpy
 import sys
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_of_ablations_the_cells_to_read_count_alone(kind):
         kept(trainer, boards, masks, [everything], read=read[:-1])
 
 
-@both
+@pytest.mark.parametrize("kind", ["factor", "lea"])
 @pytest.mark.parametrize("how", ["mean", "zero"])
 def test_an_ablation_does_not_depend_on_the_other_boards_under_test(kind, how):
     """The mean is one of boards of train: that of a single board under test would change nothing."""
@@ -302,8 +303,7 @@ def test_what_is_put_there_comes_from_other_boards(kind):
             assert not (acts[place] == put[place]).all((1, 2)).any()
 
 
-@both
-@pytest.mark.parametrize("n", [1, 129])
+@pytest.mark.parametrize(("kind", "n"), itertools.product(["factor", "lea"], [1, 129]))  # 128 are computed at once
 def test_any_number_of_boards(kind, n):
     trainer = shaken(kind)
     base, donor, masks = (np.repeat(array, 22, 0)[:n] for array in two(trainer))

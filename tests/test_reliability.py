@@ -424,8 +424,8 @@ def stops(trainer, match) -> str:
 
 
 @pytest.mark.parametrize("for_good", [True, False])
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (files, "open")])
+@pytest.mark.parametrize(("module", "name", "error"), [(os, "fsync", errno.EIO), (os, "replace", errno.ENOSPC),
+                                                       (files, "open", errno.ENOSPC)])
 def test_a_disk_that_fails_midway(module, name, error, for_good, tmp_path, monkeypatch):
     trainer = make(runs=tmp_path, run_name="r")
     original = getattr(module, name, open)

@@ -19,6 +19,7 @@ from tests.faults import Trap, same
 from tests.trainers import KINDS, boards, both, make, weights
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
+both_wrappers = pytest.mark.parametrize("kind", ["factor", "lea"])
 
 
 # run folders
@@ -33,7 +34,7 @@ LOG_LEA = ["written", "epoch", "loss_total", "loss_mean", "loss_rfb", "loss_rfs"
            *(f"{split}_acc_{stream}_{name}" for split in SPLITS for stream in ("rfb", "rfs") for name in TESTED_LEA)]
 
 
-@pytest.mark.parametrize("kind", ["factor", "lea"])
+@both_wrappers
 def test_run_folder(kind, tmp_path, figures):
     trainer = make(kind, runs=tmp_path / "runs", run_name="first", epochs=6, epoch2test=9, epoch2save=2, save_model=1,
                    plot_dpi=20)
@@ -94,7 +95,7 @@ def test_a_test_in_training_is_masked_twice_as_the_recipe_ends(monkeypatch):
     assert seen == [(30, 0.01, 0.0), (n, 0.5, 1.0), (n, 0.5, 1.0), (30, 0.5, 1.0), (n, 0.5, 1.0), (n, 0.5, 1.0)]
 
 
-@pytest.mark.parametrize("kind", ["factor", "lea"])
+@both_wrappers
 @pytest.mark.parametrize("values", [dict(bool_split=False), dict(card_test=0), dict(card_test=0, card_val=2)])
 def test_without_test_boards_train_alone_is_tested(kind, values, tmp_path):
     """Blank in the CSV, -1 in the .pkl."""
@@ -178,7 +179,7 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint(tmp_path, monkeypatch, ca
         make(n_embd=4, init_from="runs/second/checkpoints/model_1.pth")
 
 
-@both
+@both_wrappers
 def test_val_boards_have_columns_and_name_the_best_epoch(kind, tmp_path):
     trainer = make(kind, dataset=boards(card_val=2, abs_n=5), epochs=5, epoch2test=1, epoch2save=2, learning_rate=0.03, save_model=True,
                    runs=tmp_path, run_name="r", masking_patch_epoch=2)
@@ -212,7 +213,7 @@ def test_a_log_without_the_columns_of_today_is_continued(tmp_path):
     assert [cells[:at] for cells in after[1:4]] == [cells[:at] for cells in before[1:4]]
 
 
-@both
+@both_wrappers
 def test_no_run_name_no_file(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make(kind, save_model=1)
@@ -231,7 +232,7 @@ def everything_in(folder):
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@both
+@both_wrappers
 def test_an_existing_run_is_never_written_over(kind, tmp_path):
     make(kind, runs=tmp_path, run_name="r", plot_dpi=20, save_model=1).train()
     before = everything_in(tmp_path)
@@ -279,7 +280,7 @@ def test_a_run_of_the_other_network_and_a_device_that_is_not_there_are_named(tmp
         type(runs["lea"]).from_run(runs["lea"].folder, device="tpu")
 
 
-@both
+@both_wrappers
 def test_params_files_load_back(kind, tmp_path):
     trainer = make(kind, runs=tmp_path, run_name="r", plot_dpi=20)
     trainer.train()
@@ -292,7 +293,7 @@ def test_params_files_load_back(kind, tmp_path):
     assert same(weights(again), weights(trainer))
 
 
-@both
+@both_wrappers
 def test_damaged_run_folders_are_named(kind, tmp_path):
     cls = KINDS[kind][0]
     with pytest.raises(ValueError, match="params_training.json: cannot be read"):
@@ -427,7 +428,7 @@ def test_damaged_weights_are_refused_by_name(kind, tmp_path):
 # reports
 
 
-@both
+@both_wrappers
 def test_train_reports_and_nothing_else_prints(kind, capsys):
     trainer = make(kind, epochs=4, epoch2print=3, epoch2test=2)
     trainer.test_model_accuracy(3, 0.1)
