@@ -1,10 +1,8 @@
 """The two scripts: runs from end to end, flags, and what happens to wrong ones."""
 import dataclasses
-import json
 import os
 import pickle
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from wandb.proto import wandb_internal_pb2
 
 import module_train_probe
 import module_train_probe_lea
@@ -112,6 +109,9 @@ for script in (train_model, train_model_lea):
     except SystemExit as end:
         print("help", {{"wandb", "sklearn", "torch._dynamo"}} & set(sys.modules), end.code)
 train_model_lea.main({flags("lea", "runs", "--epoch", 1)!r})
+from tests.trainers import draw_nothing
+
+draw_nothing()  # once is enough
 os.environ["WANDB_MODE"] = "disabled"
 train_model.main({flags("factor", "others", "--wandb", "online", "--epoch", 1, "--optimizer", "muon")!r})
 print("training", {{"wandb", "torch._dynamo"}} & set(sys.modules))"""
@@ -125,51 +125,6 @@ print("training", {{"wandb", "torch._dynamo"}} & set(sys.modules))"""
     assert f"trained: runs/{folder.name}" in out
     pictures = {path.stem for path in folder.glob("figures/*")}
     assert pictures == {"learning_curves", "reconstructions", "codebook", "sentences"}
-
-
-def wandb_records(path):
-    """The records of an offline run, from the file's own format: a header of 7 bytes, then blocks of 32 KiB, of chunks that
-    each have checksum, length and kind (1 whole, 2 first, 3 middle, 4 last)."""
-    content, at, record = path.read_bytes(), 7, b""
-    while at + 7 <= len(content):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, at)
-        record += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            yield wandb_internal_pb2.Record.FromString(record)
-            record = b""
-
-
-def test_wandb_offline_really_logs(tmp_path):
-    """Config, curves and pictures, read back from the offline run."""
-    argv = flags("lea", "runs", "--wandb", "offline", "--epoch", 3, "--epoch2test", 2)
-    code, out, err = finished(start(tmp_path, [train_model_lea.__file__], *argv))  # a fork might share wandb's service
-    assert code == 0, err
-    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "home"}
-    (folder,) = (tmp_path / "runs").iterdir()
-    (run,) = folder.glob("wandb/offline-run-*")
-    records = list(wandb_records(next(run.glob("run-*.wandb"))))
-    [started] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert started.display_name == folder.name
-    config = {item.key: json.loads(item.value_json) for item in started.config.update}
-    assert config["training"] == read_json(folder / "params_training.json")
-    assert config["data set"] == read_json(folder / "params_dataset.json")
-    log = read_run_log(folder / "run_log.csv")
-    rows = [record.history for record in records if record.WhichOneof("record_type") == "history"]
-    assert [row.step.num for row in rows] == [3, 6, 9]  # trainer.step
-    pictures = {path.stem for path in folder.glob("figures/*")}
-    for epoch, row in enumerate(rows):
-        logged = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
-        for name, column in log.items():
-            if np.isfinite(column[epoch]):
-                assert logged[name] == pytest.approx(column[epoch], rel=1e-6), name
-        shown = {name.removesuffix("/path"): run / "files" / value for name, value in logged.items() if name.endswith("/path")}
-        assert set(shown) == (pictures if epoch != 1 else set())  # a test's
-        for path in shown.values():
-            assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @forks

@@ -11,9 +11,10 @@ from parts.training import threads
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("script", ["train_model", "train_model_lea", "studies.claims.__main__", "studies.circuits.__main__"])
-@pytest.mark.parametrize(("own", "expected"), [
-    ({}, (str(threads.SPINS), None)), ({"GOMP_SPINCOUNT": "7"}, ("7", None)), ({"OMP_WAIT_POLICY": "ACTIVE"}, (None, "ACTIVE")),
+@pytest.mark.parametrize(("script", "own", "expected"), [
+    *((script, {}, (str(threads.SPINS), None))
+      for script in ("train_model", "train_model_lea", "studies.claims.__main__", "studies.circuits.__main__")),
+    ("train_model", {"GOMP_SPINCOUNT": "7"}, ("7", None)), ("train_model", {"OMP_WAIT_POLICY": "ACTIVE"}, (None, "ACTIVE")),
 ])  # fmt: skip
 def test_scripts_let_threads_wait_less_before_torch_is_loaded_unless_the_user_says_how(script, own, expected):
     """What torch's library of threads sees when it is loaded, by a torch of our own."""
