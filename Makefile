@@ -7,10 +7,10 @@ LEA_ARGS ?= @recipes/try_lea.args
 
 # processes that share the tests
 WORKERS ?= 2
-# tests of studies, and those that train much, run the scripts, kill them, draw every figure or open notebooks
-SLOW := analysis arguments best_reconstruction circuits claims_* damaged_files dictionaries distributed editing explorer explorer_page \
-        export hooks interoperation notebooks own_boards portability probing recipe recipes reliability run_folder scripts streams \
-        train_probe train_probe_lea wandb words_start
+# tests of studies, and those that train much, run the scripts, kill them, count all boards, draw every figure or open notebooks
+SLOW := analysis arguments best_reconstruction circuits claims_* damaged_files dataset_files dictionaries distributed editing evaluation \
+        explorer explorer_page export hooks interoperation notebooks portability probing recipe recipes reliability run_folder \
+        scripts splits streams threads train_probe train_probe_lea wandb words_start
 
 .PHONY: train train-lea test check notebooks stress bench lint explorer
 
