@@ -59,7 +59,7 @@ class Size:
 
 
 FULL = Size(fit=32_000, choose=900, test=400, masks=2, ceiling_masks=2, swaps=200, draws=DRAWS, words=16_000)
-QUICK = Size(fit=800, choose=200, test=15, masks=2, ceiling_masks=1, swaps=40, draws=100, words=1500)
+QUICK = Size(fit=600, choose=150, test=12, masks=2, ceiling_masks=1, swaps=30, draws=100, words=1500)
 
 
 def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Callable) -> Findings:
