@@ -303,7 +303,7 @@ def test_what_is_put_there_comes_from_other_boards(kind):
             assert not (acts[place] == put[place]).all((1, 2)).any()
 
 
-@pytest.mark.parametrize(("kind", "n"), itertools.product(["factor", "lea"], [1, 129]))  # 128 are computed at once
+@pytest.mark.parametrize(("kind", "n"), list(itertools.product(["factor", "lea"], [1, 129])))  # 128 are computed at once
 def test_any_number_of_boards(kind, n):
     trainer = shaken(kind)
     base, donor, masks = (np.repeat(array, 22, 0)[:n] for array in two(trainer))
