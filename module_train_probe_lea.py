@@ -70,6 +70,13 @@ class LEAParams(TrainParams):
         "never",
         low=0,
     )
+    vq_groups: int = made_of(
+        1,
+        "cut each of the sentence's block_speech_size vectors into so many parts and replace each part by a "
+        "word (product quantisation); a sentence then has block_speech_size times vq_groups words",
+        low=1,
+        high=10**4,
+    )
     slot_heads: int = made_of(
         0,
         "number of the language network's cross-attention heads in which words compete for cells, as in slot "
@@ -148,7 +155,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def _network(self) -> torch.nn.Module:
         names = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "embd_pdrop", "resid_pdrop",
                  "attn_pdrop", "vocab_speech_size", "block_speech_size", "vq_type", "bool_blank_speech",
-                 "vq_expire", "slot_heads", "seed")
+                 "vq_expire", "slot_heads", "vq_groups", "seed")
         sizes = {name: getattr(self, name) for name in names}
         if self.transformer_type == "vanilla":
             network = LEA(**sizes)
@@ -316,7 +323,8 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def _words(self, sentences) -> torch.Tensor:
         """Sentences (B, S) or one-hot (B, S, K) as word indices (B, S) on the device."""
-        return word_indices(sentences, self.block_speech_size, self.vocab_speech_size, self.device)
+        words = self.block_speech_size * self.vq_groups
+        return word_indices(sentences, words, self.vocab_speech_size, self.device)
 
     def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boards under masks (n, h, w) -> boards rebuilt from the picture (n, h, w), boards rebuilt from the

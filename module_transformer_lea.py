@@ -1,7 +1,8 @@
 """LEA, the language-enhanced architecture (arXiv 2312.05361): it rebuilds a board from a few discrete words.
 
 Axis letters: B boards, T tokens of a board, S = block_speech_size words of a sentence, D = n_embd,
-P = n_embd_pos, H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook.
+P = n_embd_pos, H = n_head, V = vocab_size, K = vocab_speech_size words of the codebook. G = vq_groups words
+stand for each vector that ALN writes (1 in the paper): a sentence has S·G words, D / G wide.
 
 Two networks around a codebook. The inference network IN (prefix ps_) reconstructs boards and reads a
 sentence by cross-attention. The auxiliary language network ALN (prefix ss_) writes a sentence, S words of the
@@ -51,11 +52,15 @@ COMMITMENT_COST = USAGE_COST = 0.25
 class VectorQuantizer(nn.Module):
     """Replaces vectors by the nearest of K code words (Euclidean), with straight-through gradient.
 
-    num_embeddings K, embedding_dim D. loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) +
-    usage_cost · mean over words of (share of words used - 1/K)², the last without gradient. The codebook
-    learns by gradient, and eval mode passes gradients on too. seed: of the words, N(0, 1); None draws one.
-    Distances are compared by expanded squares: in float32 vectors must not be much further from 0 than words
-    are from each other. LEA's come from a LayerNorm and are not.
+    num_embeddings K, embedding_dim D of the vectors. groups G: a vector is cut into G parts, and each is
+    replaced by a word of D / G numbers; all parts share the codebook (product quantisation, Jégou et al.
+    2011). So G words stand for a vector, and K^G different vectors can be written.
+
+    loss = mean((q - sg[x])²) + commitment_cost · mean((sg[q] - x)²) + usage_cost · mean over words of (share
+    of words used - 1/K)², the last without gradient. The codebook learns by gradient, and eval mode passes
+    gradients on too. seed: of the words, N(0, 1); None draws one. Distances are compared by expanded squares:
+    in float32 vectors must not be much further from 0 than words are from each other. LEA's come from a
+    LayerNorm and are not.
 
     passing: while true, vectors pass unchanged, without loss, and no word moves. keep_last: the last word
     stays when words are started from vectors or expire.
@@ -65,25 +70,27 @@ class VectorQuantizer(nn.Module):
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
-        usage_cost: float = USAGE_COST, *, seed: int | None = None,
+        usage_cost: float = USAGE_COST, *, groups: int = 1, seed: int | None = None,
     ):
         super().__init__()
-        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim, groups=groups)
         check_numbers(None, commitment_cost=commitment_cost, usage_cost=usage_cost)
-        self.commitment_cost, self.usage_cost = commitment_cost, usage_cost
+        if embedding_dim % groups:
+            raise ValueError(f"groups must divide embedding_dim = {embedding_dim}, not {groups}.")
+        self.commitment_cost, self.usage_cost, self.groups = commitment_cost, usage_cost, groups
         seed = checked_seed(seed)
         self.noise = Noise(seed)
-        self._embedding = self._codebook(num_embeddings, embedding_dim)
+        self._embedding = self._codebook(num_embeddings, embedding_dim // groups)
         self.register_buffer("_unstarted", None, persistent=False)
         self.register_load_state_dict_post_hook(VectorQuantizer._decide_passing)
-        self.start_words_(torch.randn(num_embeddings, embedding_dim, generator=torch_rng(seed)))
+        self.start_words_(torch.randn(num_embeddings, embedding_dim // groups, generator=torch_rng(seed)))
 
     def _codebook(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
         return Embedding(num_embeddings, embedding_dim)
 
     @torch.no_grad()
     def start_words_(self, words: torch.Tensor) -> None:
-        """Starts the codebook at words (K, D)."""
+        """Starts the codebook at words (K, D / G)."""
         self._embedding.weight.copy_(words)
 
     def await_start_(self) -> None:
@@ -104,22 +111,25 @@ class VectorQuantizer(nn.Module):
 
         in_a_batch: number of vectors in a training batch.
         """
-        last = self._embedding.weight[-1:].detach().clone() if self.keep_last else vectors[:0]
-        words = k_means(vectors, len(self._embedding.weight) - len(last), generator)
+        parts = vectors.reshape(-1, self._embedding.weight.shape[1])
+        last = self._embedding.weight[-1:].detach().clone() if self.keep_last else parts[:0]
+        words = k_means(parts, len(self._embedding.weight) - len(last), generator)
         self.start_words_(torch.cat((words, last)))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S, K), indices (B, S).
-        ValueError if the vectors are not as long as the words."""
+        """x (B, S, D) -> quantised (B, S, D), loss (), encodings one-hot (B, S·G, K), indices (B, S·G), the G
+        words of a vector side by side. ValueError if the vectors are not D long."""
         words = self._embedding.weight
-        if x.ndim < 2 or x.shape[-1] != words.shape[1]:
-            raise ValueError(f"x must have shape (B, S, {words.shape[1]}), not {tuple(x.shape)}.")
+        width = words.shape[1]
+        if x.ndim < 2 or x.shape[-1] != width * self.groups:
+            raise ValueError(f"x must have shape (B, S, {width * self.groups}), not {tuple(x.shape)}.")
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # bfloat16 would confuse near words
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(words.dtype))
-        flat = x.detach().flatten(0, -2)
+        flat = x.detach().reshape(-1, width)
         # the nearest word: |x - w|² without |x|², which is the same for all words
-        indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1).view(x.shape[:-1])
+        indices = (words.square().sum(1) - 2 * flat @ words.T).argmin(1)
+        indices = indices.view(*x.shape[:-2], x.shape[-2] * self.groups)
         encodings = F.one_hot(indices, len(words)).to(x.dtype)
         if self.passing:
             return x, x.new_zeros(()), encodings, indices
@@ -142,8 +152,9 @@ class VectorQuantizer(nn.Module):
         processes: here the optimiser does that."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
-        """Word indices (...) -> words (..., D)."""
-        return F.embedding(indices, self._embedding.weight)
+        """Word indices (..., S·G) -> the vectors (..., S, D) that they stand for."""
+        words = F.embedding(indices, self._embedding.weight)
+        return words if self.groups == 1 else words.unflatten(-2, (-1, self.groups)).flatten(-2)
 
 
 def k_means(vectors: torch.Tensor, k: int, generator: torch.Generator, rounds: int = 25) -> torch.Tensor:
@@ -188,12 +199,12 @@ class VectorQuantizerEMA(VectorQuantizer):
     def __init__(
         self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
         usage_cost: float = USAGE_COST, decay: float = 0.99, epsilon: float = 1e-5, expire: float = VQ_EXPIRE,
-        *, keep_last: bool = False, seed: int | None = None,
+        *, keep_last: bool = False, groups: int = 1, seed: int | None = None,
     ):
         check_numbers(decay=decay)
         check_numbers(None, epsilon=epsilon, expire=expire)
         self.decay, self.epsilon, self.expire, self.keep_last = decay, epsilon, expire, keep_last
-        super().__init__(num_embeddings, embedding_dim, commitment_cost, usage_cost, seed=seed)
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, usage_cost, groups=groups, seed=seed)
 
     def _codebook(self, num_embeddings, embedding_dim):
         self.register_buffer("_ema_cluster_size", torch.ones(num_embeddings))
@@ -210,7 +221,7 @@ class VectorQuantizerEMA(VectorQuantizer):
     def start_from_(self, vectors: torch.Tensor, in_a_batch: int, generator: torch.Generator) -> None:
         """As VectorQuantizer's; counts start at the count of an evenly used word."""
         super().start_from_(vectors, in_a_batch, generator)
-        expected = in_a_batch / len(self._embedding.weight)
+        expected = in_a_batch * self.groups / len(self._embedding.weight)
         self._ema_w.mul_(expected)
         self._ema_cluster_size.fill_(expected)
 
@@ -281,8 +292,9 @@ class LEA(nn.Module):
     Sizes as GPTFactor's, and vocab_speech_size K, block_speech_size S. n_unmasked is accepted and ignored.
     vq_type: 'EMA' or 'vanilla'. bool_blank_speech: IN's blank sentence is zeros, else the codebook's last
     word S times. vq_expire: see VectorQuantizerEMA. slot_heads: number of heads of ALN's cross-attention in
-    which words compete for what they read (see Attention). seed: of weights, dropout and expiry; None draws
-    one. pos_width: for LEAFactor. ValueError for values that contradict each other.
+    which words compete for what they read (see Attention). vq_groups G: see VectorQuantizer. seed: of
+    weights, dropout and expiry; None draws one. pos_width: for LEAFactor. ValueError for values that
+    contradict each other.
     """
 
     apart = False  # whether sub-layers read stream and position code side by side
@@ -292,13 +304,15 @@ class LEA(nn.Module):
         embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0, n_unmasked: int = 0,
         vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
-        seed: int | None = None, *, pos_width: int | None = None,
+        seed: int | None = None, *, vq_groups: int = 1, pos_width: int | None = None,
     ):
         super().__init__()
         P = pos_width if self.apart else n_embd
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head,
                     n_embd=n_embd, vocab_speech_size=vocab_speech_size, block_speech_size=block_speech_size,
-                    n_embd_pos=P)
+                    n_embd_pos=P, vq_groups=vq_groups)
+        if n_embd % vq_groups:
+            raise ValueError(f"vq_groups must divide n_embd = {n_embd}, not {vq_groups}.")
         check_numbers(embd_pdrop=embd_pdrop, resid_pdrop=resid_pdrop, attn_pdrop=attn_pdrop)
         check_numbers(None, vq_expire=vq_expire)
         check_number("slot_heads", slot_heads, f"a whole number from 0 to n_head = {n_head}", 0, n_head)
@@ -328,16 +342,17 @@ class LEA(nn.Module):
         for block in self.ss_blocks:
             block.crossAttn.slot_heads = slot_heads
         if vq_type == "EMA":
-            quantiser = VectorQuantizerEMA(vocab_speech_size, n_embd, expire=vq_expire, seed=seed)
+            quantiser = VectorQuantizerEMA(
+                vocab_speech_size, n_embd, expire=vq_expire, groups=vq_groups, seed=seed)
         else:
-            quantiser = VectorQuantizer(vocab_speech_size, n_embd, seed=seed)
+            quantiser = VectorQuantizer(vocab_speech_size, n_embd, groups=vq_groups, seed=seed)
         quantiser.keep_last = not bool_blank_speech  # the last word is then the blank
         quantiser.noise = self.noise
         self.ss_vector_quantizer = quantiser
         self.out_sites = nn.ModuleDict({site: Site(site) for site in ("z_out", "logit", "ss_z_out")})
         self.sites = named_sites(self)
         init_weights(self, seed)
-        words = torch.randn(vocab_speech_size, n_embd, generator=torch_rng(seed, 1))
+        words = torch.randn(vocab_speech_size, n_embd // vq_groups, generator=torch_rng(seed, 1))
         quantiser.start_words_(INIT_STD * words)
 
     # IN, the inference network
@@ -388,9 +403,11 @@ class LEA(nn.Module):
 
     def blank(self) -> torch.Tensor:
         """The sentence without content, (1, S, D), that IN reads with a board."""
-        words = self.ss_vector_quantizer._embedding.weight
+        last = self.ss_vector_quantizer._embedding.weight[-1]
         shape = (1, *self.ss_token_init.weight.shape)
-        return words.new_zeros(shape) if self.bool_blank_speech else words[-1].expand(shape)
+        if self.bool_blank_speech:
+            return last.new_zeros(shape)
+        return last.repeat(self.ss_vector_quantizer.groups).expand(shape)
 
     def hidden_board(self) -> torch.Tensor:
         """A board with every cell hidden, (1, T)."""
@@ -413,7 +430,7 @@ class LEA(nn.Module):
 
     def forward(self, idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Boards (B, T) -> logits from the board (B, T, V), logits from its sentence (B, T, V), vq loss (),
-        words one-hot (B, S, K)."""
+        words one-hot (B, S·G, K)."""
         ps_logits, state = self.infer(idx, self.blank())
         sentence, vq_loss, encodings, _ = self.ss_vector_quantizer(self.write(state))
         ps2_logits, _ = self.infer(self.hidden_board(), sentence)
@@ -424,20 +441,19 @@ class LEA(nn.Module):
         return self.infer(idx, self.blank())[0]
 
     def predict_sentence(self, idx: torch.Tensor) -> torch.Tensor:
-        """Boards (B, T) -> the sentences (B, S) that ALN writes about them, as word indices."""
+        """Boards (B, T) -> the sentences (B, S·G) that ALN writes about them, as word indices."""
         return self.ss_vector_quantizer(self.write(self.infer(idx, self.blank())[1]))[3]
 
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
-        """Word indices (B, S) -> logits (B, T, V) for a board with every cell hidden. ValueError for a wrong
-        shape or a word that is not in the codebook."""
-        S, K = self.ss_token_init.num_embeddings, len(self.ss_vector_quantizer._embedding.weight)
-        check_tokens("sentences", sentences, S)
+        """Word indices (B, S·G) -> logits (B, T, V) for a board with every cell hidden. ValueError for a
+        wrong shape or a word that is not in the codebook."""
+        quantiser, K = self.ss_vector_quantizer, len(self.ss_vector_quantizer._embedding.weight)
+        check_tokens("sentences", sentences, self.ss_token_init.num_embeddings * quantiser.groups)
         low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)
         if low < 0 or high >= K:
             wrong = low if low < 0 else high
             raise ValueError(f"sentences must hold word indices from 0 to {K - 1}, not {wrong}.")
-        words = self.ss_vector_quantizer.get_codebook_entries(sentences)
-        return self.infer(self.hidden_board(), words)[0]
+        return self.infer(self.hidden_board(), quantiser.get_codebook_entries(sentences))[0]
 
     def block_matrices(self) -> list[nn.Parameter]:
         """The Linear weights of all blocks: what Muon takes."""
@@ -455,10 +471,10 @@ class LEAFactor(LEA):
         n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
         n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
         bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
-        seed: int | None = None,
+        seed: int | None = None, *, vq_groups: int = 1,
     ):
         super().__init__(
             vocab_size, block_size, n_layer, n_head, n_embd, embd_pdrop, resid_pdrop, attn_pdrop, n_unmasked,
             vocab_speech_size, block_speech_size, vq_type, bool_blank_speech, vq_expire, slot_heads, seed,
-            pos_width=n_embd_pos,
+            vq_groups=vq_groups, pos_width=n_embd_pos,
         )

@@ -209,7 +209,7 @@ ANOTHER_VALUE = dict(
     board_proba_end=[1, 2, 3], recipe_epochs=3, learning_rate=0.5, lr_schedule="linear", lr_warmup=1, lr_decay_start=1,
     batch_size=2, optimizer="muon", weight_decay=0.5, betas=[0.5, 0.5], grad_clip=1, init_from="other.pth",
     save_model=False, run_name="other", dtype="float64", seed=5, runs="elsewhere", vocab_speech_size=9, block_speech_size=9,
-    bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, slot_heads=1, vq_start_epoch=1, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
+    bool_blank_speech=True, vq_type="vanilla", vq_expire=0.5, slot_heads=1, vq_groups=2, vq_start_epoch=1, loss_rfs_epoch_start=1, loss_rfs_epoch_end=99, loss_rfs_val_start=0.5,
     loss_rfs_val_end=0.5, loss_speech_epoch_start=1, loss_speech_epoch_end=9999, loss_speech_val_start=0.5, loss_speech_val_end=0.5,
 )  # fmt: skip
 

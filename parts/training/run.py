@@ -39,6 +39,7 @@ USED_BEFORE = {
     "threads": None,
     "vq_start_epoch": 0,
     "slot_heads": 0,
+    "vq_groups": 1,
     "weight_decay": 0.01,
     "betas": [0.9, 0.95],
     "grad_clip": 0,
@@ -304,7 +305,8 @@ def check_size(recipe, cells: int, checkpoints: Path) -> None:
     """ValueError if a recipe asks for a larger network than any file in checkpoints holds, as damaged
     parameters may; they would fill the memory. cells: of a board."""
     sizes = [path.stat().st_size for path in checkpoints.glob("*")]
-    words = getattr(recipe, "vocab_speech_size", 0) + getattr(recipe, "block_speech_size", 0)
+    codebook = getattr(recipe, "vocab_speech_size", 0) // getattr(recipe, "vq_groups", 1)
+    words = codebook + getattr(recipe, "block_speech_size", 0)
     positions = cells * recipe.n_embd_pos if recipe.transformer_type == "factor" else 0
     weights = recipe.n_embd * (recipe.n_layer * recipe.n_embd + words) + positions  # at least
     if sizes and weights > max(sizes):  # a file holds several bytes of each weight

@@ -46,7 +46,7 @@ def open_run(path: str | Path) -> tuple[module_train_probe.TrainTransformer, str
 def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
     """The page's description of a run. path: what from_run opens, None for a trainer that has no folder.
 
-    ValueError for boards that are too large for a page.
+    ValueError for boards that are too large for a page, and for LEA with vq_groups.
     """
     data = trainer.dataset
     if data.board_dim > LARGEST_SIDE:
@@ -54,6 +54,9 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
         raise ValueError(f"{name}: boards of {side} x {side} cells are too large for a page, which takes at "
                          f"most {most} x {most}.")
     network, lea = trainer.transformer, hasattr(trainer.transformer, "ss_blocks")
+    if lea and trainer.vq_groups > 1:
+        raise ValueError(f"{name}: vq_groups = {trainer.vq_groups} must be 1 for a page, which shows one "
+                         "word for each vector of a sentence.")
     sizes = dict(T=trainer.block_size, V=trainer.vocab_size, D=trainer.n_embd, P=trainer.n_embd_pos,
                  H=trainer.n_head, layers=trainer.n_layer)
     options = {}
