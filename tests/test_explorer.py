@@ -106,6 +106,11 @@ SMALL_RUNS = {
 }
 
 
+def test_a_language_of_several_words_for_a_vector_is_refused_by_name():
+    with pytest.raises(ValueError, match="vq_groups = 2 must be 1"):
+        export.run_data(make("lea", n_embd=8, vq_groups=2), "groups")
+
+
 @pytest.mark.parametrize("case", SMALL_RUNS)
 def test_networks_of_other_sizes_and_kinds(case, tmp_path):
     kind, data, network = SMALL_RUNS[case]

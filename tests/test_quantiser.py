@@ -65,6 +65,39 @@ def test_gradient_passes_straight_through(cls, mode):
         close(vq._embedding.weight.grad, wanted, atol=1e-14)
 
 
+@pytest.mark.parametrize("cls", [VectorQuantizer, VectorQuantizerEMA])
+def test_words_in_groups_are_those_of_the_parts_of_vectors(cls):
+    """Groups of a vector are quantised as that many short vectors are, in training and k-means too."""
+    grouped, x = quantiser(cls, D=6, groups=2)
+    plain, _ = quantiser(cls, D=3)
+    parts = x.reshape(4, 12, 3)
+    assert torch.equal(grouped._embedding.weight, plain._embedding.weight)
+
+    def compare():
+        quantised, *rest = grouped(x)
+        wanted, *others = plain(parts)
+        assert torch.equal(quantised, wanted.reshape(x.shape))
+        assert [tuple(t.shape) for t in rest] == [(), (4, 12, 5), (4, 12)]
+        for ours, theirs in zip(rest, others, strict=True):
+            assert torch.equal(ours, theirs)
+        if not grouped.training:  # in training the words have moved since
+            close(grouped.get_codebook_entries(rest[2]), quantised.detach(), atol=1e-14)
+        for ours, theirs in zip(grouped.state_dict().values(), plain.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    for mode in ("eval", "train", "eval"):
+        getattr(grouped, mode)(), getattr(plain, mode)()
+        compare()
+    for vq, vectors, count in ((grouped, x, 24), (plain, parts, 48)):
+        vq.start_from_(vectors.flatten(0, 1), count, torch.Generator().manual_seed(3))
+    compare()
+    assert not torch.equal(grouped._embedding.weight[0], quantiser(cls, D=3)[0]._embedding.weight[0])
+    with pytest.raises(ValueError, match="groups must divide embedding_dim = 6, not 4"):
+        cls(5, 6, groups=4)
+    with pytest.raises(ValueError, match=r"x must have shape \(B, S, 6\)"):
+        grouped(parts)
+
+
 def test_the_moving_average_codebook_is_no_parameter():
     vq, _ = quantiser()
     assert list(vq.parameters()) == []

@@ -52,9 +52,27 @@ DEFAULTS = dict(
     board_proba_epoch_end=2000, board_proba_start=[0.95, 0.05, 0], board_proba_end=[0.6, 0.4, 0], learning_rate=1e-3,
     batch_size=64, epochs=1, epoch2print=25, epoch2test=250, epoch2save=500, save_model=False, run_name="", plot_dpi=150,
     dtype="float32", runs="./runs", vocab_speech_size=128, block_speech_size=16, bool_blank_speech=False, vq_type="EMA",
-    vq_expire=VQ_EXPIRE, slot_heads=0, loss_rfs_epoch_start=250, loss_rfs_epoch_end=1000, loss_rfs_val_start=0, loss_rfs_val_end=1,
+    vq_expire=VQ_EXPIRE, vq_groups=1, slot_heads=0, loss_rfs_epoch_start=250, loss_rfs_epoch_end=1000, loss_rfs_val_start=0, loss_rfs_val_end=1,
     loss_speech_epoch_start=1000, loss_speech_epoch_end=3000, loss_speech_val_start=0, loss_speech_val_end=0,
 )  # fmt: skip
+
+
+def test_a_run_with_several_words_for_each_vector(tmp_path):
+    trainer = make(vq_groups=2, n_embd=8, epochs=2, vq_start_epoch=1, runs=str(tmp_path), run_name="groups", save_model=True)
+    trainer.train()
+    assert {path.stem for path in (tmp_path / "groups" / "figures").iterdir()} >= {"codebook", "sentences"}
+    trainer = TrainTransformer.from_run(tmp_path / "groups", device="cpu")
+    drawn = trainer.dataset.sample(5, "train").boards
+    masks = np.zeros_like(drawn)
+    sentences = trainer.speaker_sentence(drawn, masks)
+    assert sentences.shape == (5, 2 * trainer.block_speech_size)
+    _, rebuilt, words = trainer.speaker_predict(drawn, masks)
+    assert np.array_equal(words.argmax(-1), sentences)
+    for given in (sentences, words):
+        assert np.array_equal(trainer.speaker_predict_from_speech(given), rebuilt)
+    assert trainer.forward_activations_fromSpeech(sentences)["logit"].shape[0] == 5
+    with pytest.raises(ValueError, match="sentences"):
+        trainer.speaker_predict_from_speech(sentences[:, :3])
 
 
 def test_defaults_and_attributes():

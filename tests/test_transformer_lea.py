@@ -348,12 +348,37 @@ def test_weights_depend_on_the_seed_alone():
             assert not torch.equal(first[name], other[name])
 
 
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("blank", [False, True])
+def test_several_words_for_each_vector(kind, blank):
+    network = CLASSES[kind](7, 6, n_layer=1, n_head=2, n_embd=8, vocab_speech_size=5, block_speech_size=3, vq_groups=4,
+                            bool_blank_speech=blank, seed=0).double().eval()
+    idx = torch.randint(7, (5, 6), generator=torch.Generator().manual_seed(0))
+    board, speech, _, words = network(idx)
+    sentence = network.predict_sentence(idx)
+    assert words.shape == (5, 12, 5)
+    assert torch.equal(words.argmax(-1), sentence)
+    assert len(sentence.unique()) > 1
+    codebook = network.ss_vector_quantizer._embedding.weight
+    assert codebook.shape == (5, 2)
+    # the four words of a vector stand side by side in it
+    vectors = torch.cat([codebook[sentence[:, place::4]] for place in range(4)], dim=-1)
+    close(speech, network.infer(network.hidden_board(), vectors)[0], atol=1e-12)
+    close(network.predict_from_speech(sentence), speech, atol=1e-12)
+    close(board, network.predict_from_board(idx), atol=1e-12)
+    wanted = torch.zeros(8) if blank else codebook[-1].repeat(4)
+    assert torch.equal(network.blank(), wanted.double().expand(1, 3, 8))
+    with pytest.raises(ValueError, match="12"):
+        network.predict_from_speech(sentence[:, :3])
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "name"),
     [
         (dict(n_embd=10, n_head=4), ValueError, "n_embd = 10"), (dict(vocab_speech_size=0), ValueError, "vocab_speech_size"),
         (dict(block_speech_size=0), ValueError, "block_speech_size"), (dict(vq_type="none"), ValueError, "vq_type"),
         (dict(slot_heads=5), ValueError, "slot_heads must be a whole number from 0 to n_head = 4, not 5"),
+        (dict(vq_groups=5), ValueError, "vq_groups must divide n_embd = 64, not 5"), (dict(vq_groups=0), ValueError, "vq_groups"),
         (dict(slot_heads=-1), ValueError, "slot_heads"), (dict(slot_heads=0.5), TypeError, "slot_heads"),
         (dict(vq_expire=-1), ValueError, "vq_expire"), (dict(vq_expire=math.inf), ValueError, "vq_expire"),
         (dict(vq_expire=-1, vq_type="vanilla"), ValueError, "vq_expire"), (dict(vq_expire="a"), TypeError, "vq_expire"),
