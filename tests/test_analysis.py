@@ -4,9 +4,7 @@ import csv
 import importlib
 import inspect
 import re
-import runpy
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ from studies.claims import __main__ as command
 from studies.claims.networks import Network, Speaker
 from studies.claims.report import CLAIMS, TABLES, Findings
 from studies.claims.scores import Row, verdict
+from tests.commands import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 # every file of claims imports from those before it alone
@@ -185,9 +184,8 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys):
     for flags, words in (([str(runs / "lea")], "is a LEA run"), ([], "at least one run"),
                          ([str(tmp_path)], "params_training.json"),
                          ([str(runs / "factor"), "--device", "cuda:77"], "device must be")):
-        monkeypatch.setattr(sys, "argv", ["studies.claims", *flags])
-        with pytest.raises(SystemExit) as end, warnings.catch_warnings(action="ignore"):  # it has been imported before
-            runpy.run_module("studies.claims", run_name="__main__")
+        with pytest.raises(SystemExit) as end:
+            run_study(monkeypatch, "claims", *flags)
         assert end.value.code == 2
         [line] = capsys.readouterr().err.splitlines()
         assert words in line

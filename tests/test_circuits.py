@@ -1,8 +1,6 @@
 """Circuits: what is known by construction, a hand-made network whose circuit is known, mistakes, the command."""
 import csv
 import itertools
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from studies.circuits import (
 from studies.circuits.ablation import Ablations
 from studies.circuits.direct_paths import contributions
 from studies.circuits.stack import Pairs, Stack, chunks, replacing, units_of
+from tests.commands import run_study
 from tests.trainers import boards as small_boards
 from tests.trainers import both, make
 
@@ -389,11 +388,6 @@ def test_wrong_values_elsewhere():
             call()
 
 
-def run_command(monkeypatch, *line):
-    monkeypatch.setattr(sys, "argv", ["studies.circuits", *map(str, line)])
-    runpy.run_module("studies.circuits", run_name="__main__")
-
-
 def saved(kind, tmp_path, dataset):
     """The folder of a run with a checkpoint."""
     trainer = make(kind, dataset, runs=str(tmp_path), run_name="run", save_model=True)
@@ -408,7 +402,7 @@ PAIRED = {"patch", "patch_head", "patch_all", "attribution", "paths"}  # tables 
 @pytest.mark.parametrize("kind", ["factor", "lea"])
 def test_the_command_writes_tables_and_pictures(kind, tmp_path, monkeypatch, capsys):
     folder = saved(kind, tmp_path, small_boards())
-    run_command(monkeypatch, folder, "--quick")
+    run_study(monkeypatch, "circuits", folder, "--quick")
     out = folder / "analysis" / "circuits" / "quick"
     assert capsys.readouterr().out.strip() == str(out)
     names = {"lens", "ablate"} | (PAIRED if kind == "factor" else PAIRED - {"paths"})
@@ -423,7 +417,7 @@ def test_the_command_writes_tables_and_pictures(kind, tmp_path, monkeypatch, cap
 def test_runs_without_pairs_get_the_other_tables(boards, tmp_path, monkeypatch, capsys):
     """Fewer than three roots; composites alone. A run without a split is told that its boards are of train."""
     folder = saved("factor", tmp_path, small_boards(**boards))
-    run_command(monkeypatch, folder, "--quick")
+    run_study(monkeypatch, "circuits", folder, "--quick")
     said = capsys.readouterr()
     assert "run: no patch, attribution and paths, as pairs of boards need single or double boards and three roots." in said.err
     assert ("of train" in said.err) == ("bool_split" in boards)
@@ -441,6 +435,6 @@ def test_boards_are_masked_as_the_run_s_recipe_ends(p):
 
 def test_a_folder_that_is_no_run_ends_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
-        run_command(monkeypatch, tmp_path)
+        run_study(monkeypatch, "circuits", tmp_path)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

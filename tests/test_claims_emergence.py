@@ -1,8 +1,6 @@
 """What emerges when: measures of networks of which the answer is known, courses, the command, and docs' words."""
 import csv
-import runpy
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +26,7 @@ from studies.emergence.measures import (
     UNTRAINED,
     WHOLE,
 )
+from tests.commands import run_study
 from utils import numpy_rng
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,9 +206,8 @@ def test_a_run_of_one_block_and_one_type_is_followed(tmp_path):
 
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys):
     for flags, words in (([str(run), str(run)], "names of their own"), ([str(tmp_path)], "params_training.json")):
-        monkeypatch.setattr(sys, "argv", ["studies.emergence", *flags])
-        with pytest.raises(SystemExit) as end, warnings.catch_warnings(action="ignore"):  # it has been imported before
-            runpy.run_module("studies.emergence", run_name="__main__")
+        with pytest.raises(SystemExit) as end:
+            run_study(monkeypatch, "emergence", *flags)
         assert end.value.code == 2
         [line] = capsys.readouterr().err.splitlines()
         assert words in line

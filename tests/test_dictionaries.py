@@ -3,9 +3,7 @@ against hand-made latents, mistakes, the exported folder, the command."""
 import csv
 import functools
 import json
-import runpy
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from studies.dictionaries.language import same_objects
 from studies.dictionaries.scoring import LEFT_OUT, NONE, absorption, f1_of, mean_of, one_hot, read, recall_of
 from studies.dictionaries.sources import Source, matching, near_one_hot, of_dictionary, stability
 from studies.dictionaries.training import KINDS, Dictionary
+from tests.commands import run_study
 from tests.trainers import boards as small_boards
 from tests.trainers import make
 
@@ -304,8 +303,7 @@ def command(monkeypatch):
     """A function that runs the command in this process."""
 
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["studies.dictionaries", *map(str, flags)])
-        runpy.run_module("studies.dictionaries", run_name="__main__")
+        run_study(monkeypatch, "dictionaries", *flags)
 
     return run
 
