@@ -73,7 +73,7 @@ EMERGING = (  # the measures that docs/results.md follows
     (emergence.NEARNESS, "b2_z_attn"),
 )
 EMERGING_AT = (2, 20, 100, 200, 250, 500, 750, 1000)  # epochs
-AT_PLACES = (  # of those, what docs/held_out.md follows at positions shown and never shown
+AT_PLACES = (  # the measures that docs/held_out.md follows at positions shown and never shown
     (emergence.HIDDEN, "single"),
     (emergence.OWN, "b1"),
     (emergence.OWN, "b2"),

@@ -90,8 +90,7 @@ def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int =
         swaps=of_types, swaps_W={name: resample(made.base, rng, draws) for name, made in of_types.items()})
 
 
-def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: int | bool
-           ) -> list[dict]:
+def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: int | bool) -> list[dict]:
     """Rows of a trainer's run: the bounds, the untrained network, and every checkpoint in order. trainer: as
     `from_run` makes it; it is left with the last checkpoint. amounts: see `make_material`."""
     material = make_material(trainer, rng, **amounts)
