@@ -103,12 +103,8 @@ SMALL_RUNS = {
     "vanilla LEA": ("lea vanilla", {}, {}),
     "blank of zeros": ("lea", {}, dict(bool_blank_speech=True, slot_heads=1)),
     "no words yet": ("lea", {}, dict(vq_start_epoch=5)),
+    "two words for a vector": ("lea", {}, dict(n_embd=8, vq_groups=2)),
 }
-
-
-def test_a_language_of_several_words_for_a_vector_is_refused_by_name():
-    with pytest.raises(ValueError, match="vq_groups = 2 must be 1"):
-        export.run_data(make("lea", n_embd=8, vq_groups=2), "groups")
 
 
 @pytest.mark.parametrize("case", SMALL_RUNS)

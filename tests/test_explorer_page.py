@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -202,25 +203,35 @@ def test_python_snippet_reproduces_an_edited_view(run, edits, visit, html, monke
         assert tab.evaluate("String(explorer.app.pass.said) !== String(explorer.app.clean().said)")
 
 
-def test_words_draw_what_python_draws(visit, html):
-    trainer, name = open_run(ROOT / RUNS[1])
-    board = trainer.dataset.get_all_boards("test", 1)[0][:1]
+@pytest.mark.parametrize("groups", [1, 2])
+def test_words_draw_what_python_draws(groups, visit, html, tmp_path):
+    if groups == 1:
+        trainer, name = open_run(ROOT / RUNS[1])
+    else:
+        trainer, name = make("lea", n_embd=8, block_speech_size=5, vq_groups=groups), "two words for a vector"
+        trainer.train()  # random weights would leave answers to rounding
+        html = written(tmp_path, trainer, name)
+        trainer.transformer.half().float()  # as the page has them
+    board = trainer.dataset.sample(1, "train", rng=numpy_rng(6)).boards
     mask = (numpy_rng(6).random(board.shape) < 0.2).astype(int)
     words = trainer.speaker_predict(board, mask)[2].argmax(-1)
-    tab = visit(html, f"#run={name}&open=words")
+    tab = visit(html, "#" + urlencode({"run": name, "open": "words"}))
     tab.evaluate("([board, mask]) => explorer.setBoard(board, mask)", [board.ravel().tolist(), mask.ravel().tolist()])
     tab.wait_for_timeout(300)
     values = "all => all.map(one => Number(one.value))"
     assert tab.eval_on_selector_all("#panel-words input", values) == words[0].tolist()
-    for place, word in ((2, 77), (5, trainer.vocab_speech_size - 1)):
-        tab.fill(f"#panel-words li:nth-child({place + 1}) input", str(word))
+    last = trainer.vocab_speech_size - 1
+    labels = {2: "3", 5: "6", 8: "9"} if groups == 1 else {2: "2.1", 5: "3.2", 8: "5.1"}
+    for place, word in ((2, 1), (5, last)):
+        tab.fill(f'[aria-label="Word {labels[place]}"]', str(word))
         tab.keyboard.press("Enter")
         words[0, place] = word
-    tab.click('[aria-label="Remove word 9"]')
-    words[0, 8] = trainer.vocab_speech_size - 1  # the blank word
+    tab.click(f'[aria-label="Remove word {labels[8]}"]')
+    words[0, 8] = last  # the blank word
     tab.wait_for_timeout(300)
     drawn = tab.eval_on_selector_all("#panel-words .grid .token", "all => all.map(one => Number(one.textContent))")
     assert drawn == trainer.speaker_predict_from_speech(words)[0].ravel().tolist()
+    assert tab.text_content("#panel-words .changed div") == ("Word 3: changed" if groups == 1 else "Vector 2: changed")
 
 
 def test_observer_says_that_no_board_fits_and_goes_on_afterwards(visit, html):

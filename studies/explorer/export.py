@@ -46,7 +46,7 @@ def open_run(path: str | Path) -> tuple[module_train_probe.TrainTransformer, str
 def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
     """The page's description of a run. path: what from_run opens, None for a trainer that has no folder.
 
-    ValueError for boards that are too large for a page, and for LEA with vq_groups.
+    ValueError for boards that are too large for a page.
     """
     data = trainer.dataset
     if data.board_dim > LARGEST_SIDE:
@@ -54,14 +54,11 @@ def run_data(trainer, name: str, path: str | Path | None = None) -> dict:
         raise ValueError(f"{name}: boards of {side} x {side} cells are too large for a page, which takes at "
                          f"most {most} x {most}.")
     network, lea = trainer.transformer, hasattr(trainer.transformer, "ss_blocks")
-    if lea and trainer.vq_groups > 1:
-        raise ValueError(f"{name}: vq_groups = {trainer.vq_groups} must be 1 for a page, which shows one "
-                         "word for each vector of a sentence.")
     sizes = dict(T=trainer.block_size, V=trainer.vocab_size, D=trainer.n_embd, P=trainer.n_embd_pos,
                  H=trainer.n_head, layers=trainer.n_layer)
     options = {}
     if lea:
-        sizes |= dict(S=trainer.block_speech_size, K=trainer.vocab_speech_size)
+        sizes |= dict(S=trainer.block_speech_size, G=trainer.vq_groups, K=trainer.vocab_speech_size)
         options = dict(apart=trainer.transformer_type == "factor", slotHeads=trainer.slot_heads,
                        blankIsZero=bool(network.bool_blank_speech),
                        passing=bool(network.ss_vector_quantizer.passing))

@@ -1,7 +1,8 @@
 // LEA (module_transformer_lea.py) in plain JavaScript: the inference network IN (ps_), which rebuilds a board and
 // reads a sentence, the auxiliary language network ALN (ss_), which writes one, and the codebook between them.
 //
-// Axis letters as in network.js, and S words of a sentence, K words of the codebook.
+// Axis letters as in network.js, and S vectors of a sentence, G words for each, K words of the codebook, D / G long.
+// G is vq_groups, 1 in the paper.
 
 class LeaNetwork extends BoardNetwork {
   constructor(run) {
@@ -14,6 +15,7 @@ class LeaNetwork extends BoardNetwork {
     this.attentionMaps = { "self-attention": "selfAttn_a" };
     this.switches = { head: ["selfAttn_attn_v", "crossAttn_attn_v"], mlp: "mlp" };
     this.words = this.get("ss_vector_quantizer._embedding.weight");
+    this.wordSize = this.D / this.G;
     [this.board, this.sentence] = ["ps", "ss"].map((stream) => (
       Array.from({ length: this.layers }, (_, i) => this.block(`${stream}_blocks.${i}.`))));
     this.lnOut = this.norm("ps_ln_out");
@@ -58,9 +60,8 @@ class LeaNetwork extends BoardNetwork {
 
   /** The sentence (S, D) that carries nothing. */
   blank() {
-    const { S, K, D } = this, out = new Float64Array(S * D);
-    if (!this.blankIsZero) for (let s = 0; s < S; s++) out.set(this.words.subarray((K - 1) * D, K * D), s * D);
-    return out;
+    const { S, G, K, D } = this;
+    return this.blankIsZero ? new Float64Array(S * D) : this.vectorsOf(new Array(S * G).fill(K - 1), new Float64Array(S * D));
   }
 
   /** IN reads tokens (T,) and the blank sentence; ALN then writes its sentence into the pass. */
@@ -85,37 +86,40 @@ class LeaNetwork extends BoardNetwork {
     return this.finish(x, pass);
   }
 
-  /** ALN writes about IN's state z_out: pass.said, the words' numbers (S,), and pass.vectors (S, D), the words, or
+  /** ALN writes about IN's state z_out: pass.said, the words' numbers (S * G,), and pass.vectors (S, D), the words, or
    * the vectors themselves while a run has not started to use words. */
   write(pass) {
-    const { T, S, D } = this, state = pass.acts.get("z_out");
+    const { T, S, G, D, wordSize } = this, state = pass.acts.get("z_out");
     let [x, p] = this.placed(this.get("ss_token_init.weight"), this.get("ss_pos_emb.weight"));
     const pz = this.apart ? this.get("ps_pos_emb.weight") : null;
     for (let i = 0; i < this.layers; i++) {
       x = this.through(this.sentence[i], pass, `ss_b${i}_`, x, p, S, state, pz, T, this.slotHeads);
     }
     x = pass.site("ss_z_out", layerNorm(x, this.norm("ss_ln_out"), D), S);
-    pass.said = Array.from({ length: S }, (_, s) => this.nearest(x.subarray(s * D, (s + 1) * D)));
+    pass.said = Array.from({ length: S * G }, (_, j) => this.nearest(x.subarray(j * wordSize, (j + 1) * wordSize)));
     pass.vectors = this.passing ? x : this.sentenceOf(pass.said);
   }
 
-  /** The number of the word nearest to a vector (D,). */
+  /** The number of the word nearest to a vector (D / G,). */
   nearest(vector) {
-    const { K, D, words } = this;
+    const { K, wordSize, words } = this;
     let best = 0, least = Infinity;
     for (let k = 0; k < K; k++) {
       let distance = 0;
-      for (let i = 0; i < D; i++) distance += words[k * D + i] * (words[k * D + i] - 2 * vector[i]);
+      for (let i = 0; i < wordSize; i++) distance += words[k * wordSize + i] * (words[k * wordSize + i] - 2 * vector[i]);
       if (distance < least) [best, least] = [k, distance];
     }
     return best;
   }
 
-  /** Words' numbers (S,), null where a word is removed, as vectors (S, D). A removed word is the blank one. */
-  sentenceOf(said) {
-    const out = this.blank(), { D } = this;
-    said.forEach((k, s) => { if (k !== null) out.set(this.words.subarray(k * D, (k + 1) * D), s * D); });
-    return out;
+  /** Words' numbers (S * G,), null where a word is removed, as vectors (S, D). A removed word is the blank one. */
+  sentenceOf(said) { return this.vectorsOf(said, this.blank()); }
+
+  /** Writes words side by side into a sentence (S, D), but for those that are null. */
+  vectorsOf(said, sentence) {
+    const { wordSize } = this;
+    said.forEach((k, j) => { if (k !== null) sentence.set(this.words.subarray(k * wordSize, (k + 1) * wordSize), j * wordSize); });
+    return sentence;
   }
 
   /** IN draws a board from a sentence (S, D) alone: every cell of the board is hidden. */

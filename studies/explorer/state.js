@@ -130,7 +130,7 @@ class State {
     if (!speaker) throw new RangeError();
     return Object.fromEntries(text.split(";").map((one) => {
       const [place, word] = one.split(":");
-      return [numbers(place, 1, speaker.sizes.S)[0], word === "none" ? null : numbers(word, 1, speaker.sizes.K)[0]];
+      return [numbers(place, 1, speaker.sizes.S * speaker.sizes.G)[0], word === "none" ? null : numbers(word, 1, speaker.sizes.K)[0]];
     }));
   }
 }

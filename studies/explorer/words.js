@@ -23,7 +23,7 @@ class Words {
       this.says.textContent = "None of the networks on this page has words for such boards.";
       return;
     }
-    const { network, boards } = speaker, { S, T, H, V, K } = network;
+    const { network, boards } = speaker, { S, G, T, V, K } = network;
     const pass = speaker === app.run ? app.pass : network.forward(app.state.masked);
     if (network !== this.network) this.fill(network);
     if (network.passing) {
@@ -31,10 +31,13 @@ class Words {
         + "words to show.";
       this.chips.replaceChildren();
     } else {
-      this.says.textContent = `${speaker.name} encodes the board in ${S} words of a codebook of ${K}. A word's map shows where it reads the board.`;
+      this.says.textContent = `${speaker.name} encodes the board in ${S * G} words of a codebook of ${K}`
+        + (G > 1 ? `, ${G} for each of ${S} vectors. A vector's map shows where it reads the board.`
+          : ". A word's map shows where it reads the board.");
       const donor = network.forward(boards.masked(app.state.donor, app.state.mask));
       const words = this.words(pass);
-      for (let s = 0; s < S; s++) this.drawChip(s, words[s], pass, donor.said[s]);
+      for (let s = 0; s < S; s++) this.drawChip(s, pass);
+      words.forEach((word, j) => this.showWord(j, word, donor.said[j]));
     }
     const sentence = network.passing ? pass.vectors : network.sentenceOf(this.words(pass));
     const logits = network.fromSentence(sentence).logits;
@@ -51,38 +54,57 @@ class Words {
     const heads = Array.from({ length: network.layers * network.H }, (_, k) => (
       new Option(`block ${Math.floor(k / network.H)}, head ${k % network.H}`, k)));
     this.heads.replaceChildren(new Option("the last block, mean of heads", "mean"), ...heads);
-    const { app } = this, set = (s, word) => app.setWords({ ...app.state.words, [s]: word });
-    this.parts = Array.from({ length: network.S }, (_, s) => {
-      const input = element("input", { type: "number", min: 0, max: network.K - 1, "aria-label": `Word ${s + 1}` });
-      input.onchange = () => {
-        const word = Number(input.value);
-        if (Number.isInteger(word) && word >= 0 && word < network.K && input.value !== "") set(s, word);
-        else app.say(`Words are whole numbers from 0 to ${network.K - 1}.`);
-      };
-      const canvas = element("canvas"), label = element("div", { textContent: `Word ${s + 1}` });
-      const remove = element("button", { textContent: "Remove", "aria-label": `Remove word ${s + 1}`, onclick: () => set(s, null) });
-      const other = element("button", {});
-      return { input, canvas, label, remove, other, set: (word) => set(s, word),
-               item: element("li", {}, label, canvas, input, remove, other) };
-    });
-    this.chips.replaceChildren(...this.parts.map(({ item }) => item));
+    const { S, G } = network;
+    this.parts = Array.from({ length: S * G }, (_, j) => this.wordControls(j));
+    this.maps = Array.from({ length: S }, (_, s) => ({ canvas: element("canvas"), label: element("div") }));
+    this.items = this.maps.map(({ canvas, label }, s) => element("li", {}, label, canvas,
+      ...this.parts.slice(s * G, (s + 1) * G).map(({ item }) => item)));
+    this.chips.classList.toggle("parts", G > 1);
+    this.chips.replaceChildren(...this.items);
   }
 
-  drawChip(s, word, pass, donorWord) {
-    const { app, network, parts } = this, { item, input, canvas, label, other, set } = parts[s];
-    item.classList.toggle("changed", s in app.state.words);
-    label.textContent = `Word ${s + 1}${word === null ? ": removed" : s in app.state.words ? ": changed" : ""}`;
+  /** A word's name: its number, or those of its vector and of its part of the vector. */
+  nameOf(j) {
+    const { G } = this.network;
+    return G > 1 ? `${Math.floor(j / G) + 1}.${j % G + 1}` : `${j + 1}`;
+  }
+
+  /** What changes the sentence's j-th word. */
+  wordControls(j) {
+    const { app, network } = this, name = this.nameOf(j);
+    const set = (word) => app.setWords({ ...app.state.words, [j]: word });
+    const input = element("input", { type: "number", min: 0, max: network.K - 1, "aria-label": `Word ${name}` });
+    input.onchange = () => {
+      const word = Number(input.value);
+      if (Number.isInteger(word) && word >= 0 && word < network.K && input.value !== "") set(word);
+      else app.say(`Words are whole numbers from 0 to ${network.K - 1}.`);
+    };
+    const remove = element("button", { textContent: "Remove", "aria-label": `Remove word ${name}`, onclick: () => set(null) });
+    const other = element("button", {});
+    return { input, other, set, item: element("div", { className: "word" }, input, remove, other) };
+  }
+
+  showWord(j, word, donorWord) {
+    const { input, other, set } = this.parts[j];
     if (document.activeElement !== input) input.value = word ?? "";
     other.textContent = `Donor's ${donorWord}`;
-    other.setAttribute("aria-label", `Donor's ${donorWord}: take it as word ${s + 1}`);
+    other.setAttribute("aria-label", `Donor's ${donorWord}: take it as word ${this.nameOf(j)}`);
     other.onclick = () => set(donorWord);
-    const values = this.attention(pass, s);
-    drawMap(canvas, values, app.run.boards.h, { description: `Word ${s + 1} reads most at ${strongest(values, app.run.boards)}`,
-                                                mark: app.state.cell });
-    item.title = network.passing ? "" : `reads most at ${strongest(values, app.run.boards)}`;
   }
 
-  /** Where a word reads the board (T,). */
+  /** The s-th vector: where it reads the board, and which of its words are the visitor's. */
+  drawChip(s, pass) {
+    const { app, network } = this, { canvas, label } = this.maps[s], { G } = network, { words } = app.state;
+    const name = `${G > 1 ? "Vector" : "Word"} ${s + 1}`;
+    const changed = Object.keys(words).some((j) => Math.floor(j / G) === s);
+    this.items[s].classList.toggle("changed", changed);
+    label.textContent = !changed ? name : G === 1 && words[s] === null ? `${name}: removed` : `${name}: changed`;
+    const values = this.attention(pass, s), most = `reads most at ${strongest(values, app.run.boards)}`;
+    drawMap(canvas, values, app.run.boards.h, { description: `${name} ${most}`, mark: app.state.cell });
+    this.items[s].title = network.passing ? "" : most;
+  }
+
+  /** Where the s-th vector reads the board (T,). */
   attention(pass, s) {
     const { network } = this, { S, T, H, layers } = network, chosen = this.heads.value;
     const block = chosen === "mean" ? layers - 1 : Math.floor(chosen / H);
