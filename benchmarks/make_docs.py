@@ -506,6 +506,16 @@ def sentence_table() -> str:
     return markdown(["held out", "setting", "seeds", *TYPES], lines)
 
 
+def moved_words_table() -> str:
+    """Boards that moved words turn into the wanted board, in Markdown: share [interval] of the upper bound /
+    strongest control, of the two published languages of `places` 0.5."""
+    of = [{row["feature"]: row for row in claims_of(folder, "steering")}
+          for folder in ("factor_places", "lea_groups")]
+    lines = [[feature, *(f"{with_interval(rows[feature], 'effect')} of {two_digits(rows[feature], 'upper')} / "
+                         f"{two_digits(rows[feature], 'control')}" for rows in of)] for feature in of[0]]
+    return markdown(["changed", "`lea_places`, 32 words", "`lea_groups`, 16 x 4 words"], lines)
+
+
 def dictionary_results(table: str) -> dict[str, Rows]:
     """{folder: rows} of a table of studies.dictionaries, of the networks measured."""
     return {run: read_results(f"dictionaries/{run}/{table}") for run in DICTIONARIES
@@ -783,6 +793,7 @@ PARTS = {
     "generalised": generalised_table,
     "sentences": sentence_table,
     "sentences wrong": rebuilt_table,
+    "sentences moved": moved_words_table,
     "kills": kills_table,
     "pairs": pairs_table,
     "damage": damage_table,
