@@ -24,7 +24,7 @@ from studies.circuits import (
 )
 from studies.circuits.ablation import Ablations
 from studies.circuits.direct_paths import contributions
-from studies.circuits.stack import Pairs, Stack, chunks, replacing, units_of
+from studies.circuits.stack import Pairs, Stack, replacing
 from tests.commands import run_study
 from tests.trainers import boards as small_boards
 from tests.trainers import both, make
@@ -54,7 +54,8 @@ def test_a_stack_is_the_network_from_every_block(kind):
     """To the bit, of LEA that reads the blank sentence for every board. By itself it reads it once: on some processors
     products of fewer rows round otherwise."""
     trainer = shaken(kind)
-    stack, pairs = Stack(trainer), Pairs.of(trainer, *two(trainer))
+    stack = Stack(trainer)
+    pairs = Pairs.of(stack, *two(trainer))
     network, tokens = trainer.transformer, pairs.seen["base"]
     with evaluating(network):
         predicted = network(tokens) if kind == "factor" else network.predict_from_board(tokens)
@@ -68,7 +69,8 @@ def test_a_stack_is_the_network_from_every_block(kind):
 @both
 def test_patching_everything_gives_the_donor_and_the_base_nothing_to_the_bit(kind):
     trainer = shaken(kind)
-    stack, pairs = Stack(trainer), Pairs.of(trainer, *two(trainer))
+    stack = Stack(trainer)
+    pairs = Pairs.of(stack, *two(trainer))
     places = stack.places("*")
     wanted = torch.ones(1, 6, dtype=torch.bool)
     with evaluating(trainer.transformer):
@@ -76,9 +78,9 @@ def test_patching_everything_gives_the_donor_and_the_base_nothing_to_the_bit(kin
         for who in acts:
             edits = {}
             for place in places:
-                units = units_of(stack, place, "all", acts["base"][place])
+                units = stack.units_of(place, "all", acts["base"][place])
                 edits[place] = replacing(units, acts[who][place])
-            [(u, b, logits)] = chunks(stack, acts["base"], 0, wanted, edits)
+            [(u, b, logits)] = stack.chunks(acts["base"], 0, wanted, edits)
             assert torch.equal(logits, acts[who]["logit"])
     assert not torch.equal(acts["base"]["logit"], acts["donor"]["logit"])
 
@@ -131,7 +133,8 @@ def test_all_senders_are_the_donors_input():
     for row in patch(trainer, *given, "b*_mlp_in", "all"):
         assert found[f"{row['place'][:2]} mlp"] == pytest.approx(row["recovered"], abs=1e-5)
     assert found["logits"] == pytest.approx(1, abs=1e-5)
-    stack, pairs = Stack(trainer), Pairs.of(trainer, *given)
+    stack = Stack(trainer)
+    pairs = Pairs.of(stack, *given)
     with evaluating(trainer.transformer):
         base, donor = (stack.record(pairs.seen[who], ["b*"]) for who in ("base", "donor"))
         for stream in ("b0_z_attn", "b1_z_attn", "b1_z_attn_mlp"):

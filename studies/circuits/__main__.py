@@ -18,25 +18,10 @@ from pathlib import Path
 import utils
 from parts import files
 from parts.probing.panels import own_style, save_figure
+from studies import circuits
 from studies.circuits import figures
-from studies.circuits.ablation import ablate, components
-from studies.circuits.boards import held_out_boards, pairs_of
-from studies.circuits.direct_paths import paths
-from studies.circuits.gradients import attribution
-from studies.circuits.logit_lens import lens
-from studies.circuits.patching import patch
 from studies.circuits.stack import CIRCUITS, Stack
 from studies.claims.runs import bars, boards_note, command, open_run
-
-DRAWN_BY = {
-    "lens": figures.plot_lens,
-    "ablate": figures.bars,
-    "patch_head": figures.plot_patch,
-    "patch_all": figures.plot_patch,
-    "patch": figures.plot_patch,
-    "attribution": figures.plot_attribution,
-    "paths": figures.plot_paths,
-}  # the picture of each table
 
 
 def run_all(run: str | Path, quick: bool = False) -> Path:
@@ -47,28 +32,29 @@ def run_all(run: str | Path, quick: bool = False) -> Path:
     rng, bar = utils.numpy_rng(trainer.seed, CIRCUITS, 2), bars(run)
     out = Path(run) / "analysis" / ("circuits/quick" if quick else "circuits")
     stages = [f"b{i}_{stage}" for i in range(trainer.n_layer) for stage in trainer.stages]
-    parts = list(dict.fromkeys(place for place, _ in components(trainer).values()))
+    parts = list(dict.fromkeys(place for place, _ in circuits.components(trainer).values()))
     try:
-        pairs, reason = pairs_of(trainer, count, rng), ""
-    except ValueError as error:
-        pairs, reason = None, str(error)
-    drawn, hidden = held_out_boards(trainer, count, rng)
-    tables = {"lens": lens(trainer, drawn.boards, hidden, drawn.types),
-              "ablate": ablate(trainer, drawn.boards, hidden, [*parts, *stages])}
-    if pairs is None:
+        pairs = circuits.pairs_of(trainer, count, rng)
+    except ValueError as reason:
+        pairs = None
         print(f"{Path(run).name}: no patch, attribution and paths, as {reason}", file=sys.stderr)
-    else:
+    drawn, hidden = circuits.held_out_boards(trainer, count, rng)
+    tables = {  # {name: (rows, function that draws them)}
+        "lens": (circuits.lens(trainer, drawn.boards, hidden, drawn.types), figures.plot_lens),
+        "ablate": (circuits.ablate(trainer, drawn.boards, hidden, [*parts, *stages]), figures.bars)}
+    if pairs is not None:
         few = [array[:: 1 if quick else 4] for array in pairs]  # a backward pass keeps all activations
         heads = [place for place in parts if place.endswith("_v")]
-        tables["patch_head"] = patch(trainer, *pairs, heads, "head")
-        tables["patch_all"] = patch(trainer, *pairs, stages, "all")
-        tables["patch"] = patch(trainer, *pairs, stages, bar=bar("cells"))
-        tables["attribution"] = attribution(trainer, *few, stages, bar=bar("attribution"))
+        tables["patch_head"] = circuits.patch(trainer, *pairs, heads, "head"), figures.plot_patch
+        tables["patch_all"] = circuits.patch(trainer, *pairs, stages, "all"), figures.plot_patch
+        tables["patch"] = circuits.patch(trainer, *pairs, stages, bar=bar("cells")), figures.plot_patch
+        estimates = circuits.attribution(trainer, *few, stages, bar=bar("attribution"))
+        tables["attribution"] = estimates, figures.plot_attribution
         if not Stack(trainer).is_lea:
-            tables["paths"] = paths(trainer, *pairs, bar=bar("paths"))
-    for name, rows in tables.items():
+            tables["paths"] = circuits.paths(trainer, *pairs, bar=bar("paths")), figures.plot_paths
+    for name, (rows, draw) in tables.items():
         files.save_table(out / f"{name}.csv", rows)
-        save_figure(DRAWN_BY[name](rows), out / f"{name}.png")
+        save_figure(draw(rows), out / f"{name}.png")
     return out
 
 

@@ -10,17 +10,7 @@ import utils
 from parts.boards.masking import object_tokens
 from parts.probing.evaluation import evaluating
 from studies.circuits.boards import reference_boards
-from studies.circuits.stack import (
-    CIRCUITS,
-    Stack,
-    by_board,
-    cells_to_read,
-    chunks,
-    masked,
-    replacing,
-    units_of,
-    weights_of,
-)
+from studies.circuits.stack import CIRCUITS, Stack, by_board, replacing
 from studies.claims.scores import ratio, spread
 
 HOW = ("mean", "resample", "zero")
@@ -47,7 +37,7 @@ def ablate(trainer, boards, masks, names, how: str = "mean", read=None, referenc
         acts, instead = test.record(places)
         for place in places:
             by = "head" if stack.network.sites[place].n_head else "all"
-            units = units_of(stack, place, by, acts[place])
+            units = stack.units_of(place, by, acts[place])
             edits = {place: replacing(units, instead[place])}
             for k, right in enumerate(test.right(acts, stack.block_of(place), len(units), edits)):
                 row = {"place": place} | ({"head": k} if by == "head" else {})
@@ -75,7 +65,7 @@ def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "
         for place in places:
             here = [name for name, (at, _) in known.items() if at == place]
             gone = torch.tensor([[name not in circuit for name in here] for circuit in circuits])  # (U, here)
-            units = units_of(stack, place, "head" if len(here) > 1 else "all", acts[place])
+            units = stack.units_of(place, "head" if len(here) > 1 else "all", acts[place])
             off = (gone.to(units.device)[..., None, None] & units).any(1)  # (U, 1, D)
             edits[place] = replacing(off, instead[place])
         left = test.right(acts, 0, len(circuits), edits)
@@ -91,7 +81,7 @@ def components(trainer) -> dict[str, tuple[str, int | None]]:
         for site in attentions:
             place = f"b{i}_{site}"
             cross = "x" if site.startswith("cross") else ""
-            parts |= {f"b{i}{cross}h{k}": (place, k) for k in range(stack.n_head(place))}
+            parts |= {f"b{i}{cross}h{k}": (place, k) for k in range(trainer.n_head)}
         parts[f"b{i} mlp"] = (f"b{i}_{'mlp' if stack.is_lea else 'mlp_update'}", None)
     return parts
 
@@ -104,15 +94,15 @@ class Ablations:
         if how not in HOW:
             raise ValueError(f"how must be one of {', '.join(HOW)}, not {utils.shown(how)}.")
         self.trainer, self.stack, self.how, self.reference = trainer, Stack(trainer), how, reference
-        self.tokens, self.truth, hidden = masked(trainer, boards, masks)
+        self.tokens, self.truth, hidden = self.stack.masked(boards, masks)
         if read is None:
             cells = object_tokens(trainer.dataset.params, self.truth)
         else:
-            cells = cells_to_read(trainer, read, len(hidden))
+            cells = self.stack.cells_to_read(read, len(hidden))
         self.counted = hidden & cells
         if not self.counted.any():
             raise ValueError("read must have a hidden cell (by default one of an object), not none.")
-        self.W = weights_of(trainer, self.truth)
+        self.W = self.stack.weights_of(self.truth)
 
     def record(self, places: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Recorded activations of the boards, and {place: what an ablation puts there}, (n, ...) each."""
@@ -121,7 +111,7 @@ class Ablations:
             return acts, {place: torch.zeros_like(acts[place]) for place in places}
         rng = utils.numpy_rng(self.trainer.seed, CIRCUITS, 1)
         reference = self.reference or reference_boards(self.trainer, max(n, REFERENCES), rng)
-        others = self.stack.record(masked(self.trainer, *reference)[0], places)
+        others = self.stack.record(self.stack.masked(*reference)[0], places)
         if self.how == "mean":
             means = {place: others[place].mean(0, keepdim=True) for place in places}
             return acts, {place: means[place].expand_as(acts[place]) for place in places}
@@ -134,7 +124,7 @@ class Ablations:
         n = len(self.truth)
         right = torch.zeros(count, n, dtype=torch.float64, device=self.truth.device)
         wanted = torch.ones(count, n, dtype=torch.bool, device=self.truth.device)
-        for u, b, logits in chunks(self.stack, acts, first, wanted, edits):
+        for u, b, logits in self.stack.chunks(acts, first, wanted, edits):
             cells = self.counted[b] & (logits.argmax(-1) == self.truth[b])
             right[u, b] = cells.double().sum(-1)
         return right.cpu().numpy()

@@ -9,7 +9,7 @@ import torch
 
 from module_transformer_factor import project
 from parts.probing.evaluation import evaluating
-from studies.circuits.stack import Effects, Pairs, Stack, chunks
+from studies.circuits.stack import Effects, Pairs, Stack
 
 
 def paths(trainer, base, donor, masks, read=None, bar: Callable = iter) -> list[dict]:
@@ -26,8 +26,8 @@ def paths(trainer, base, donor, masks, read=None, bar: Callable = iter) -> list[
     stack = Stack(trainer)
     if stack.is_lea:
         raise ValueError("trainer must be of the factor network for paths, not of LEA.")
-    pairs = Pairs.of(trainer, base, donor, masks, read)
-    W, rows = pairs.weights(trainer), []
+    pairs = Pairs.of(stack, base, donor, masks, read)
+    W, rows = stack.weights_of(*pairs.true.values()), []
     with evaluating(stack.network):
         acts, others = (stack.record(pairs.seen[name], ["b*_*"]) for name in ("base", "donor"))
         for receiver in bar(list(receivers(stack))):
@@ -36,7 +36,7 @@ def paths(trainer, base, donor, masks, read=None, bar: Callable = iter) -> list[
             edit = partial(receiving, stack, receiver, acts[receiver.stream], changes)
             cells = pairs.read.expand(len(by_sender), -1, -1)
             everywhere = cells.new_ones(cells.shape[:2])
-            passes = chunks(stack, acts, receiver.block, everywhere, {receiver.place: edit})
+            passes = stack.chunks(acts, stack.block_of(receiver.place), everywhere, {receiver.place: edit})
             effects = Effects.of(pairs, acts["logit"], others["logit"], cells, passes)
             rows += effects.rows([{"sender": name, "receiver": receiver.name} for name in by_sender], W)
     return rows
@@ -48,7 +48,6 @@ class Receiver:
 
     name: str
     kind: str  # query, key, value, mlp or logits
-    block: int
     place: str  # the activation that is recomputed
     stream: str  # the residual stream that is read
     head: int = 0
@@ -58,12 +57,12 @@ def receivers(stack: Stack) -> Iterator[Receiver]:
     """All receivers, in the order of the forward pass."""
     before = "start"
     for i in range(len(stack.blocks)):
-        for head in range(stack.n_head(f"b{i}_attn_v")):
+        for head in range(stack.trainer.n_head):
             for kind, place in (("query", "a"), ("key", "a"), ("value", "v")):
-                yield Receiver(f"b{i}h{head} {kind}", kind, i, f"b{i}_{place}", before, head)
-        yield Receiver(f"b{i} mlp", "mlp", i, f"b{i}_mlp_in", f"b{i}_z_attn")
+                yield Receiver(f"b{i}h{head} {kind}", kind, f"b{i}_{place}", before, head)
+        yield Receiver(f"b{i} mlp", "mlp", f"b{i}_mlp_in", f"b{i}_z_attn")
         before = f"b{i}_z_attn_mlp"
-    yield Receiver("logits", "logits", len(stack.blocks), "z_out", before)
+    yield Receiver("logits", "logits", "z_out", before)
 
 
 def contributions(stack: Stack, base: dict, donor: dict, stream: str) -> dict[str, torch.Tensor]:
@@ -74,7 +73,7 @@ def contributions(stack: Stack, base: dict, donor: dict, stream: str) -> dict[st
         if stream == "start" or stack.block_of(stream) < i:
             break
         outputs = donor[f"b{i}_attn_v"] - base[f"b{i}_attn_v"]
-        H = stack.n_head(f"b{i}_attn_v")
+        H = block.attn.n_head
         weights = block.attn.proj.weight.chunk(H, 1)  # the columns that project each head's output
         for head, (output, weight) in enumerate(zip(outputs.chunk(H, -1), weights, strict=True)):
             deltas[f"b{i}h{head}"] = output @ weight.T
@@ -90,7 +89,7 @@ def receiving(stack: Stack, receiver: Receiver, stream: torch.Tensor, deltas: to
     read = stream[b] + deltas[u, b]
     if receiver.kind == "logits":
         return stack.network.ln_f(read)
-    block, p = stack.blocks[receiver.block], stack.network.pos_emb[0]
+    block, p = stack.blocks[stack.block_of(receiver.place)], stack.network.pos_emb[0]
     if receiver.kind == "mlp":
         return block.ln2(read)
     attn, head = block.attn, receiver.head

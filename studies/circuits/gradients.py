@@ -20,25 +20,25 @@ def attribution(trainer, base, donor, masks, names, bar: Callable = iter) -> lis
     with its interval, the exact `recovered`, and `rank correlation`, over all boards and cells of the
     activation (the same in all its rows). ValueError as there.
     """
-    pairs = Pairs.of(trainer, base, donor, masks)
-    W, rows = pairs.weights(trainer), []
-    estimates = estimates_of(trainer, pairs, names)
-    for place, exact in patched(trainer, pairs, names, "cell", bar):
-        gain, estimate = exact.gain.cpu().numpy(), estimates[place].cpu().numpy()
-        used = (exact.read > 0).cpu().numpy()
+    stack = Stack(trainer)
+    pairs = Pairs.of(stack, base, donor, masks)
+    W, rows = stack.weights_of(*pairs.true.values()), []
+    estimates = estimates_of(stack, pairs, names)
+    for place, exact in patched(stack, pairs, names, "cell", bar):
+        gain, whole, read, estimate = (
+            x.cpu().numpy() for x in (exact.gain, exact.whole, exact.read, estimates[place]))
+        used = read > 0
         rank = spearman(gain[used], estimate[used])
-        whole = exact.whole.cpu().numpy()
-        for cell, sums in enumerate(zip(estimate, gain, whole, strict=True)):
-            row = {"place": place, "cell": cell} | spread("estimate", ratio(sums[0], sums[2], W))
-            row |= {"recovered": float(ratio(sums[1], sums[2], W[:1])[0]), "rank correlation": rank}
+        for cell in range(len(gain)):
+            row = {"place": place, "cell": cell} | spread("estimate", ratio(estimate[cell], whole[cell], W))
+            row |= {"recovered": float(ratio(gain[cell], whole[cell], W[:1])[0]), "rank correlation": rank}
             rows.append(row | {"boards": int(used[cell].sum())})
     return rows
 
 
-def estimates_of(trainer, pairs: Pairs, names) -> dict[str, torch.Tensor]:
+def estimates_of(stack: Stack, pairs: Pairs, names) -> dict[str, torch.Tensor]:
     """{place: (T, n)} the gradient times the donor's difference at each cell, summed over the cells read but
     that one."""
-    stack = Stack(trainer)
     places = stack.places(names)
     board, cell = pairs.read.nonzero().T
     estimates = {place: torch.zeros_like(pairs.read.T, dtype=torch.float32) for place in places}

@@ -7,7 +7,7 @@ import torch
 import utils
 from module_dataset import TYPES
 from parts.probing.evaluation import evaluating
-from studies.circuits.stack import Stack, by_board, masked, weights_of
+from studies.circuits.stack import Stack, by_board
 from studies.claims.scores import ratio, spread
 
 
@@ -20,12 +20,13 @@ def lens(trainer, boards, masks, types=None, return_tokens: bool = False):
     (stages, n, h, w). Edits made around the call (`editing`) are respected. ValueError for boards that do
     not fit or hide nothing.
     """
-    stack, (tokens, truth, hidden) = Stack(trainer), masked(trainer, boards, masks)
+    stack = Stack(trainer)
+    tokens, truth, hidden = stack.masked(boards, masks)
     types = np.full(len(tokens), -1) if types is None else np.asarray(types)
     if types.shape != (len(tokens),):
         raise ValueError(f"types must have shape ({len(tokens)},), not {types.shape}.")
     groups = {"all": np.ones(len(types), bool)} | {TYPES[t]: types == t for t in np.unique(types) if t >= 0}
-    W = weights_of(trainer, truth)
+    W = stack.weights_of(truth)
     stages = [name for name in stack.places("b*") if name.endswith(("z_attn", "z_attn_mlp", "_out"))]
     with evaluating(stack.network):
         acts = stack.record(tokens, stages)

@@ -7,7 +7,7 @@ import torch
 
 import utils
 from parts.probing.evaluation import evaluating
-from studies.circuits.stack import ENTERING, Effects, Pairs, Stack, chunks, differing, replacing, units_of
+from studies.circuits.stack import ENTERING, Effects, Pairs, Stack, differing, replacing
 
 BY = ("cell", "head", "all")
 
@@ -26,23 +26,23 @@ def patch(trainer, base, donor, masks, names, by: str = "cell", read=None,
     number on which something was read. ValueError for unknown activations, other shapes, equal boards or no
     cell to read.
     """
-    pairs = Pairs.of(trainer, base, donor, masks, read)
-    rows, W = [], pairs.weights(trainer)
-    for place, effects in patched(trainer, pairs, names, by, bar):
+    stack = Stack(trainer)
+    pairs = Pairs.of(stack, base, donor, masks, read)
+    rows, W = [], stack.weights_of(*pairs.true.values())
+    for place, effects in patched(stack, pairs, names, by, bar):
         columns = [{"place": place} | ({} if by == "all" else {by: k}) for k in range(len(effects.gain))]
         rows += effects.rows(columns, W)
     return rows
 
 
-def patched(trainer, pairs: Pairs, names, by: str, bar: Callable = iter) -> Iterator[tuple[str, Effects]]:
+def patched(stack: Stack, pairs: Pairs, names, by: str, bar: Callable) -> Iterator[tuple[str, Effects]]:
     """(place, Effects) of each activation of names."""
     if by not in BY:
         raise ValueError(f"by must be one of {', '.join(BY)}, not {utils.shown(by)}.")
-    stack = Stack(trainer)
     places = stack.places(names)
     with evaluating(stack.network):
         base, donor = (stack.record(pairs.seen[name], places) for name in ("base", "donor"))
-    units = {place: units_of(stack, place, by, base[place]) for place in places}
+    units = {place: stack.units_of(place, by, base[place]) for place in places}
     for place in bar(places):
         read = pairs.read.expand(len(units[place]), -1, -1)
         if by == "cell" and pairs.by_default:
@@ -54,5 +54,5 @@ def patched(trainer, pairs: Pairs, names, by: str, bar: Callable = iter) -> Iter
                 # one pass through this block with all cells patched gives each cell's own output, so the
                 # passes of single cells may start at the next block
                 at, first, values = ENTERING, first + 1, stack.leaving(base, place, values)
-            passes = chunks(stack, base, first, wanted, {at: replacing(units[place], values)})
+            passes = stack.chunks(base, first, wanted, {at: replacing(units[place], values)})
             yield place, Effects.of(pairs, base["logit"], donor["logit"], read, passes)

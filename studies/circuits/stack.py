@@ -79,58 +79,67 @@ class Stack:
         known = [name for name in self.network.sites if not name.startswith("ss_")]
         return sorted(set(matching(names, known)), key=lambda name: (self.block_of(name), known.index(name)))
 
-    def n_head(self, place: str) -> int:
-        """The number of heads of an activation; ValueError if it has none."""
-        if not self.network.sites[place].n_head:
+    def masked(self, boards, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boards as the network sees them, as they are, and whether a cell is hidden: (n, T) each. ValueError
+        for arrays that do not fit or hide nothing."""
+        boards, masks = self.trainer.given(boards, masks)
+        if not masks.any():
+            raise ValueError("masks must hide a cell, not none.")
+        seen = np.where(masks, self.trainer.masking_token, boards)
+        tokens, truth, hidden = map(self.trainer.tokens, (seen, boards, masks))
+        return tokens, truth, hidden.bool()
+
+    def cells_to_read(self, read, count: int) -> torch.Tensor:
+        """Cells to read of count boards, (count, h, w) or (h, w), as (count or 1, T) bool. ValueError for
+        other shapes or values."""
+        [cells] = self.trainer.given(read, names=("masks",))
+        if len(cells) not in (1, count):
+            raise ValueError(f"read must be for 1 or {count} boards, not {len(cells)}.")
+        return self.trainer.tokens(cells).bool()
+
+    def weights_of(self, *boards: torch.Tensor) -> np.ndarray:
+        """Bootstrap weights (draws + 1, n) of boards (n, T); equal ones are drawn together."""
+        return resample(torch.cat(boards, 1).cpu().numpy(), utils.numpy_rng(self.trainer.seed, CIRCUITS))
+
+    def units_of(self, place: str, by: str, act: torch.Tensor) -> torch.Tensor:
+        """Which numbers of an activation (n, T, D) or (n, H, T, keys) each patch replaces: bool (U, T, D) or
+        (U, H, T, keys), or a shape that broadcasts to it. ValueError if an activation has no heads or no
+        cells."""
+        T, H, is_weights = act.shape[-2], self.network.sites[place].n_head, act.ndim == 4
+        if by == "all":
+            return torch.ones((1,) * act.ndim, dtype=torch.bool, device=act.device)
+        if by == "cell":
+            if T != self.trainer.block_size:
+                raise ValueError(f"names: {place!r} is about words, not cells, so by must not be 'cell'.")
+            cells = torch.eye(T, dtype=torch.bool, device=act.device)[:, :, None]
+            return cells[:, None] if is_weights else cells  # of attention weights: one query's
+        if not H:
             raise ValueError(f"names: {place!r} has no heads; those named ..._a, ..._v and ..._attn_v have.")
-        return self.network.sites[place].n_head
+        heads = torch.eye(H, dtype=torch.bool, device=act.device)
+        if is_weights:
+            return heads[:, :, None, None]
+        return heads.repeat_interleave(act.shape[-1] // H, 1)[:, None]
 
+    def chunks(self, acts: dict[str, torch.Tensor], first: int, wanted: torch.Tensor,
+               edits: dict[str, Callable]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Patched passes from the block `first` on, many at once: (patch (M,), board (M,), logits (M, T, V)).
 
-def masked(trainer, boards, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boards as the network sees them, as they are, and whether a cell is hidden: (n, T) each. ValueError for
-    arrays that do not fit or hide nothing."""
-    boards, masks = trainer.given(boards, masks)
-    if not masks.any():
-        raise ValueError("masks must hide a cell, not none.")
-    seen = np.where(masks, trainer.masking_token, boards)
-    tokens, truth, hidden = map(trainer.tokens, (seen, boards, masks))
-    return tokens, truth, hidden.bool()
-
-
-def cells_to_read(trainer, read, count: int) -> torch.Tensor:
-    """Cells to read of count boards, (count, h, w) or (h, w), as (count or 1, T) bool. ValueError for other
-    shapes or values."""
-    cells = trainer.given(read, names=("masks",))[0]
-    if len(cells) not in (1, count):
-        raise ValueError(f"read must be for 1 or {count} boards, not {len(cells)}.")
-    return trainer.tokens(cells).bool()
-
-
-def weights_of(trainer, *boards: torch.Tensor) -> np.ndarray:
-    """Bootstrap weights (draws + 1, n) of boards (n, T); equal ones are drawn together."""
-    return resample(torch.cat(boards, 1).cpu().numpy(), utils.numpy_rng(trainer.seed, CIRCUITS))
+        acts: recorded activations of the unpatched boards. wanted (U, n): which patch to make on which board.
+        edits: {activation's name, or ENTERING for the stream that the block `first` reads: function of
+        (activation, patch (M,), board (M,)) that returns the patched activation}.
+        """
+        x = self.entering(acts, first)
+        for pairs in wanted.nonzero().split(AT_ONCE):
+            u, b = pairs.T
+            hooks = {place: partial(edit, u=u, b=b) for place, edit in edits.items()}
+            enter = hooks.pop(ENTERING, lambda x: x)
+            with editing(self.network, hooks):
+                yield u, b, self.run(enter(x[b]), first)
 
 
 def by_board(x: torch.Tensor) -> np.ndarray:
     """Sums over cells (n,) of x (n, T)."""
     return x.double().sum(-1).cpu().numpy()
-
-
-def chunks(stack: Stack, acts: dict[str, torch.Tensor], first: int, wanted: torch.Tensor,
-           edits: dict[str, Callable]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Patched passes from the block `first` on, many at once: (patch (M,), board (M,), logits (M, T, V)).
-
-    acts: recorded activations of the unpatched boards. wanted (U, n): which patch to make on which board.
-    edits: {activation's name, or ENTERING for the stream that the block `first` reads: function of
-    (activation, patch (M,), board (M,)) that returns the patched activation}.
-    """
-    x = stack.entering(acts, first)
-    for pairs in wanted.nonzero().split(AT_ONCE):
-        u, b = pairs.T
-        hooks = {place: partial(edit, u=u, b=b) for place, edit in edits.items()}
-        enter = hooks.pop(ENTERING, lambda x: x)
-        with editing(stack.network, hooks):
-            yield u, b, stack.run(enter(x[b]), first)
 
 
 def replacing(units: torch.Tensor, values: torch.Tensor) -> Callable:
@@ -139,23 +148,6 @@ def replacing(units: torch.Tensor, values: torch.Tensor) -> Callable:
         return torch.where(units[u], values[b], x)
 
     return edit
-
-
-def units_of(stack: Stack, place: str, by: str, act: torch.Tensor) -> torch.Tensor:
-    """Which numbers of an activation (n, T, D) or (n, H, T, keys) each patch replaces: bool (U, T, D) or
-    (U, H, T, keys), or a shape that broadcasts to it. ValueError if an activation has no heads or no
-    cells."""
-    T, weights = act.shape[-2], act.ndim == 4
-    if by == "all":
-        return torch.ones((1,) * act.ndim, dtype=torch.bool, device=act.device)
-    if by == "cell":
-        if T != stack.trainer.block_size:
-            raise ValueError(f"names: {place!r} is about words, not cells, so by must not be 'cell'.")
-        cells = torch.eye(T, dtype=torch.bool, device=act.device)[:, :, None]
-        return cells[:, None] if weights else cells  # of attention weights: one query's
-    H = stack.n_head(place)
-    heads = torch.eye(H, dtype=torch.bool, device=act.device)
-    return heads[:, :, None, None] if weights else heads.repeat_interleave(act.shape[-1] // H, 1)[:, None]
 
 
 def differing(base: torch.Tensor, other: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
@@ -174,18 +166,19 @@ class Pairs:
     by_default: bool  # whether `read` is the default, which leaves a patched cell out
 
     @classmethod
-    def of(cls, trainer, base, donor, masks, read=None) -> Pairs:
+    def of(cls, stack: Stack, base, donor, masks, read=None) -> Pairs:
         """Of boards (n, h, w), masks (n, h, w) and cells to read (n, h, w) or (h, w); None: hidden cells at
         which the boards differ. ValueError for other shapes or values, or if there is no cell to read."""
-        base, masks = trainer.given(base, masks, names=("boards", "masks"))
-        donor = trainer.given(donor, names=("boards",))[0]
+        trainer = stack.trainer
+        base, masks = trainer.given(base, masks)
+        [donor] = trainer.given(donor)
         if donor.shape != base.shape:
             raise ValueError(f"donor must have the shape of base, {base.shape}, not {donor.shape}.")
         if (base == donor).all():
             raise ValueError("base and donor must differ, they are the same boards.")
         hidden = [np.where(masks, trainer.masking_token, boards) for boards in (base, donor)]
         base, donor, base_seen, donor_seen = map(trainer.tokens, (base, donor, *hidden))
-        cells = trainer.tokens(masks).bool() if read is None else cells_to_read(trainer, read, len(base))
+        cells = trainer.tokens(masks).bool() if read is None else stack.cells_to_read(read, len(base))
         cells = cells & (base != donor)
         if not cells.any():
             raise ValueError("read must hold a cell where base and donor differ (by default a hidden one), "
@@ -201,10 +194,6 @@ class Pairs:
     def successes(self, logits: torch.Tensor, b: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """(M, T) whether logits (M, T, V) of the boards b (M,) answer the donor's token."""
         return (logits.argmax(-1) == self.true["donor"][b]).to(logits.dtype)
-
-    def weights(self, trainer) -> np.ndarray:
-        """(draws + 1, n) bootstrap weights; pairs of equal base and donor are drawn together."""
-        return weights_of(trainer, self.true["base"], self.true["donor"])
 
 
 @dataclass

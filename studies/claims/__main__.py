@@ -36,7 +36,7 @@ from studies.claims import (
 from studies.claims.networks import Network, Speaker, untrained
 from studies.claims.readouts import curves_of, of_input, of_network, readouts
 from studies.claims.report import Findings
-from studies.claims.runs import bars, boards_note, command, folder_for, open_run, proba_of
+from studies.claims.runs import bars, boards_note, command, folder_for, masking_of, open_run, proba_of
 from studies.claims.sample import make_sample
 from studies.claims.scenes import types_in_use
 from studies.claims.scores import DRAWS, resample
@@ -65,7 +65,7 @@ QUICK = Size(fit=600, choose=150, test=12, masks=2, ceiling_masks=1, swaps=30, d
 def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Callable) -> Findings:
     """Everything that is measured on a factor run. bar(step) shows the progress of a step."""
     dataset, rng, proba = trainer.dataset, utils.numpy_rng(trainer.seed, ANALYSIS), proba_of(trainer)
-    types, masking = types_in_use(dataset, proba), (trainer.masking_p, trainer.masking_patch_p)
+    types, masking = types_in_use(dataset, proba), masking_of(trainer)
     network, fresh = Network(trainer), Network(untrained(trainer))
     sample = make_sample(dataset, proba, masking, rng, size.fit, size.choose, size.test, size.masks,
                          bar("labels"))

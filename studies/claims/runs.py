@@ -14,7 +14,7 @@ import module_train_probe
 import module_train_probe_lea
 import utils
 from parts import files
-from studies.claims.scenes import types_in_use, without_held_out
+from studies.claims.scenes import Masking, types_in_use, without_held_out
 
 
 def is_lea(run: str | Path) -> bool:
@@ -48,6 +48,11 @@ def folder_for(runs: Sequence[str | Path], lea: str | Path | None = None, inside
 def proba_of(trainer) -> np.ndarray:
     """The board types' probabilities at the end of a run, in the order of the data set's board_types."""
     return trainer.board_proba(max(trainer.epoch - 1, 0))
+
+
+def masking_of(trainer) -> Masking:
+    """How boards are masked at the end of a run."""
+    return trainer.masking_p, trainer.masking_patch_p
 
 
 def boards_note(trainer) -> str:

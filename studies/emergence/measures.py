@@ -29,7 +29,7 @@ from studies.claims.figures import INKS, LINES
 from studies.claims.manipulation import Trial
 from studies.claims.networks import Network, untrained
 from studies.claims.readouts import Task, readouts
-from studies.claims.runs import proba_of
+from studies.claims.runs import masking_of, proba_of
 from studies.claims.sample import Sample, make_sample
 from studies.claims.scenes import only_train, types_in_use
 from studies.claims.scores import ratio, resample, spread
@@ -75,7 +75,7 @@ def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int =
     with `train` as many boards of train, each under `masks` masks, `swaps` a board type; `draws` bootstrap
     samples."""
     dataset, proba = only_train(trainer.dataset) if train else trainer.dataset, proba_of(trainer)
-    masking = trainer.masking_p, trainer.masking_patch_p
+    masking = masking_of(trainer)
     sample = make_sample(dataset, proba, masking, rng, fit, fit // 6, test, masks)
     side = dataset.params.board_dim
     masked = sample.tokens[sample.test].reshape(-1, side, side)
