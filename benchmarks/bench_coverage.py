@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parts.files import save_table  # noqa: E402
 from studies.claims.convergence import DIMENSION_DRAWS, Cells, manifold, nearness  # noqa: E402
-from studies.claims.scores import interval, interval_between, ratio, resample, skill  # noqa: E402
+from studies.claims.scores import Skill, interval, interval_between, ratio, resample  # noqa: E402
 from studies.claims.statistics import unit  # noqa: E402
 
 SIZES, SHARES = (20, 40, 150), (0.5, 0.8, 0.9, 0.95, 0.98, 0.995)
@@ -52,7 +52,7 @@ def answers_to_cells(n, share, classes, alike, rng):
 def a_skill(n, share, classes, alike, rng) -> bool:
     """Read-outs: 12 cells of each board."""
     truth, answers = answers_to_cells(n, share, classes, alike, rng)
-    low, high = interval(skill(answers, truth, truth >= 0, resample(n, rng)))
+    low, high = interval(Skill(truth, truth >= 0, resample(n, rng))(answers.ravel()))
     return low <= (share - 1 / classes) / (1 - 1 / classes) <= high
 
 
@@ -70,7 +70,7 @@ def a_gain_of_skills(n, share, less, alike, rng) -> bool:
     scores = []
     for mean in (share, share - less):  # the same boards are difficult for both
         truth, answers = answers_to_cells(n, mean, 10, alike, np.random.default_rng(seed))
-        scores.append(skill(answers, truth, truth >= 0, W))
+        scores.append(Skill(truth, truth >= 0, W)(answers.ravel()))
     low, high = interval_between(*scores)
     return low <= less / 0.9 <= high
 

@@ -14,7 +14,7 @@ from studies.claims.words import Speech, board_features, speech_of, words_readou
 def code(singles):
     """A speaker that names background, root, row and column, a place each, and says a word without use."""
 
-    def speak(boards, masks=None):
+    def speak(boards):
         rows = [singles.hypotheses(board) for board in boards]
         objects = np.array([found.objects[0, 0] for found in rows])
         backgrounds = [found.backgrounds[0] for found in rows]

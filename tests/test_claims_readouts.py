@@ -10,7 +10,7 @@ from studies.claims import readouts as module
 from studies.claims.generalisation import contexts_of, crossings_of
 from studies.claims.readouts import Fits, Task, curves_of, of_input, predictions, readouts
 from studies.claims.sample import label_names, make_sample
-from studies.claims.scores import resample, skill
+from studies.claims.scores import Skill, resample
 from studies.claims.statistics import NormalEquations
 
 
@@ -239,5 +239,6 @@ def test_skill_of_a_read_out_is_that_of_its_predictions():
     assert score.boards == 36
     assert -1 / 9 <= score[0] < 0.2
     assert score.least == pytest.approx(-1 / 9)
-    perfect = skill(root[sample.test], root[sample.test], (root >= 0)[sample.test], weights_of(sample))
-    assert perfect[0] == 1
+    use = (root >= 0)[sample.test]
+    perfect = Skill(root[sample.test], use, weights_of(sample))
+    assert perfect(root[sample.test][use])[0] == 1

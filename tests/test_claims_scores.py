@@ -6,11 +6,11 @@ from planted import verdict_of
 from studies.claims.scores import (
     Row,
     Score,
+    Skill,
     interval,
     interval_between,
     ratio,
     resample,
-    skill,
     student,
     verdict,
 )
@@ -21,12 +21,13 @@ def test_skill_is_balanced_accuracy_above_chance():
     predicted = np.array([[0, 0, 1, 1], [1, 2, 0, 0]])
     use = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], bool)
     accuracy = (2 / 3 + 2 / 2 + 1 / 2) / 3
-    got = skill(predicted, truth, use, np.array([[1, 1], [0, 1]]))
+    got = Skill(truth, use, np.array([[1, 1], [0, 1]]))(predicted[use])
     assert got[0] == pytest.approx((accuracy - 1 / 3) / (2 / 3))
     # a class that was not drawn is left out
     assert got[1] == pytest.approx(((1 + 1 / 2) / 2 - 1 / 3) / (2 / 3))
-    assert skill(truth, truth, use, np.ones((1, 2)))[0] == 1
-    assert skill(np.zeros_like(truth), truth, use, np.ones((1, 2)))[0] == pytest.approx(0)
+    skill = Skill(truth, use, np.ones((1, 2)))
+    assert skill(truth[use])[0] == 1
+    assert skill(np.zeros(7))[0] == pytest.approx(0)
 
 
 def test_intervals_of_shares_are_right_near_one_and_for_few_boards():
@@ -99,7 +100,7 @@ def test_a_row_as_columns():
         "run", "table", "feature", "stage", "effect", "effect low", "effect high", "upper", "strongest control",
         "control", "gain", "gain low", "gain high", "counts", "supported", "boards", "moved", "moved low", "moved high",
         "control: a", "control: b", "control: unknown"]
-    assert (cells["effect low"], cells["effect high"]) == row.interval == pytest.approx((0.705, 0.895))
+    assert (cells["effect low"], cells["effect high"]) == interval(row.effect) == pytest.approx((0.705, 0.895))
     assert (cells["gain low"], cells["moved high"]) == pytest.approx((0.205, 0.295))
     assert cells["supported"] is row.supported is True
     assert (cells["control"], cells["control: a"]) == (0.5, 0.1)

@@ -10,6 +10,13 @@ from studies.claims.sample import make_sample
 from studies.claims.swaps import swaps_of
 
 
+def edited(acts, edits):
+    """Activations (n, T, V) of the one editable stage after edits."""
+    for values, where in (edits or {}).values():
+        acts = np.where(where[..., None], values, acts)
+    return acts
+
+
 class Lookup:
     """A network of one editable stage, the one-hot tokens, that draws the object most cells speak for."""
 
@@ -18,10 +25,10 @@ class Lookup:
     def __init__(self, dataset, listens: bool):
         self.dataset, self.listens = dataset, listens
 
-    def run(self, tokens, stages=(), edit=None):
+    def run(self, tokens, stages=(), edits=None):
         V = self.dataset.vocab_size
         acts = np.eye(V, dtype=np.float32)[tokens]
-        used = np.where(edit[2][..., None], edit[1], acts) if edit is not None and self.listens else acts
+        used = edited(acts, edits) if self.listens else acts
         seen, out = used.argmax(-1), []
         for row in seen:
             background = np.bincount(row[row < 10], minlength=1).argmax()
@@ -56,9 +63,9 @@ def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot():
 class Tokens(Lookup):
     """Stages are the one-hot tokens; the board is drawn from the root that most tokens are in, wherever they are."""
 
-    def run(self, tokens, stages=(), edit=None):
+    def run(self, tokens, stages=(), edits=None):
         acts = np.eye(self.dataset.vocab_size, dtype=np.float32)[tokens]
-        return np.where(edit[2][..., None], edit[1], acts) if edit is not None else acts, dict.fromkeys(stages, acts)
+        return edited(acts, edits), dict.fromkeys(stages, acts)
 
 
 def test_the_same_tokens_in_other_roots_are_a_control():
@@ -136,7 +143,7 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
     dataset = planted.dataset()
 
     class Best(Lookup):
-        def run(self, tokens, stages=(), edit=None):
+        def run(self, tokens, stages=(), edits=None):
             made = dataset.best_reconstruction(tokens.reshape(-1, 8, 8), PROBA).board.reshape(tokens.shape)
             return np.eye(dataset.vocab_size)[made], {}
 

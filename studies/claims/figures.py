@@ -7,7 +7,7 @@ import numpy as np
 
 from parts.boards.pictures import new_figure
 from parts.probing.panels import OBJECT_COLORS
-from studies.claims.scores import Row
+from studies.claims.scores import Row, interval
 
 INKS = [OBJECT_COLORS[i] for i in (4, 5, 2, 3, 7, 0, 1)]
 MARKERS = "so^D*vP"  # of runs
@@ -46,7 +46,7 @@ def _draw_row(ax, row: Row, y: float, marker: str, ink) -> None:
         color, size, order = ("black", 4.5, 4) if name == row.strongest else ("0.7", 3.5, 2)
         ax.plot(control[0], y, "o", color=color, markersize=size, markerfacecolor="none", zorder=order)
     ax.plot([row.upper] * 2, [y - 0.1, y + 0.1], color="black", linewidth=2, zorder=2)
-    effect, (low, high) = row.effect[0], row.interval
+    effect, (low, high) = row.effect[0], interval(row.effect)
     error = np.abs([[effect - low], [high - effect]])
     ax.errorbar(effect, y, xerr=error, fmt=marker, color=ink, markersize=5, zorder=3)
 

@@ -127,7 +127,7 @@ class Trial:
         """Logits of the base's tokens when the edited cells of base (n, T, D) become values (n, c, D)."""
         acts = base.copy()
         acts[self.board, self.edited_cells] = values[self.board, self.place]
-        return network.run(self.swaps.tokens["base"], (), (stage, acts, self.edited))[0]
+        return network.run(self.swaps.tokens["base"], (), {stage: (acts, self.edited)})[0]
 
     def success(self, logits: np.ndarray, board: np.ndarray) -> np.ndarray:
         """Score of boards on which all cells to be read show the tokens of board (n, T)."""

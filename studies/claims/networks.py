@@ -8,7 +8,6 @@ import numpy as np
 
 import module_train_probe
 import module_train_probe_lea
-import utils
 
 BOARDS_AT_ONCE = 128  # in one call of a network, to save memory
 
@@ -27,25 +26,15 @@ class Network:
             self.stages += [f"b{block}_z_attn", f"b{block}_z_attn_mlp"]
         self.editable = [f"b{block}_z_attn_mlp" for block in range(trainer.n_layer - 1)]
 
-    @property
-    def position_code(self) -> np.ndarray:
-        """(T, P), which every block reads beside the residual stream."""
-        return utils.to_numpy(self.trainer.transformer.pos_emb[0])
-
     def run(self, tokens: np.ndarray, stages: Sequence[str] = (),
-            edit: tuple[str, np.ndarray, np.ndarray] | None = None,
+            edits: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
             ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Masked tokens (n, T) -> (logits (n, T, V), {stage: (n, T, D)}).
 
-        edit: (stage, values (n, T, D), where (n, T)) replaces a stage's activations at some cells.
+        edits: {stage: (values (n, T, D), where (n, T))} replaces a stage's activations at some cells.
         """
         side = self.trainer.dataset.board_dim
         boards = tokens.reshape(-1, side, side).astype(np.int64)
-        edits = None
-        if edit is not None:
-            stage, values, where = edit
-            block, site = stage.split("_", 1)
-            edits = {block: {site: (values, where)}}
         acts = self.trainer.recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])
         return acts.pop("logit"), acts
 
@@ -64,12 +53,10 @@ class Speaker:
     def __init__(self, trainer: module_train_probe_lea.TrainTransformer):
         self.trainer = trainer
 
-    def speak(self, boards: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """Sentences (n, S) that encode boards (n, h, w), whose cells are hidden where masks (n, h, w) is
-        true."""
-        masks = np.zeros_like(boards) if masks is None else masks
-        pieces = zip(_pieces(boards), _pieces(masks), strict=True)
-        return np.concatenate([self.trainer.speaker_sentence(*piece) for piece in pieces])
+    def speak(self, boards: np.ndarray) -> np.ndarray:
+        """Sentences (n, S) that encode boards (n, h, w), of which nothing is hidden."""
+        return np.concatenate([self.trainer.speaker_sentence(piece, np.zeros_like(piece))
+                               for piece in _pieces(boards)])
 
     def rebuild(self, words: np.ndarray) -> np.ndarray:
         """Boards (n, h, w) rebuilt from sentences (n, S) alone."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import utils
 from studies.claims.networks import Network
 from studies.claims.sample import Parts
 from studies.claims.scores import Skill
@@ -262,9 +263,11 @@ def curves_of(source: str, found: dict[str, dict[str, ReadOut]]) -> list[dict]:
 def of_network(network: Network, tokens: np.ndarray) -> Features:
     """[z, p] of every stage: activations of masked boards (n, T) and the position code, which the next block
     reads beside them."""
+    code_of_board = utils.to_numpy(network.trainer.transformer.pos_emb[0])  # (T, P)
+
     def features(where: slice) -> dict[str, np.ndarray]:
         acts = network.run(tokens[where], network.stages)[1]
-        code = np.broadcast_to(network.position_code, (len(tokens[where]), *network.position_code.shape))
+        code = np.broadcast_to(code_of_board, (len(tokens[where]), *code_of_board.shape))
         return {stage: np.concatenate([z, code], -1) for stage, z in acts.items()}
     return features
 

@@ -64,11 +64,6 @@ class Row:
             self.extras = {"boards": boards} | self.extras
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The effect's 95% interval."""
-        return interval(self.effect)
-
-    @property
     def strongest(self) -> str:
         """The control with the greatest measured value; '' without controls."""
         known = [name for name, control in self.controls.items() if np.isfinite(control[0])]
@@ -248,11 +243,6 @@ class Skill:
         with np.errstate(invalid="ignore"):
             accuracy = recall.sum(1, where=drawn) / drawn.sum(1)
             return Score.of((accuracy - 1 / C) / (1 - 1 / C), self.boards, -1 / (C - 1))
-
-
-def skill(predicted: np.ndarray, truth: np.ndarray, use: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """The score `Skill` of what is predicted (n, T)."""
-    return Skill(truth, use, W)(predicted[use])
 
 
 def mean(scores: Sequence[np.ndarray]) -> np.ndarray:
