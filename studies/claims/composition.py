@@ -40,13 +40,13 @@ def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types
             rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, store, store.class_means([0]),
                               alone(dataset, swaps), counted=(SWAP, DIFFERENCE))
     if 2 in types:
-        visible = dataset.params.comp_c - 1
         for one_shown in (False, True):
-            swaps = swaps_of(dataset, 2, count, rng, visible, one_shown)
+            swaps = swaps_of(dataset, 2, count, rng, one_shown)
             if swaps is not None:
                 rows.append(part_whole(network, fresh, dataset, swaps, proba, rng, draws, one_shown))
-        swaps = swaps_of(dataset, 2, count, rng, visible)
+        swaps = swaps_of(dataset, 2, count, rng)
         if swaps is not None:
+            visible = dataset.params.comp_c - 1
             where = f"{visible} of {visible} visible constituents of a composite"
             rows += swap_rows(network, swaps, TABLE.name, where, rng, draws, store, fresh=fresh)
     return rows

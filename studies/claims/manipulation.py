@@ -28,6 +28,7 @@ from studies.claims.swaps import Swaps, swaps_of
 
 TABLE = Table("manipulation", "precise manipulations show that they drive its decisions",
               "share of boards with exact success")
+STORED = 2000  # boards of train whose activations are kept, at most
 METHODS = SWAP, DIFFERENCE = "swap", "difference of class means"
 
 
@@ -58,9 +59,9 @@ class Store:
     kinds: tuple[int, int]  # how many roots, and cells of each
 
     @classmethod
-    def of(cls, network: Network, sample: Sample, dataset: AbstractionDataset, boards: int = 2000) -> Store:
+    def of(cls, network: Network, sample: Sample, dataset: AbstractionDataset) -> Store:
         """From the first boards to fit on."""
-        fit = slice(min(boards, sample.n_fit))
+        fit = slice(min(STORED, sample.n_fit))
         root, place = sample.labels["root"][fit], sample.labels["place in the root"][fit]
         tokens, types = sample.tokens[fit], np.broadcast_to(sample.drawn.types[fit][:, None], root.shape)
         use = (root >= 0) & ~sample.hidden[fit]
@@ -94,7 +95,7 @@ class Trial:
     """A network on swaps before anything is patched, and the scores of a patched pass."""
 
     def __init__(self, network: Network, swaps: Swaps, W: np.ndarray, given: np.ndarray | None = None):
-        self.swaps, self.W = swaps, W
+        self.network, self.swaps, self.W = network, swaps, W
         self.at = np.arange(len(swaps.rows))[:, None]
         self.board, self.place = np.nonzero(swaps.edit)
         self.edited_cells = swaps.cells[self.board, self.place]
@@ -123,21 +124,20 @@ class Trial:
         cells = self.swaps.same_cells if name == "same" else self.swaps.cells
         return self.acts[name][stage][self.at, cells]
 
-    def patched(self, network: Network, stage: str, base: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Logits of the base's tokens when the edited cells of base (n, T, D) become values (n, c, D)."""
-        acts = base.copy()
+    def patched(self, stage: str, values: np.ndarray) -> np.ndarray:
+        """Logits of the base's tokens when the activations of the edited cells become values (n, c, D)."""
+        acts = self.acts["base"][stage].copy()
         acts[self.board, self.edited_cells] = values[self.board, self.place]
-        return network.run(self.swaps.tokens["base"], (), {stage: (acts, self.edited)})[0]
+        return self.network.run(self.swaps.tokens["base"], (), {stage: (acts, self.edited)})[0]
 
-    def success(self, logits: np.ndarray, board: np.ndarray) -> np.ndarray:
-        """Score of boards on which all cells to be read show the tokens of board (n, T)."""
-        return ratio(((logits.argmax(-1) == board) | ~self.swaps.read).all(1), 1, self.W)
+    def success(self, logits: np.ndarray) -> np.ndarray:
+        """Score of boards on which all cells to be read show the donor's tokens."""
+        return ratio(((logits.argmax(-1) == self.swaps.donor) | ~self.swaps.read).all(1), 1, self.W)
 
 
-def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.random.Generator,
-              draws: int = DRAWS, store: Store | None = None, means: dict[str, np.ndarray] | None = None,
-              given: np.ndarray | None = None, fresh: Network | None = None,
-              counted: Sequence[str] = (SWAP,)) -> list[Row]:
+def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.random.Generator, draws: int,
+              store: Store, means: dict[str, np.ndarray] | None = None, given: np.ndarray | None = None,
+              fresh: Network | None = None, counted: Sequence[str] = (SWAP,)) -> list[Row]:
     """Rows on how the donor's activations at one stage change cells that are not edited.
 
     where: part of the rows' names. store: of the network, for the control of the same tokens in other roots.
@@ -145,36 +145,30 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
     the donor's activations from. fresh: the untrained network. counted: the methods that count.
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
-    wanted, rows = trial.success(trial.wanted, swaps.donor), []
-    numbers = None if store is None else trial.elsewhere(store, rng)
+    untrained = None if fresh is None else Trial(fresh, swaps, trial.W)
+    numbers, rows = trial.elsewhere(store, rng), []
     for stage in network.editable:
-        patches = _patches(trial, stage, rng)
+        base, donor, third, same = (
+            trial.of_object(name, stage) for name in ("base", "donor", "third", "same"))
+        noise = noise_like(base, swaps.edit, rng)
+        patches = {SWAP: donor, "a third root": third, "permuted places": _permuted(donor, swaps.edit, rng),
+                   "noise": noise, "the same root": same}
         if means is not None:
             to, away_from = (means[stage][swaps.kinds[name]] for name in ("donor", "base"))
-            patches[DIFFERENCE] = trial.of_object("base", stage) + to - away_from
-        if store is not None:  # a token that no other root has in this cell leaves the cell as it is
-            there, base = (numbers >= 0)[..., None], trial.of_object("base", stage)
-            patches["the same tokens in other roots"] = np.where(there, store.acts[stage][numbers], base)
-        base = trial.acts["base"][stage]
-        logits = {name: trial.patched(network, stage, base, values) for name, values in patches.items()}
-        scores = {name: trial.success(made, swaps.donor) for name, made in logits.items()}
+            patches[DIFFERENCE] = base + to - away_from
+        # a token that no other root has in this cell leaves the cell as it is
+        patches["the same tokens in other roots"] = np.where(
+            (numbers >= 0)[..., None], store.acts[stage][numbers], base)
+        scores = {name: trial.success(trial.patched(stage, values)) for name, values in patches.items()}
         controls = {name: score for name, score in scores.items() if name not in METHODS}
-        controls["nothing"] = trial.success(trial.clean, swaps.donor)
-        if fresh is not None:
-            controls["untrained network"] = _untrained(trial, fresh, stage)
-        rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls, wanted, stage,
-                     method in counted) for method in METHODS if method in scores]
+        controls["nothing"] = trial.success(trial.clean)
+        if untrained is not None:  # with its own activations
+            own = untrained.patched(stage, untrained.of_object("donor", stage))
+            controls["untrained network"] = untrained.success(own)
+        rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls,
+                     trial.success(trial.wanted), stage, method in counted)
+                 for method in METHODS if method in scores]
     return rows
-
-
-def _patches(trial: Trial, stage: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """{method: (n, c, D)} values of the edited cells: the swap and its controls."""
-    edit = trial.swaps.edit
-    base, donor = trial.of_object("base", stage), trial.of_object("donor", stage)
-    noise = noise_like(base, edit, rng)
-    return {SWAP: donor, "a third root": trial.of_object("third", stage),
-            "permuted places": _permuted(donor, edit, rng), "noise": noise,
-            "the same root": trial.of_object("same", stage)}
 
 
 def noise_like(acts: np.ndarray, edit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -195,10 +189,3 @@ def _permuted(acts: np.ndarray, edit: np.ndarray, rng: np.random.Generator) -> n
     permuted = acts.copy()
     np.put_along_axis(permuted, in_order[..., None], np.take_along_axis(acts, shuffled[..., None], 1), 1)
     return permuted
-
-
-def _untrained(trial: Trial, fresh: Network, stage: str) -> np.ndarray:
-    """Score of the swap in an untrained network, with its own activations."""
-    base, donor = (fresh.run(trial.swaps.tokens[name], [stage])[1][stage] for name in ("base", "donor"))
-    logits = trial.patched(fresh, stage, base, donor[trial.at, trial.swaps.cells])
-    return trial.success(logits, trial.swaps.donor)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from module_dataset import AbstractionDataset, Boards
+from module_dataset import AbstractionDataset
 from parts.boards.params import apart
 from studies.claims.scenes import Masking, boards_of, footprints, rows_of
 
@@ -41,13 +41,13 @@ class Swaps:
 
 
 def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator,
-             swapped: int = 1, one_shown: bool = False, masking: Masking = (0.25, 0.5)) -> Swaps | None:
+             one_shown: bool = False, masking: Masking = (0.25, 0.5)) -> Swaps | None:
     """At most count swaps on held-out boards without overlap; all but the swapped objects stays the same.
 
     Single and double boards: the first root is swapped, a third of its cells hidden and the visible ones
-    edited. Composites: `swapped` visible constituents become another composite's, and one more root is wholly
-    hidden, or with one_shown but for one cell. masking: of the other cells of single and double boards. None
-    if fewer than two swaps can be made.
+    edited. Composites: one constituent is wholly hidden, or with one_shown but for one cell, and the others
+    become another composite's. masking: of the other cells of single and double boards. None if fewer than
+    two swaps can be made.
     """
     rows = _rows(dataset, type_, count, rng)
     if rows is None:
@@ -56,10 +56,12 @@ def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random
     objects = {name: b.objects if type_ == COMPOSITION else b.objects[:, :1] for name, b in boards.items()}
     cells, same_cells = (footprints(dataset, objects[name]) for name in ("base", "same"))
     if type_ == COMPOSITION:
-        gone, edit = _constituents(dataset, objects, swapped, rng)
+        # the slots that base, donor and third all use
+        used = np.all([objects[name][..., 0] >= 0 for name in ("base", "donor", "third")], axis=0)
+        gone = _one_of(used, rng)
+        gone, edit = (np.repeat(slots, dataset.params.abs_dim**2, axis=1) for slots in (gone, used & ~gone))
         if one_shown:
-            shown = np.where(gone, rng.random(gone.shape), 2).argmin(1)
-            gone = gone & (np.arange(gone.shape[1]) != shown[:, None])
+            gone = gone & ~_one_of(gone, rng)
     else:
         gone = rng.random(cells.shape) < HIDDEN_OF_OBJECT
         edit = ~gone
@@ -68,10 +70,13 @@ def swaps_of(dataset: AbstractionDataset, type_: int, count: int, rng: np.random
     inside, edited = (_on_board(values, cells, base.shape) for values in (cells >= 0, edit))
     hidden = _hidden(gone, cells, hidden_elsewhere)
     differ = (base != donor) & inside
+    masked = np.where(hidden, dataset.masking_token, base)  # none of the edited cells is hidden
+    tokens = {"base": masked}
+    tokens |= {name: np.where(edited, boards[name].tokens, masked) for name in ("donor", "third")}
+    hidden_same = _hidden(gone, same_cells, hidden_elsewhere)
+    tokens["same"] = np.where(hidden_same, dataset.masking_token, boards["same"].tokens)
     swaps = Swaps(
-        rows=rows["base"],
-        tokens=_tokens(dataset, boards, edited, hidden, _hidden(gone, same_cells, hidden_elsewhere)),
-        cells=cells, same_cells=same_cells, edit=edit,
+        rows=rows["base"], tokens=tokens, cells=cells, same_cells=same_cells, edit=edit,
         read=differ & hidden, away=~inside, base=base, donor=donor,
         kinds={name: _kinds(dataset, objects[name]) for name in ("base", "donor")})
     # something to read, and enough in the edited cells to tell the roots apart
@@ -97,16 +102,10 @@ def _rows(dataset: AbstractionDataset, type_: int, count: int,
     return {"base": base, "donor": donor, "third": third, "same": same}
 
 
-def _constituents(dataset: AbstractionDataset, objects: dict[str, np.ndarray], swapped: int,
-                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Of the slots that base, donor and third all use, one that is wholly hidden and `swapped` that are
-    edited: (n, c) each."""
-    d2 = dataset.params.abs_dim**2
-    shared = np.all([objects[name][..., 0] >= 0 for name in ("base", "donor", "third")], axis=0)
-    rank = np.where(shared, rng.random(shared.shape), 2).argsort(1).argsort(1)
-    gone = shared & (rank == 0)
-    edit = shared & (rank > 0) & (rank <= swapped)
-    return np.repeat(gone, d2, axis=1), np.repeat(edit, d2, axis=1)
+def _one_of(flags: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Flags (n, c) of which one of each row's is left, at random."""
+    chosen = np.where(flags, rng.random(flags.shape), 2).argmin(1)
+    return flags & (np.arange(flags.shape[1]) == chosen[:, None])
 
 
 def _on_board(values: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -121,16 +120,6 @@ def _hidden(gone: np.ndarray, cells: np.ndarray, hidden_elsewhere: np.ndarray) -
     """(n, T) what is hidden of boards whose objects have cells (n, c), of which `gone` (n, c) are hidden."""
     inside = _on_board(cells >= 0, cells, hidden_elsewhere.shape)
     return _on_board(gone, cells, hidden_elsewhere.shape) | (hidden_elsewhere & ~inside)
-
-
-def _tokens(dataset: AbstractionDataset, boards: dict[str, Boards], edited: np.ndarray, hidden: np.ndarray,
-            hidden_same: np.ndarray) -> dict[str, np.ndarray]:
-    """The masked boards (n, T). Donor and third differ from the base in the edited cells alone, none of which
-    is hidden."""
-    unk = dataset.masking_token
-    base = np.where(hidden, unk, boards["base"].tokens)
-    others = {name: np.where(edited, boards[name].tokens, base) for name in ("donor", "third")}
-    return {"base": base, **others, "same": np.where(hidden_same, unk, boards["same"].tokens)}
 
 
 def _kinds(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:

@@ -170,11 +170,8 @@ def _swaps(network: Network, swaps: Swaps, W: np.ndarray, type_: str) -> list[di
     """Rows of the donor's activations after each block, and of its tokens in the input."""
     trial = Trial(network, swaps, W)
     logits = {INPUT: trial.wanted}
-    for stage in network.editable:
-        base, donor = trial.acts["base"][stage], trial.of_object("donor", stage)
-        logits[stage] = trial.patched(network, stage, base, donor)
-    return [_row(SWAPS, f"{place}, {type_}", trial.success(made, swaps.donor))
-            for place, made in logits.items()]
+    logits |= {stage: trial.patched(stage, trial.of_object("donor", stage)) for stage in network.editable}
+    return [_row(SWAPS, f"{place}, {type_}", trial.success(made)) for place, made in logits.items()]
 
 
 def _attention(attention: dict[str, np.ndarray], cells: Cells, material: Material,
