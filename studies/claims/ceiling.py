@@ -37,16 +37,39 @@ def measure(trainer, drawn: Boards, proba: Sequence[float], rng: np.random.Gener
     then easy first, double boards also apart and overlapping. proba: prior of the board types."""
     groups = groups_of(trainer.dataset, drawn)
     W = resample(drawn.tokens, rng, draws)
-    tally, all_ = tally_of(trainer, drawn, proba, masking, rng, masks, bar)
-    scores = {group: _scores(tally[:, :, use], all_[:, use], W[:, use]) for group, use in groups.items()}
-    scores["all"] = _mean([scores[TYPES[type_]] for type_ in np.unique(drawn.types)])
+    right, all_ = tally_of(trainer, drawn, proba, masking, rng, masks, bar)
+    tallies = {group: (right[:, :, use], all_[:, use], W[:, use]) for group, use in groups.items()}
     if "composition" in groups and masking[1]:
         few = drawn.take(groups["composition"])
-        scores[ANYWHERE] = _scores(*tally_of(trainer, few, proba, masking, rng, masks, iter, True),
-                                   W[:, groups["composition"]])
-    rows = [_row(scores[group], i, group, masks, False) for group in scores
+        anywhere = tally_of(trainer, few, proba, masking, rng, masks, iter, True)
+        tallies[ANYWHERE] = *anywhere, W[:, groups["composition"]]
+
+    def score(group: str, who: int, i: int) -> np.ndarray:
+        """Of what is COUNTED[i] in the answers `who`."""
+        if group != "all":
+            right, all_, W = tallies[group]
+            return ratio(right[who, i], all_[i], W)
+        of_types = [score(TYPES[type_], who, i) for type_ in np.unique(drawn.types)]
+        joint = mean(of_types)
+        joint.boards = sum(of_type.boards for of_type in of_types)  # no board is of two types
+        return joint
+
+    def row(group: str, i: int, easy_first: bool) -> Row:
+        """The row of COUNTED[i] of a group of boards; of easy first with one pass beside it."""
+        one_pass, filled, best_tokens, best_board = (score(group, who, i) for who in range(4))
+        effect = filled if easy_first else one_pass
+        upper = best_board if COUNTED[i] == "whole boards" else best_tokens
+        extras = {"masks": masks, "short of the bound": np.asarray(upper - effect),
+                  "best board": best_board[0]}
+        if easy_first:
+            extras |= {"one pass": one_pass, "best of one pass": best_tokens[0],
+                       "gain of easy first": np.asarray(filled - one_pass)}
+        feature = f"{COUNTED[i]}, {group}" + (f", {EASY_FIRST}" if easy_first else "")
+        return Row(TABLE.name, feature, effect, upper=upper, counts=False, extras=extras)
+
+    rows = [row(group, i, False) for group in tallies
             if group not in (APART, OVERLAPPING) for i in range(len(COUNTED))]
-    return rows + [_row(scores[group], i, group, masks, True) for group in scores for i in (1, 2)]
+    return rows + [row(group, i, True) for group in tallies for i in (1, 2)]
 
 
 def groups_of(dataset, drawn: Boards) -> dict[str, np.ndarray]:
@@ -95,30 +118,3 @@ def ideal(dataset, masked: np.ndarray, boards: np.ndarray, proba: Sequence[float
 def counts(right: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """(3, n), as COUNTED, of right and hidden (n, h, w)."""
     return np.stack([right.sum((1, 2)), (right * hidden).sum((1, 2)), right.all((1, 2))])
-
-
-def _scores(right: np.ndarray, all_: np.ndarray, W: np.ndarray) -> list[list[np.ndarray]]:
-    """Scores by who answers and what is COUNTED."""
-    return [[ratio(right[who, i], all_[i], W) for i in range(len(COUNTED))] for who in range(4)]
-
-
-def _mean(scores: list[list[list[np.ndarray]]]) -> list[list[np.ndarray]]:
-    """The mean over groups of boards, which have no board in common."""
-    means = [[mean([of[who][i] for of in scores]) for i in range(len(COUNTED))] for who in range(4)]
-    for who, of_who in enumerate(means):
-        for i, score in enumerate(of_who):
-            score.boards = sum(of[who][i].boards for of in scores)
-    return means
-
-
-def _row(scores: list[list[np.ndarray]], i: int, group: str, masks: int, easy_first: bool) -> Row:
-    """The row of COUNTED[i] of a group of boards; of easy first with one pass beside it."""
-    one_pass, filled, best_tokens, best_board = (of[i] for of in scores)
-    effect = filled if easy_first else one_pass
-    upper = best_board if COUNTED[i] == "whole boards" else best_tokens
-    extras = {"masks": masks, "short of the bound": np.asarray(upper - effect), "best board": best_board[0]}
-    if easy_first:
-        extras |= {"one pass": one_pass, "best of one pass": best_tokens[0],
-                   "gain of easy first": np.asarray(filled - one_pass)}
-    feature = f"{COUNTED[i]}, {group}" + (f", {EASY_FIRST}" if easy_first else "")
-    return Row(TABLE.name, feature, effect, upper=upper, counts=False, extras=extras)

@@ -13,7 +13,6 @@ Row: a feature of a board type, and where the words are taken from.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,20 +30,6 @@ ELSEWHERE = ", words taken from other boards"
 SAME_PLACE = f"{ELSEWHERE}, same place"
 
 
-@dataclass
-class Pairs:
-    """Rows (n, width), boards (n, h, w) or sentences (n, S) of pairs that differ in one feature."""
-
-    start: np.ndarray
-    goal: np.ndarray
-    start_elsewhere: np.ndarray  # another pair
-    goal_elsewhere: np.ndarray  # with the same change
-
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Pairs:
-        """function of each."""
-        return Pairs(*map(function, vars(self).values()))
-
-
 def measure(speaker: Speaker, dataset: AbstractionDataset, types: Container[int], rng: np.random.Generator,
             count: int = 200, draws: int = DRAWS, bar: Callable = iter) -> list[Row]:
     """Rows on whether words steer what is rebuilt from them. speaker: has `speak`, boards (n, h, w) ->
@@ -53,58 +38,54 @@ def measure(speaker: Speaker, dataset: AbstractionDataset, types: Container[int]
     rows = []
     [own] = rng.spawn(1)  # SAME_PLACE has random numbers of its own, so that the other rows stay as they were
     for type_, feature in bar([case for case in CASES if case[0] in types]):
-        pairs = changed_rows(dataset, type_, feature, count, rng)
-        if pairs is not None:
-            rows.append(_row(speaker, dataset, type_, feature, pairs, ELSEWHERE, rng, draws))
-        if feature == "root":
-            pairs = changed_rows(dataset, type_, feature, count, own, same_place=True)
+        for source, random in [(ELSEWHERE, rng)] + [(SAME_PLACE, own)] * (feature == "root"):
+            pairs = changed_rows(dataset, type_, feature, count, random, source == SAME_PLACE)
             if pairs is not None:
-                rows.append(_row(speaker, dataset, type_, feature, pairs, SAME_PLACE, own, draws))
+                rows.append(_row(speaker, dataset, type_, feature, pairs, source, random, draws))
     return rows
 
 
 def changed_rows(dataset: AbstractionDataset, type_: int, feature: str, count: int,
-                 rng: np.random.Generator, same_place: bool = False) -> Pairs | None:
-    """Rows of held-out boards, and the same with one feature of the first object, or the background, changed;
-    and other pairs with the same change, if same_place with the first object at the same place. None if
-    there are fewer than 8."""
+                 rng: np.random.Generator, same_place: bool = False) -> np.ndarray | None:
+    """Rows (4, n, width): held-out boards, and the same with one feature of the first object, or the
+    background, changed; other boards, and these with the same change, if same_place with the first object at
+    the same place. None if there are fewer than 8."""
     p = dataset.params
     column, values = {"root": (0, p.abs_n), "row": (1, p.places), "column": (2, p.places),
                       "background": (-1, p.vocab_bck)}[feature]
     start, elsewhere = (rows_of(dataset, type_, split, count * 8, rng) for split in ("test", "train"))
-    rows = Pairs(start, start.copy(), elsewhere, elsewhere.copy())
-    changed = (start[:, column] + rng.integers(1, max(values, 2), size=len(start))) % values
+    rows = np.stack([start, start, elsewhere, elsewhere])
     if same_place:
-        elsewhere[:, 1:3] = rows.goal_elsewhere[:, 1:3] = start[:, 1:3]
-    rows.start_elsewhere[:, column] = start[:, column]
-    rows.goal[:, column] = rows.goal_elsewhere[:, column] = changed
-    fine = np.all([apart(dataset.params, r) for r in vars(rows).values()], axis=0)
+        rows[..., 1:3] = start[:, 1:3]
+    rows[[0, 2], :, column] = start[:, column]
+    rows[[1, 3], :, column] = (start[:, column] + rng.integers(1, max(values, 2), size=len(start))) % values
+    fine = np.all([apart(p, some) for some in rows], axis=0)
     if values < 2 or fine.sum() < 8:
         return None
-    return rows.map(lambda r: r[fine][:count])
+    return rows[:, fine][:, :count]
 
 
-def _row(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: str, pairs: Pairs, source: str,
-         rng: np.random.Generator, draws: int) -> Row:
-    """The row of a source of words, ELSEWHERE or SAME_PLACE."""
-    boards = pairs.map(lambda rows: boards_of(dataset, type_, rows, rng).boards)
-    sentences = boards.map(speaker.speak)
-    n = len(boards.start)
-    W = resample(boards.start.reshape(n, -1), rng, draws)
+def _row(speaker: Speaker, dataset: AbstractionDataset, type_: int, feature: str, pairs: np.ndarray,
+         source: str, rng: np.random.Generator, draws: int) -> Row:
+    """The row of a source of words, ELSEWHERE or SAME_PLACE; pairs (4, n, width) as of `changed_rows`."""
+    boards = [boards_of(dataset, type_, rows, rng).boards for rows in pairs]
+    start_words, goal_words, other_words, changed_words = map(speaker.speak, boards)
+    start, goal, *_ = boards
+    W = resample(start.reshape(len(start), -1), rng, draws)
 
-    def exact(words: np.ndarray, board: np.ndarray = boards.goal) -> np.ndarray:
+    def exact(words: np.ndarray, board: np.ndarray = goal) -> np.ndarray:
         return (speaker.rebuild(words) == board).all((1, 2))
 
-    rebuilt = exact(sentences.goal)
-    both = exact(sentences.start, boards.start) & rebuilt
-    another, words = np.roll(np.arange(n), 1), sentences.goal_elsewhere
-    differ = sentences.start_elsewhere != words
+    rebuilt = exact(goal_words)
+    both = exact(start_words, start) & rebuilt
+    differ = other_words != changed_words
     random = rng.random(differ.shape).argsort(1).argsort(1) < differ.sum(1, keepdims=True)  # as many places
-    right = exact(np.where(differ, words, sentences.start))
+    right = exact(np.where(differ, changed_words, start_words))
+    another = np.where(np.roll(differ, 1, 0), np.roll(changed_words, 1, 0), start_words)
     controls = {
-        "as many random places": exact(np.where(random, words, sentences.start)),
-        "no words": exact(sentences.start),
-        "another pair's words": exact(np.where(differ[another], words[another], sentences.start))}
+        "as many random places": exact(np.where(random, changed_words, start_words)),
+        "no words": exact(start_words),
+        "another pair's words": exact(another)}
     return Row(TABLE.name, f"{feature} of {TYPES[type_]} boards{source}", ratio(right, 1, W),
                {control: ratio(success, 1, W) for control, success in controls.items()},
                ratio(rebuilt, 1, W), counts=source == ELSEWHERE,
