@@ -78,7 +78,7 @@ def supported(row):
     return low > 0 and effect >= upper / 2
 
 
-TINY = command.Size(fit=150, choose=60, test=4, masks=2, ceiling_masks=1, swaps=10, draws=30, words=200)
+TINY = command.Size(fit=150, choose=60, test=4, masks=1, swaps=10, draws=30, words=200)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_a_run_is_measured_under_its_own_masks(runs, monkeypatch):
     class Enough(Exception):
         pass
 
-    def make_sample(dataset, proba, masking, *more):
+    def make_sample(dataset, proba, masking, *more, bar):
         asked.append(masking)
         raise Enough
 

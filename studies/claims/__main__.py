@@ -51,15 +51,14 @@ class Size:
     fit: int  # boards to fit read-outs on, at most
     choose: int  # to choose among them
     test: int  # test boards of a type, at most
-    masks: int  # of each test board
-    ceiling_masks: int  # of each test board, for the ceiling
+    masks: int  # of each test board, for the ceiling
     swaps: int  # boards of a swap, pairs of a steering
     draws: int  # bootstrap samples
     words: int  # boards to learn the language from, at most
 
 
-FULL = Size(fit=32_000, choose=900, test=400, masks=2, ceiling_masks=2, swaps=200, draws=DRAWS, words=16_000)
-QUICK = Size(fit=600, choose=150, test=12, masks=2, ceiling_masks=1, swaps=30, draws=100, words=1500)
+FULL = Size(fit=32_000, choose=900, test=400, masks=2, swaps=200, draws=DRAWS, words=16_000)
+QUICK = Size(fit=600, choose=150, test=12, masks=1, swaps=30, draws=100, words=1500)
 
 
 def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Callable) -> Findings:
@@ -67,30 +66,25 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     dataset, rng, proba = trainer.dataset, utils.numpy_rng(trainer.seed, ANALYSIS), proba_of(trainer)
     types, masking = types_in_use(dataset, proba), masking_of(trainer)
     network, fresh = Network(trainer), Network(untrained(trainer))
-    sample = make_sample(dataset, proba, masking, rng, size.fit, size.choose, size.test, size.masks,
-                         bar("labels"))
+    sample = make_sample(dataset, proba, masking, rng, size.fit, size.choose, size.test, bar=bar("labels"))
     n_test = sample.test_board.max() + 1
     once = sample.drawn.take(sample.test).take(slice(n_test))  # each test board, under one mask
     W = resample(once.tokens, rng, size.draws)
-    rows = ceiling.measure(trainer, once, proba, rng, size.ceiling_masks, size.draws, bar("ceiling"), masking)
+    rows = ceiling.measure(trainer, once, proba, rng, size.masks, size.draws, bar("ceiling"), masking)
 
-    decoded, crossings = decodability.tasks_of(sample, rng), generalisation.crossings_of(sample, dataset)
-    features = [name for name in decoded if not name.startswith(decodability.CONTROL_TASK)]
-    tasks = decoded | generalisation.tasks_of(crossings, sample)
+    tasks, crossings = decodability.tasks_of(sample, rng), generalisation.crossings_of(sample, dataset)
+    tasks |= generalisation.tasks_of(crossings, sample)
     crossings = list(crossings)  # their names; a label and its cells of every board are large
     networks = {"network": network, "untrained network": fresh}
     sources = {name: of_network(each, sample.tokens) for name, each in networks.items()}
     sources |= of_input(sample.tokens, dataset.vocab_size)
     found = dict.fromkeys(sources)
     for source in bar("read-outs")([*sources][::-1]):  # the largest sums first, while memory is in one piece
-        own = tasks
-        if source != "network":  # the control task and the bound are the network's
-            own = {name: task for name, task in tasks.items()
-                   if not name.startswith(decodability.CONTROL_TASK) and not name.endswith(", in both")}
+        own = {name: task for name, task in tasks.items() if source == "network" or not task.network_only}
         found[source] = readouts(sources[source], own, sample, W[:, sample.test_board])
-    decodable, by_stage = decodability.measure(found, features)
+    decodable, by_stage = decodability.measure(found)
     rows += decodable + generalisation.measure(found, crossings)
-    del tasks, own, decoded
+    del tasks, own
 
     cells, masked = convergence.cells_of(sample), sample.tokens[sample.test]
     points = ((name, convergence.points_of(each, masked, cells)) for name, each in networks.items())

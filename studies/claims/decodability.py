@@ -11,7 +11,6 @@ Row: a label of hidden or of visible cells, at the stage that was best on other 
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -43,17 +42,17 @@ def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
             if several(values[sample.test][judged[sample.test]]):
                 train, judged = packed(where & (values >= 0)), packed(judged)
                 tasks[f"{label}, {cells}"] = Task(values, train, judged, each)
-                tasks[f"{CONTROL_TASK}, {label}, {cells}"] = Task(random, train, judged, each)
+                tasks[f"{CONTROL_TASK}, {label}, {cells}"] = Task(random, train, judged, each, True)
     return tasks
 
 
-def measure(found: Found, features: Iterable[str]) -> tuple[list[Row], list[dict]]:
+def measure(found: Found) -> tuple[list[Row], list[dict]]:
     """Rows on whether every label can be read off linearly, and the curves of skill over stages. found: of
-    the network and of each control; features: names among the tasks of `tasks_of`."""
-    rows, curves = [], []
-    for name in features:
+    the network and of each control, the tasks of `tasks_of` among others."""
+    rows, curves, prefix = [], [], f"{CONTROL_TASK}, "
+    for name in (task.removeprefix(prefix) for task in found["network"] if task.startswith(prefix)):
         stage, effect = best_stage(found["network"][name])
-        task = found["network"][f"{CONTROL_TASK}, {name}"][stage].score  # at the stage of the effect
+        task = found["network"][prefix + name][stage].score  # at the stage of the effect
         controls = {"majority class": np.zeros_like(effect), CONTROL_TASK: task}
         for source, of_source in found.items():
             if source != "network":

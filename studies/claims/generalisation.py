@@ -40,7 +40,6 @@ ONE_WAY = ("double boards", "composites", *NEW.values())  # contexts to which re
 class Crossing:
     """A label and what halves its contexts."""
 
-    label: str
     condition: str
     values: np.ndarray  # (n, T) of the label
     half: np.ndarray  # (n, T) 0 or 1; -1 for neither, and without the label or if visible cells leave it open
@@ -54,10 +53,17 @@ def halves_of(condition: str) -> tuple[int, ...]:
 def crossings_of(sample: Sample, dataset: AbstractionDataset,
                  wanted: Iterable[tuple[str, str]] = CROSSINGS) -> dict[str, Crossing]:
     """{name: crossing} of those wanted, (label, what divides its contexts), that the boards allow."""
-    contexts = contexts_of(sample, dataset)
-    found = {f"{label} across {condition}": crossing_of(sample, contexts, label, condition)
-             for label, condition in wanted if condition in contexts}
-    return {name: crossing for name, crossing in found.items() if _can_be_measured(crossing, sample)}
+    contexts, crossings = contexts_of(sample, dataset), {}
+    for label, condition in wanted:
+        if condition in contexts:
+            values, half = sample.labels[label], contexts[condition]
+            usable = (half >= 0) & (values >= 0) & sample.known[label]
+            if label == "background":  # of single boards only, whose one root is the context of all cells
+                usable &= (sample.drawn.types == 0)[:, None]
+            crossing = Crossing(condition, values, np.where(usable, half, -1).astype(np.int8))
+            if _can_be_measured(crossing, sample):
+                crossings[f"{label} across {condition}"] = crossing
+    return crossings
 
 
 def tasks_of(crossings: dict[str, Crossing], sample: Sample) -> dict[str, Task]:
@@ -70,7 +76,7 @@ def tasks_of(crossings: dict[str, Crossing], sample: Sample) -> dict[str, Task]:
             within, beyond = crossing.half == half, crossing.half == 1 - half
             tasks[f"{name}, from {half}"] = Task(crossing.values, within, np.where(before, within, beyond))
         judged = usable & (before | (crossing.half == 1) | (crossing.condition not in ONE_WAY))
-        tasks[f"{name}, in both"] = Task(crossing.values, usable, judged)
+        tasks[f"{name}, in both"] = Task(crossing.values, usable, judged, network_only=True)
     return tasks
 
 
@@ -133,15 +139,6 @@ def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
 
 def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
     return np.where(where & (values >= 0), values % 2, -1).astype(np.int8)
-
-
-def crossing_of(sample: Sample, contexts: dict[str, np.ndarray], label: str, condition: str) -> Crossing:
-    """The crossing of a label with what divides its contexts."""
-    values, half = sample.labels[label], contexts[condition]
-    usable = (half >= 0) & (values >= 0) & sample.known[label]
-    if label == "background":  # of single boards only, whose one root is the context of all cells
-        usable &= (sample.drawn.types == 0)[:, None]
-    return Crossing(label, condition, values, np.where(usable, half, -1).astype(np.int8))
 
 
 def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:

@@ -44,6 +44,7 @@ class Task:
     train: np.ndarray  # where a read-out for all cells is fitted
     judged: np.ndarray  # where skill is measured
     train_each: np.ndarray | None = None  # where a read-out of each cell's own is fitted; None: as train
+    network_only: bool = False  # whether controls go without it
 
     def __post_init__(self):
         self.classes = int(self.values.max()) + 1
@@ -190,7 +191,8 @@ class Fits:
         for (stage, kind), of_set in before.items():
             key = stage, kind & sum(1 << number for number in self.groups)
             if key[1]:
-                sums = of_set.with_columns(columns).sums
+                F = len(of_set.sums)
+                sums = np.concatenate([of_set.sums[:, :F], of_set.sums[:, F + columns]], 1)
                 self.sums[key] = NormalEquations(sums + self.sums[key].sums if key in self.sums else sums)
 
     def weights(self) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
@@ -202,10 +204,8 @@ class Fits:
                 if not sums:
                     continue
                 targets = dict.fromkeys(id(self.tasks[name].values) for name in names)
-                columns = [self.columns[target][1] for target in targets]
-                group = NormalEquations(functools.reduce(np.add, sums)).with_columns(np.concatenate(columns))
-                ends = np.cumsum([0, *(len(some) for some in columns)])
-                solved = group.weights(RIDGE[self.each :], list(map(slice, ends[:-1], ends[1:])))
+                group = NormalEquations(functools.reduce(np.add, sums))
+                solved = group.weights(RIDGE[self.each :], [self.columns[target][1] for target in targets])
                 del sums, group  # large
                 for target, of_target in zip(targets, solved, strict=True):
                     yield from (((stage, name), of_target) for name in names

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +20,11 @@ from studies.claims import (
     steering,
     words,
 )
-from studies.claims.scores import Row, Table, interval, verdict
+from studies.claims.scores import Row, interval, verdict
 
 CLAIMS = (ceiling, decodability, generalisation, convergence, manipulation, composition, words, steering)
 TABLES = {claim.TABLE.name: claim.TABLE for claim in CLAIMS}  # in the report's order
 ABOUT = {claim.TABLE.name: claim.__doc__ for claim in CLAIMS}  # question, measure, controls, row
-COLUMNS = ["feature", "run", "stage", "effect [95%]", "upper bound", "effect - strongest control [95%]",
-           "controls", "further measures", "verdict"]
 QUICK = "**Quick look: do not quote.** Few boards were measured.\n\n"
 INTRODUCTION = """\
 Runs: {}. These are operational definitions of what the abstract of arXiv 2312.05361 claims, not
@@ -62,7 +59,7 @@ class Findings:
         return {name: rows for name, rows in tables.items() if rows}
 
 
-def write(folder: Path, findings: Findings, seconds: float, quick: bool = False) -> list[dict]:
+def write(folder: Path, findings: Findings, seconds: float, quick: bool) -> list[dict]:
     """Writes tables, figures and report.md to folder; returns the verdicts, one per claim. seconds: how long
     measuring took."""
     tables = findings.tables()
@@ -92,30 +89,26 @@ def draw_figures(folder: Path, findings: Findings) -> None:
                 panels.save_figure(draw(findings.curves[figure]), folder / f"{figure}.png")
 
 
-def report_of(tables: dict[str, list[Row]], verdicts: list[dict], notes: Iterable[str] = (),
-              quick: bool = False) -> str:
+def report_of(tables: dict[str, list[Row]], verdicts: list[dict], notes: list[str], quick: bool) -> str:
     """report.md, but for its last line."""
     runs = dict.fromkeys(row.run for rows in tables.values() for row in rows)
     parts = ["# What the paper claims, measured on these networks\n\n", QUICK if quick else "",
              INTRODUCTION.format(", ".join(runs)), *(f"**{note}**\n\n" for note in notes), "## Verdicts\n\n"]
     shown = [line | {"verdict": f"**{line['verdict']}**"} for line in verdicts]
     parts.append(files.markdown(list(verdicts[0]), (line.values() for line in shown)))
-    words_of = {line["table"]: line["verdict"] for line in verdicts}
+    word_of = {line["table"]: f": {line['verdict']}" for line in verdicts}
     for name, rows in tables.items():
-        parts += section_of(TABLES[name], rows, words_of.get(name))
+        title = TABLES[name].title[0].upper() + TABLES[name].title[1:] + word_of.get(name, "")
+        about = re.sub(r"^(\w[\w ]*:)", r"\n**\1**", ABOUT[name].strip(), flags=re.MULTILINE)
+        shown = [f"![{figure}]({figure}.png)\n\n" for figure in (name, *TABLES[name].figures)]
+        cells = list(map(cells_of, rows))
+        lines = files.markdown(list(cells[0]), (line.values() for line in cells))
+        parts += [f"\n## {title}\n{about}\n\n", *shown, lines]
     return "".join(parts)
 
 
-def section_of(table: Table, rows: Iterable[Row], word: str | None) -> list[str]:
-    """A table's section in the report; word: the verdict, None for a table that is no claim."""
-    title = table.title[0].upper() + table.title[1:] + (f": {word}" if word else "")
-    about = re.sub(r"^(\w[\w ]*:)", r"\n**\1**", ABOUT[table.name].strip(), flags=re.MULTILINE)
-    shown = [f"![{figure}]({figure}.png)\n\n" for figure in (table.name, *table.figures)]
-    return [f"\n## {title}\n{about}\n\n", *shown, files.markdown(COLUMNS, map(cells_of, rows))]
-
-
-def cells_of(row: Row) -> list[str]:
-    """A row's cells in the report, as COLUMNS."""
+def cells_of(row: Row) -> dict[str, str]:
+    """A row's cells in the report, by column."""
     def with_interval(score: np.ndarray, ends: tuple[float, float] | None = None) -> str:
         low, high = map(files.as_text, interval(score) if ends is None else ends)
         return f"{files.as_text(score[0])} [{low}, {high}]"
@@ -125,5 +118,7 @@ def cells_of(row: Row) -> list[str]:
                         for name, value in row.extras.items())
     over = f"{with_interval(row.gain, row.gain_interval)} over {row.strongest}" if controls else "-"
     word = ("supported" if row.supported else "not supported") if row.counts else "not counted"
-    effect, upper = with_interval(row.effect), files.as_text(row.upper)
-    return [row.feature, row.run, row.stage, effect, upper, over, controls, further, word]
+    return {"feature": row.feature, "run": row.run, "stage": row.stage,
+            "effect [95%]": with_interval(row.effect), "upper bound": files.as_text(row.upper),
+            "effect - strongest control [95%]": over, "controls": controls, "further measures": further,
+            "verdict": word}

@@ -1,7 +1,7 @@
 """Statistics of embeddings: linear read-outs, spread of class means."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,17 +26,9 @@ class NormalEquations:
         self.sums[:, : Z.shape[1]] += (Z.T @ Z).astype(self.sums.dtype, copy=False)
         self.sums[:, Z.shape[1] :] += (Z.T @ Y.astype(kind)).astype(self.sums.dtype, copy=False)
 
-    def with_columns(self, columns: np.ndarray) -> NormalEquations:
-        """Those of some columns of Y alone."""
-        F = len(self.sums)
-        if np.array_equal(columns, np.arange(self.sums.shape[1] - F)):  # all: no copy
-            return self
-        return NormalEquations(np.concatenate([self.sums[:, :F], self.sums[:, F + columns]], 1))
-
-    def weights(self, strengths: Sequence[float],
-                parts: Sequence[slice] = (slice(None),)) -> Iterator[np.ndarray]:
-        """For each part of Y's columns (F + 1, strengths, columns) of ridge regression in float32, the last
-        row an offset; each strength is in units of a feature's mean variance."""
+    def weights(self, strengths: Sequence[float], parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """For each part, some columns of Y, (F + 1, strengths, columns) of ridge regression in float32, the
+        last row an offset; each strength is in units of a feature's mean variance."""
         F = len(self.sums) - 1
         of_ones = self.sums[F] / self.sums[F, F]
         gram = self._centred(slice(F), of_ones)
@@ -48,16 +40,15 @@ class NormalEquations:
             solvers.append(torch.linalg.lu_factor(torch.from_numpy(gram)))  # faster than numpy's
         del gram
         for part in parts:  # each by itself: of many columns memory counts
-            start, stop, _ = part.indices(self.sums.shape[1] - F - 1)
-            columns = slice(F + 1 + start, F + 1 + stop)
+            columns = F + 1 + part
             target = torch.from_numpy(self._centred(columns, of_ones))
-            weights = np.empty((F + 1, len(strengths), stop - start), np.float32)
+            weights = np.empty((F + 1, len(strengths), len(part)), np.float32)
             for i, solver in enumerate(solvers):
                 w = torch.linalg.lu_solve(*solver, target).numpy()
                 weights[:F, i], weights[F, i] = w, of_ones[columns] - of_ones[:F] @ w
             yield weights
 
-    def _centred(self, columns: slice, of_ones: np.ndarray) -> np.ndarray:
+    def _centred(self, columns: slice | np.ndarray, of_ones: np.ndarray) -> np.ndarray:
         """(F, columns) products of X and some columns of [X, 1, Y], all about their means."""
         F = len(self.sums) - 1
         products = np.outer(-self.sums[:F, F], of_ones[columns])

@@ -69,7 +69,7 @@ def with_labels(cells: Cells, acts: np.ndarray, tokens: np.ndarray, vocab: int, 
     def source(name: str, features: Callable[[np.ndarray], np.ndarray]) -> Source:
         fit = NormalEquations()
         fit.add(features(where), Y)
-        weights = next(fit.weights([RIDGE]))[:, 0]
+        weights = next(fit.weights([RIDGE], [np.arange(Y.shape[1])]))[:, 0]
         return Source(name, lambda cells: features(cells) @ weights[:-1] + weights[-1], measures=("single",))
 
     return [source(SUPERVISED[0], lambda cells: acts[cells]),
