@@ -9,7 +9,7 @@ from studies.claims import decodability, generalisation
 from studies.claims import readouts as module
 from studies.claims.generalisation import contexts_of, crossings_of
 from studies.claims.readouts import Fits, Task, curves_of, of_input, predictions, readouts
-from studies.claims.sample import label_names, make_sample
+from studies.claims.sample import make_sample
 from studies.claims.scores import Skill, resample
 from studies.claims.statistics import NormalEquations
 
@@ -34,7 +34,7 @@ def crossed(network, fresh, sample, wanted, dataset=None):
 
 @pytest.mark.parametrize("encoded", [True, False])
 def test_decodability_of_the_label_itself_and_of_noise(encoded):
-    dataset, sample = planted.dataset(), planted.sample()
+    sample = planted.sample()
     late = one_hot_labels(sample) if encoded else noise_like(sample, 3)
     network = {"early": noise_like(sample, 1), "late": late}
     fresh = {"early": noise_like(sample, 4), "late": noise_like(sample, 2)}
@@ -43,7 +43,7 @@ def test_decodability_of_the_label_itself_and_of_noise(encoded):
              for name, stages in (("network", network), ("untrained network", fresh))}
     rows, curves = decodability.measure(found)
     assert verdict_of(rows) == ("supported" if encoded else "not supported")
-    assert {row.feature.split(",")[0] for row in rows} == set(label_names(dataset))
+    assert {row.feature.split(",")[0] for row in rows} == set(sample.labels)
     assert len(rows) == 14
     if encoded:
         assert all(row.stage == "late" and row.effect[0] > 0.95 for row in rows)

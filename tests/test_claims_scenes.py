@@ -4,21 +4,23 @@ import planted
 from planted import MASKING, PROBA
 
 from module_dataset import AbstractionDataset
-from studies.claims.sample import label_posterior, make_sample, to_choose_by
+from studies.claims.sample import known_labels, make_sample, to_choose_by
 from studies.claims.scenes import hashed, rows_of, without_held_out
 
 
-def test_labels_and_their_posterior():
+def test_labels_and_which_of_them_can_be_known():
     dataset, sample = planted.dataset(), planted.sample()
     drawn = sample.drawn
     for b in range(0, len(drawn.boards), 40):
-        posterior = label_posterior(dataset, drawn.boards[b], PROBA)
-        for name, table in posterior.items():
-            np.testing.assert_allclose(table.sum(1), 1)
-            true = np.take_along_axis(table, sample.labels[name][b][:, None], 1)[:, 0]
-            np.testing.assert_allclose(true, 1)  # an unmasked board of these tells everything
+        truth = {name: values[b] for name, values in sample.labels.items()}
+        for known in known_labels(dataset, drawn.boards[b], truth, PROBA).values():
+            assert known.all()  # an unmasked board of these tells everything
+        false = {name: values + 1 for name, values in truth.items() if name != "background"} | {
+            "background": truth["background"]}
+        for name, known in known_labels(dataset, drawn.boards[b], false, PROBA).items():
+            assert known.any() == (name == "background")
     everything = np.full((8, 8), dataset.masking_token)
-    np.testing.assert_allclose(label_posterior(dataset, everything, PROBA)["background"][:, :10], 0.1)
+    assert not any(known.any() for known in known_labels(dataset, everything, truth, PROBA).values())
     tokens = drawn.boards.reshape(len(drawn.boards), -1)
     on = sample.labels["root"] >= 0
     kinds = sample.labels["root"] * 9 + sample.labels["place in the root"]

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from studies.claims.figures import plot_stages
-from studies.claims.readouts import ReadOut, Task, best_stage, packed, several
+from studies.claims.readouts import ReadOut, Task, best_stage, several
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, spread
 
@@ -36,11 +36,11 @@ def tasks_of(sample: Sample, rng: np.random.Generator) -> dict[str, Task]:
         table = rng.integers(values.max() + 1, size=(T, tokens.max() + 1)).astype(values.dtype)
         random = table[np.arange(T), tokens]  # a class for each true token and position
         # from the whole board each cell has its own read-out: hidden cells alone are too few examples
-        each = packed(values >= 0)
+        each = np.packbits(values >= 0, axis=1)
         for cells, where in (("hidden cells", sample.hidden), ("visible cells", ~sample.hidden)):
             judged = where & (values >= 0) & sample.known[label]
             if several(values[sample.test][judged[sample.test]]):
-                train, judged = packed(where & (values >= 0)), packed(judged)
+                train, judged = (np.packbits(at, axis=1) for at in (where & (values >= 0), judged))
                 tasks[f"{label}, {cells}"] = Task(values, train, judged, each)
                 tasks[f"{CONTROL_TASK}, {label}, {cells}"] = Task(random, train, judged, each, True)
     return tasks

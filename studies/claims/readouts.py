@@ -30,15 +30,10 @@ Features = Callable[[slice], dict[str, np.ndarray]]
 Weights = dict[tuple[str, str], np.ndarray]
 
 
-def packed(cells: np.ndarray) -> np.ndarray:
-    """Flags (n, T) as bits (n, T / 8): many tasks of many boards take much memory."""
-    return np.packbits(cells, axis=1)
-
-
 @dataclass
 class Task:
-    """A label to be read off, at which cells: (n, T) each, of all boards of a sample. Cells may come as
-    `packed`."""
+    """A label to be read off, at which cells: (n, T) each, of all boards of a sample. Cells are kept, and may
+    come, as bits (n, T / 8), as many tasks of many boards take much memory."""
 
     values: np.ndarray
     train: np.ndarray  # where a read-out for all cells is fitted
@@ -49,16 +44,15 @@ class Task:
     def __post_init__(self):
         self.classes = int(self.values.max()) + 1
         for name in ("train", "judged", "train_each"):
-            if getattr(self, name) is not None and getattr(self, name).dtype == bool:
-                setattr(self, name, packed(getattr(self, name)))
+            cells = getattr(self, name)
+            if cells is not None and cells.dtype == bool:
+                setattr(self, name, np.packbits(cells, axis=1))
+        if self.train_each is None:
+            self.train_each = self.train
 
     def cells(self, name: str, where: slice) -> np.ndarray:
         """(n, T) train, judged or train_each of some boards."""
         return np.unpackbits(getattr(self, name)[where], axis=1, count=self.values.shape[1]).view(bool)
-
-    def trained(self, each: bool) -> str:
-        """The name of the cells that read-outs are fitted at."""
-        return "train_each" if each and self.train_each is not None else "train"
 
 
 @dataclass
@@ -138,8 +132,9 @@ class Fits:
 
     def __init__(self, tasks: dict[str, Task], each: bool = False):
         self.tasks, self.each, self.groups = tasks, each, {}
+        self.trained = "train_each" if each else "train"  # the cells that read-outs are fitted at
         for name, task in tasks.items():
-            self.groups.setdefault(getattr(task, task.trained(each)).tobytes(), []).append(name)
+            self.groups.setdefault(getattr(task, self.trained).tobytes(), []).append(name)
         self.groups = dict(enumerate(self.groups.values()))  # {number: tasks}
         self.sums: dict[tuple[str, int], NormalEquations] = {}  # by stage and set of groups, bits of a number
         self.columns = self._columns()
@@ -157,8 +152,7 @@ class Fits:
         """Adds the features of the boards `where`."""
         sets = 0
         for number, [name, *_] in self.groups.items():
-            task = self.tasks[name]
-            train = task.cells(task.trained(self.each), where)
+            train = self.tasks[name].cells(self.trained, where)
             sets = sets | (train.any(1) if self.each else train).astype(np.int64) << number  # at most 63
         sets = sets.ravel()
         order = np.argsort(sets, kind="stable")

@@ -13,13 +13,6 @@ AT_ONCE = 1000  # boards whose labels are computed together
 KNOWN = 0.99  # posterior probability from which the visible cells are taken to determine an answer
 
 
-def label_names(dataset: AbstractionDataset) -> dict[str, int]:
-    """The labels of a cell and how many values each has."""
-    p = dataset.params
-    return {"background": p.vocab_bck, "object or not": 2, "root": p.abs_n, "place in the root": p.abs_dim**2,
-            "composite": p.comp_n, "row": p.places, "column": p.places}
-
-
 def labels_of(dataset: AbstractionDataset, objects: np.ndarray, composites: np.ndarray,
               backgrounds: np.ndarray) -> dict[str, np.ndarray]:
     """{label: (n, T)}, -1 for a cell without it; objects (n, m, 3), composites and backgrounds (n,) as in
@@ -40,22 +33,17 @@ def labels_of(dataset: AbstractionDataset, objects: np.ndarray, composites: np.n
             **{name: np.where(on, values, -1) for name, values in of_objects.items()}}
 
 
-def label_posterior(dataset: AbstractionDataset, masked_board: np.ndarray,
-                    proba: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """{label: (T, values + 1)}: the exact posterior of each cell's labels given the visible cells; the last
-    column: no such label."""
-    possible, T = dataset.hypotheses(masked_board, proba), masked_board.size
+def known_labels(dataset: AbstractionDataset, masked_board: np.ndarray, truth: dict[str, np.ndarray],
+                 proba: Sequence[float]) -> dict[str, np.ndarray]:
+    """{label: (T,)} whether the exact posterior of each cell's true label {label: (T,)}, given the visible
+    cells of a masked board, is at least KNOWN. proba: the prior of the board types."""
+    possible, known = dataset.hypotheses(masked_board, proba), {}
     labels = labels_of(dataset, possible.objects, possible.composites, np.zeros(len(possible.weights), int))
-    weights = np.repeat(possible.weights, T)
-    posterior = {}
-    for name, values in label_names(dataset).items():
-        columns = values + 1
-        column = labels[name] % columns  # -1 becomes the last
-        place = np.arange(T) * columns + column
-        posterior[name] = np.bincount(place.ravel(), weights, T * columns).reshape(T, columns)
-    posterior["background"][:] = 0  # an observer lists the possible backgrounds apart, all as probable
-    posterior["background"][:, possible.backgrounds] = 1 / len(possible.backgrounds)
-    return posterior
+    for name, values in truth.items():
+        which, cell = np.nonzero(labels[name] == values)
+        known[name] = np.bincount(cell, possible.weights[which], len(values)) >= KNOWN
+    known["background"][:] = len(possible.backgrounds) == 1  # listed apart, all as probable
+    return known
 
 
 @dataclass(kw_only=True)
@@ -84,7 +72,7 @@ class Sample(Parts):
     hidden: np.ndarray  # (n, T)
     tokens: np.ndarray  # (n, T) as the network sees them
     labels: dict[str, np.ndarray]  # (n, T) each
-    known: dict[str, np.ndarray]  # (n, T) each: whether the posterior of the true label is at least KNOWN
+    known: dict[str, np.ndarray]  # (n, T) each: `known_labels`, and True for the boards to fit
     test_board: np.ndarray  # (masked test boards,) number of the test board that is masked
 
     @property
@@ -111,17 +99,24 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     to_fit = [Boards.join(to_fit).take(rng.permutation(n_fit))]  # so that the first ones are of all types
     drawn = Boards.join(to_fit + to_choose + to_test * masks)
     del to_fit, to_choose, to_test
-    largest = max(dataset.vocab_size, *label_names(dataset).values())
+    p = dataset.params
+    largest = max(p.vocab_size, p.abs_n, p.abs_dim**2, p.comp_n, p.places)
     small = np.min_scalar_type(-largest - 2)  # a signed type; with many boards memory counts
     drawn.boards, drawn.slots = drawn.boards.astype(small), drawn.slots.astype(small)
     hidden = hide(dataset, drawn, masking, rng)
     masked = np.where(hidden, dataset.masking_token, drawn.boards)
-    labels = {name: np.empty((len(drawn), masked[0].size), small) for name in label_names(dataset)}
+    parts = []
     for at in range(0, len(drawn), AT_ONCE):
         some = drawn.take(slice(at, at + AT_ONCE))
-        for name, values in labels_of(dataset, some.objects, some.composites, some.backgrounds).items():
-            labels[name][at : at + AT_ONCE] = values
-    known = _known(dataset, masked, labels, proba, n_fit, bar)
+        labels = labels_of(dataset, some.objects, some.composites, some.backgrounds)
+        parts.append({name: values.astype(small) for name, values in labels.items()})
+    labels = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # boards to fit may teach what cannot be known
+    known = {name: np.ones(values.shape, bool) for name, values in labels.items()}
+    for b in bar(range(n_fit, len(masked))):
+        truth = {name: values[b] for name, values in labels.items()}
+        for name, flags in known_labels(dataset, masked[b], truth, proba).items():
+            known[name][b] = flags
     hidden = hidden.reshape(len(hidden), -1)
     test_board = np.tile(np.arange(n_test), masks)
     return Sample(drawn, hidden, masked.reshape(hidden.shape), labels, known, test_board, n_fit=n_fit,
@@ -132,15 +127,3 @@ def to_choose_by(dataset: AbstractionDataset, type_: int, rows: np.ndarray) -> n
     """(n,) whether rows (n, width) are among the sixth to choose by. A hash decides, so that all copies of a
     row are on one side."""
     return hashed(dataset, type_, rows) < 2**32 / 6
-
-
-def _known(dataset: AbstractionDataset, masked: np.ndarray, labels: dict, proba: Sequence[float], n_fit: int,
-           bar: Callable) -> dict[str, np.ndarray]:
-    """{label: (n, T)} whether the posterior of the true label is at least KNOWN; True for the n_fit boards to
-    fit, which may teach what cannot be known."""
-    known = {name: np.ones(values.shape, bool) for name, values in labels.items()}
-    for b in bar(range(n_fit, len(masked))):
-        for name, posterior in label_posterior(dataset, masked[b], proba).items():
-            of_truth = np.take_along_axis(posterior, labels[name][b][:, None], 1)[:, 0]
-            known[name][b] = of_truth >= KNOWN
-    return known
