@@ -7,7 +7,7 @@ from planted import MASKING, PROBA, noise_like, source, verdict_of
 from module_dataset import AbstractionDataset
 from studies.claims import decodability, generalisation
 from studies.claims import readouts as module
-from studies.claims.generalisation import contexts_of, crossings_of
+from studies.claims.generalisation import contexts_of
 from studies.claims.readouts import Fits, Task, curves_of, of_input, predictions, readouts
 from studies.claims.sample import make_sample
 from studies.claims.scores import Skill, resample
@@ -25,11 +25,10 @@ def weights_of(sample, draws=100):
 
 def crossed(network, fresh, sample, wanted, dataset=None):
     """The rows of crossings {name: (label, condition)} of arrays {stage: (n, T, F)}."""
-    crossings = crossings_of(sample, dataset or planted.dataset(), wanted)
-    tasks = generalisation.tasks_of(crossings, sample)
+    tasks = generalisation.tasks_of(sample, dataset or planted.dataset(), wanted)
     stages = {"network": network, "untrained network": fresh}
     found = {name: readouts(source(**X), tasks, sample, weights_of(sample)) for name, X in stages.items()}
-    return generalisation.measure(found, crossings)
+    return generalisation.measure(found)
 
 
 @pytest.mark.parametrize("encoded", [True, False])

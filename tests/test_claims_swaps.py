@@ -1,11 +1,13 @@
 """What drives decisions: swaps in networks of which the answer is known."""
+from dataclasses import replace
+
 import numpy as np
 import planted
 from planted import MASKING, PROBA, cells_of, verdict_of
 
 from module_dataset import AbstractionDataset
 from studies.claims.composition import measure, part_whole
-from studies.claims.manipulation import Store, Trial, noise_like, swap_rows
+from studies.claims.manipulation import Store, noise_like, swap_rows
 from studies.claims.sample import make_sample
 from studies.claims.swaps import swaps_of
 
@@ -75,8 +77,7 @@ def test_the_same_tokens_in_other_roots_are_a_control():
     network, swaps = Tokens(dataset, True), swaps_of(dataset, 0, 40, rng)
     sample = make_sample(dataset, [1], MASKING, rng, 2000, 30, 4, 1)
     store = Store.of(network, sample, dataset)
-    trial = Trial(network, swaps, np.ones((1, len(swaps.rows))))
-    numbers = trial.elsewhere(store, rng)
+    numbers = store.elsewhere(swaps, rng)
     assert ((numbers >= 0) <= swaps.edit).all()
     assert (numbers >= 0)[swaps.edit].mean() > 0.9
     b, c = np.nonzero(numbers >= 0)
@@ -88,7 +89,8 @@ def test_the_same_tokens_in_other_roots_are_a_control():
         assert (store.root[taken] != swaps.kinds[name][b, c] // 9).all()
     rows = swap_rows(network, swaps, "manipulation", "here", rng, 20, store)
     assert "the same tokens in other roots" in rows[0].controls
-    assert store.same_tokens(np.array([0]), np.array([0]), np.array([[0, 1]]), rng) == [-1]  # a background is no root's
+    blank = replace(swaps, tokens={"donor": np.zeros_like(swaps.base)})
+    assert (store.elsewhere(blank, rng) == -1).all()  # a background is no root's
 
 
 def test_swaps_are_matched_and_read_only_where_nothing_was_edited():

@@ -32,7 +32,7 @@ def run_all(run: str | Path, quick: bool = False) -> Path:
     rng, bar = utils.numpy_rng(trainer.seed, CIRCUITS, 2), bars(run)
     out = Path(run) / "analysis" / ("circuits/quick" if quick else "circuits")
     stages = [f"b{i}_{stage}" for i in range(trainer.n_layer) for stage in trainer.stages]
-    parts = list(dict.fromkeys(place for place, _ in circuits.components(trainer).values()))
+    parts = list(dict.fromkeys(circuits.components(trainer).values()))
     try:
         pairs = circuits.pairs_of(trainer, count, rng)
     except ValueError as reason:

@@ -58,12 +58,12 @@ def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "
     for name in (name for circuit in circuits for name in circuit):
         if name not in known:
             raise ValueError(f"circuits: there is no component {name!r}; there are {', '.join(known)}.")
-    places = list(dict.fromkeys(place for place, _ in known.values()))
+    places = list(dict.fromkeys(known.values()))
     with evaluating(stack.network):
         acts, instead = test.record(places)
         edits = {}
         for place in places:
-            here = [name for name, (at, _) in known.items() if at == place]
+            here = [name for name, at in known.items() if at == place]
             gone = torch.tensor([[name not in circuit for name in here] for circuit in circuits])  # (U, here)
             units = stack.units_of(place, "head" if len(here) > 1 else "all", acts[place])
             off = (gone.to(units.device)[..., None, None] & units).any(1)  # (U, 1, D)
@@ -73,16 +73,16 @@ def kept(trainer, boards, masks, circuits: Sequence[Sequence[str]], how: str = "
             for circuit, right in zip(circuits, left, strict=True)]
 
 
-def components(trainer) -> dict[str, tuple[str, int | None]]:
-    """The heads and MLPs of a network: {name, such as 'b0h1' or 'b0 mlp': (activation, head or None)}."""
+def components(trainer) -> dict[str, str]:
+    """The heads and MLPs of a network: {name, such as 'b0h1' or 'b0 mlp': activation}."""
     stack, parts = Stack(trainer), {}
     for i in range(len(stack.blocks)):
         attentions = ("selfAttn_attn_v", "crossAttn_attn_v") if stack.is_lea else ("attn_v",)
         for site in attentions:
             place = f"b{i}_{site}"
             cross = "x" if site.startswith("cross") else ""
-            parts |= {f"b{i}{cross}h{k}": (place, k) for k in range(trainer.n_head)}
-        parts[f"b{i} mlp"] = (f"b{i}_{'mlp' if stack.is_lea else 'mlp_update'}", None)
+            parts |= {f"b{i}{cross}h{k}": place for k in range(trainer.n_head)}
+        parts[f"b{i} mlp"] = f"b{i}_{'mlp' if stack.is_lea else 'mlp_update'}"
     return parts
 
 

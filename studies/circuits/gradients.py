@@ -52,15 +52,11 @@ def estimates_of(stack: Stack, pairs: Pairs, names) -> dict[str, torch.Tensor]:
             gain = pairs.gains(logits, b).gather(1, c[:, None]).sum()
             slopes = torch.autograd.grad(gain, [acts[place] for place in places], allow_unused=True)
             for place, slope in zip(places, slopes, strict=True):
-                part = by_cell(slope * (donor[place] - acts[place].detach()))  # (M, T)
+                part = slope * (donor[place] - acts[place].detach())
+                part = part.sum((1, 3)) if part.ndim == 4 else part.sum(-1)  # (M, T); weights: of queries
                 part.scatter_(1, c[:, None], 0)
                 estimates[place].index_add_(1, b, part.T.to(estimates[place]))
     return estimates
-
-
-def by_cell(x: torch.Tensor) -> torch.Tensor:
-    """(M, T) sums of an activation (M, T, D), or of attention weights (M, H, T, keys) over heads and keys."""
-    return x.sum((1, 3)) if x.ndim == 4 else x.sum(-1)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

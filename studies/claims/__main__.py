@@ -72,9 +72,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     W = resample(once.tokens, rng, size.draws)
     rows = ceiling.measure(trainer, once, proba, rng, size.masks, size.draws, bar("ceiling"), masking)
 
-    tasks, crossings = decodability.tasks_of(sample, rng), generalisation.crossings_of(sample, dataset)
-    tasks |= generalisation.tasks_of(crossings, sample)
-    crossings = list(crossings)  # their names; a label and its cells of every board are large
+    tasks = decodability.tasks_of(sample, rng) | generalisation.tasks_of(sample, dataset)
     networks = {"network": network, "untrained network": fresh}
     sources = {name: of_network(each, sample.tokens) for name, each in networks.items()}
     sources |= of_input(sample.tokens, dataset.vocab_size)
@@ -83,7 +81,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
         own = {name: task for name, task in tasks.items() if source == "network" or not task.network_only}
         found[source] = readouts(sources[source], own, sample, W[:, sample.test_board])
     decodable, by_stage = decodability.measure(found)
-    rows += decodable + generalisation.measure(found, crossings)
+    rows += decodable + generalisation.measure(found)
     del tasks, own
 
     cells, masked = convergence.cells_of(sample), sample.tokens[sample.test]

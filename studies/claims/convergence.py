@@ -17,15 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from studies.claims.figures import plot_stages
 from studies.claims.networks import Network, acts_at
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, interval, spread
-from studies.claims.statistics import moments, participation, unit
+from studies.claims.statistics import moments, participation, several, unit
 
 DIMENSION_DRAWS = 200  # bootstrap samples for dimensions, which take long
 CURVE_DRAWS = 100  # bootstrap samples for curves, which no verdict looks at
@@ -48,7 +46,7 @@ TABLE = Table(
     "convergence",
     "embeddings of semantically related tokens transiently converge on low-dimensional manifolds",
     "difference of mean cosines, or share of dimensions saved",
-    {"convergence_stages": partial(plot_stages, label="nearness by root - by token")})
+    {"convergence_stages": "nearness by root - by token"})
 
 
 Points = dict[str, np.ndarray]  # {stage: (N, D)} activations of N cells
@@ -100,8 +98,7 @@ def measure(points: Iterable[tuple[str, dict[str, Points]]], cells: dict[str, Ce
 def cells_of(sample: Sample) -> dict[str, Cells]:
     """{'hidden cells' or 'visible cells': object cells}, those with two roots and two tokens at least."""
     cells = {"hidden cells": object_cells(sample, True), "visible cells": object_cells(sample, False)}
-    return {which: of for which, of in cells.items()
-            if len(np.unique(of.root)) > 1 and len(np.unique(of.token)) > 1}
+    return {which: of for which, of in cells.items() if several(of.root) and several(of.token)}
 
 
 def object_cells(sample: Sample, hidden: bool) -> Cells:

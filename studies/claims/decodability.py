@@ -11,17 +11,15 @@ Row: a label of hidden or of visible cells, at the stage that was best on other 
 """
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
-from studies.claims.figures import plot_stages
-from studies.claims.readouts import ReadOut, Task, best_stage, several
+from studies.claims.readouts import ReadOut, Task, best_stage
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, spread
+from studies.claims.statistics import several
 
 TABLE = Table("decodability", "abstractions that encode all semantic features of the data",
-              "skill of a linear read-out", {"decodability_stages": partial(plot_stages, label="skill")})
+              "skill of a linear read-out", {"decodability_stages": "skill"})
 CONTROL_TASK = "control task"
 Found = dict[str, dict[str, dict[str, ReadOut]]]  # {source: {task: {stage: read-out}}}
 

@@ -15,14 +15,14 @@ Row: a label across what divides its contexts.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from module_dataset import AbstractionDataset
-from studies.claims.readouts import ReadOut, Task, best_stage, several
+from studies.claims.readouts import ReadOut, Task, best_stage
 from studies.claims.sample import Sample
 from studies.claims.scores import Row, Table, mean
+from studies.claims.statistics import several
 
 TABLE = Table("generalisation", "what is encoded is abstract: read-outs carry over to unseen contexts",
               "skill in the other contexts")
@@ -33,16 +33,8 @@ CROSSINGS = (  # (label, what divides its contexts)
     ("composite", "place on the board"), ("root", "double boards"), ("root", "composites"),
     *((label, new) for new in sorted(set(NEW.values()))
       for label in ("root", "place in the root", "row", "column")))
+BOUND = ", in both"  # ends the names of the read-outs that are the upper bound
 ONE_WAY = ("double boards", "composites", *NEW.values())  # contexts to which read-outs are carried
-
-
-@dataclass
-class Crossing:
-    """A label and what halves its contexts."""
-
-    condition: str
-    values: np.ndarray  # (n, T) of the label
-    half: np.ndarray  # (n, T) 0 or 1; -1 for neither, and without the label or if visible cells leave it open
 
 
 def halves_of(condition: str) -> tuple[int, ...]:
@@ -50,48 +42,42 @@ def halves_of(condition: str) -> tuple[int, ...]:
     return (0,) if condition in ONE_WAY else (0, 1)
 
 
-def crossings_of(sample: Sample, dataset: AbstractionDataset,
-                 wanted: Iterable[tuple[str, str]] = CROSSINGS) -> dict[str, Crossing]:
-    """{name: crossing} of those wanted, (label, what divides its contexts), that the boards allow."""
-    contexts, crossings = contexts_of(sample, dataset), {}
+def tasks_of(sample: Sample, dataset: AbstractionDataset,
+             wanted: Iterable[tuple[str, str]] = CROSSINGS) -> dict[str, Task]:
+    """The read-outs of those wanted, (label, what divides its contexts), that the boards allow: 'LABEL across
+    CONDITION, from 0' and, both ways, '..., from 1', fitted in a half and tested in the other; and '..., in
+    both', the bound."""
+    contexts, tasks, before = contexts_of(sample, dataset), {}, (sample.part < 2)[:, None]
     for label, condition in wanted:
-        if condition in contexts:
-            values, half = sample.labels[label], contexts[condition]
-            usable = (half >= 0) & (values >= 0) & sample.known[label]
-            if label == "background":  # of single boards only, whose one root is the context of all cells
-                usable &= (sample.drawn.types == 0)[:, None]
-            crossing = Crossing(condition, values, np.where(usable, half, -1).astype(np.int8))
-            if _can_be_measured(crossing, sample):
-                crossings[f"{label} across {condition}"] = crossing
-    return crossings
-
-
-def tasks_of(crossings: dict[str, Crossing], sample: Sample) -> dict[str, Task]:
-    """The read-outs of each crossing: 'NAME, from 0' and, both ways, 'NAME, from 1', fitted in a half and
-    tested in the other; and 'NAME, in both', the bound."""
-    tasks, before = {}, (sample.part < 2)[:, None]
-    for name, crossing in crossings.items():
-        usable = crossing.half >= 0
-        for half in halves_of(crossing.condition):
-            within, beyond = crossing.half == half, crossing.half == 1 - half
-            tasks[f"{name}, from {half}"] = Task(crossing.values, within, np.where(before, within, beyond))
-        judged = usable & (before | (crossing.half == 1) | (crossing.condition not in ONE_WAY))
-        tasks[f"{name}, in both"] = Task(crossing.values, usable, judged, network_only=True)
+        if condition not in contexts:
+            continue
+        values, half = sample.labels[label], contexts[condition]
+        usable = (half >= 0) & (values >= 0) & sample.known[label]
+        if label == "background":  # of single boards only, whose one root is the context of all cells
+            usable &= (sample.drawn.types == 0)[:, None]
+        half = np.where(usable, half, -1)  # neither, without the label or if visible cells leave it open
+        if not _can_be_measured(values, half, condition, sample):
+            continue
+        name = f"{label} across {condition}"
+        for way in halves_of(condition):
+            within, beyond = half == way, half == 1 - way
+            tasks[f"{name}, from {way}"] = Task(values, within, np.where(before, within, beyond))
+        judged = usable & (before | (half == 1) | (condition not in ONE_WAY))
+        tasks[name + BOUND] = Task(values, usable, judged, network_only=True)
     return tasks
 
 
-def measure(found: dict[str, dict[str, dict[str, ReadOut]]], crossings: Iterable[str]) -> list[Row]:
+def measure(found: dict[str, dict[str, dict[str, ReadOut]]]) -> list[Row]:
     """Rows on whether codes are abstract; from single boards to others they belong to the table on
-    composition. found: {source: {task: {stage: read-out}}} of the tasks of `tasks_of`;
-    crossings: their names."""
+    composition. found: {source: {task: {stage: read-out}}}, the tasks of `tasks_of` among others."""
     rows = []
-    for name in crossings:
+    for name in (task.removesuffix(BOUND) for task in found["network"] if task.endswith(BOUND)):
         condition = name.split(" across ")[1]
         ways = [f"{name}, from {half}" for half in halves_of(condition)]
         scores = {source: mean([best_stage(of_source[way])[1] for way in ways])
                   for source, of_source in found.items()}
         stage = best_stage(found["network"][ways[-1]])[0]
-        bound, table = best_stage(found["network"][f"{name}, in both"])[1], TABLE.name
+        bound, table = best_stage(found["network"][name + BOUND])[1], TABLE.name
         if condition in NEW.values():  # its new contexts are not among the boards to fit
             name = name.replace("across", "at" if "positions" in name else "in")
             bound = found["network"][ways[0]][stage].chosen_by
@@ -141,9 +127,9 @@ def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
     return np.where(where & (values >= 0), values % 2, -1).astype(np.int8)
 
 
-def _can_be_measured(crossing: Crossing, sample: Sample) -> bool:
+def _can_be_measured(values: np.ndarray, half: np.ndarray, condition: str, sample: Sample) -> bool:
     """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
     shown is to be tested only."""
-    new, parts = crossing.condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
-    return all(several(crossing.values[part][crossing.half[part] == half])
-               for half in (0, 1) for number, part in enumerate(parts) if not new or half == (number == 2))
+    new, parts = condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
+    return all(several(values[part][half[part] == way])
+               for way in (0, 1) for number, part in enumerate(parts) if not new or way == (number == 2))

@@ -78,17 +78,18 @@ class Store:
         counts = np.maximum(member.sum(1, keepdims=True), 1)
         return {stage: member @ X[use] / counts for stage, X in self.acts.items()}
 
-    def same_tokens(self, cells: np.ndarray, tokens: np.ndarray, barred: np.ndarray,
-                    rng: np.random.Generator) -> np.ndarray:
-        """(k,) which of the N shows a token of tokens (k,) in a cell of cells (k,) as part of a root that is
-        not barred (k, m), one at random; -1 if none does."""
-        found = np.full(len(cells), -1)
-        for i, (cell, token) in enumerate(zip(cells, tokens, strict=True)):
-            some = np.flatnonzero((self.cell == cell) & (self.token == token))
-            some = some[~np.isin(self.root[some], barred[i])]
+    def elsewhere(self, swaps: Swaps, rng: np.random.Generator) -> np.ndarray:
+        """(n, c) for each edited cell one of the N at random that shows the donor's token in the same cell of
+        its board as part of a third root; -1: there is none, or the cell is not edited."""
+        numbers = np.full(swaps.edit.shape, -1)
+        for b, k in zip(*np.nonzero(swaps.edit), strict=True):
+            cell = swaps.cells[b, k]
+            some = np.flatnonzero((self.cell == cell) & (self.token == swaps.tokens["donor"][b, cell]))
+            roots = [swaps.kinds[name][b, k] // self.kinds[1] for name in ("base", "donor")]
+            some = some[~np.isin(self.root[some], roots)]
             if len(some):
-                found[i] = rng.choice(some)
-        return found
+                numbers[b, k] = rng.choice(some)
+        return numbers
 
 
 class Trial:
@@ -108,16 +109,6 @@ class Trial:
         shown = tokens | {"donor": tokens["donor"] if given is None else given}
         for name in ("third", "same", "donor"):
             self.acts[name] = network.run(shown[name], stages)[1]
-
-    def elsewhere(self, store: Store, rng: np.random.Generator) -> np.ndarray:
-        """(n, c) numbers in the store of other roots' cells that show the donor's tokens; -1: none, or not
-        edited."""
-        kinds = [self.swaps.kinds[name][self.board, self.place] for name in ("base", "donor")]
-        tokens = self.swaps.tokens["donor"][self.board, self.edited_cells]
-        barred = np.stack(kinds, 1) // store.kinds[1]
-        numbers = np.full(self.swaps.edit.shape, -1)
-        numbers[self.board, self.place] = store.same_tokens(self.edited_cells, tokens, barred, rng)
-        return numbers
 
     def of_object(self, name: str, stage: str) -> np.ndarray:
         """Activations (n, c, D) of the cells that may be edited, of base, donor, third or same."""
@@ -146,7 +137,7 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
     untrained = None if fresh is None else Trial(fresh, swaps, trial.W)
-    numbers, rows = trial.elsewhere(store, rng), []
+    numbers, rows = store.elsewhere(swaps, rng), []
     for stage in network.editable:
         base, donor, third, same = (
             trial.of_object(name, stage) for name in ("base", "donor", "third", "same"))

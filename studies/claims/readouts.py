@@ -233,11 +233,6 @@ def _batches(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(at, min(at + step, stop)) for at in range(start, stop, step))
 
 
-def several(values: np.ndarray) -> bool:
-    """Whether two different values occur."""
-    return len(values) > 0 and values.min() < values.max()
-
-
 def best_stage(by_stage: dict[str, ReadOut]) -> tuple[str, np.ndarray]:
     """(stage, score on the test boards) of the stage that was best on the boards to choose by."""
     stage = max(by_stage, key=lambda name: by_stage[name].chosen_by)

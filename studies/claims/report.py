@@ -84,9 +84,9 @@ def draw_figures(folder: Path, findings: Findings) -> None:
         rows = [row for row in rows_of.get(name, ()) if np.isfinite(row.upper)]
         if rows:
             panels.save_figure(figures.plot_rows(rows, table.axis), folder / f"{name}.png")
-        for figure, draw in table.figures.items():
-            if findings.curves.get(figure):
-                panels.save_figure(draw(findings.curves[figure]), folder / f"{figure}.png")
+        for figure, label in table.figures.items():
+            if curves := findings.curves.get(figure):
+                panels.save_figure(figures.plot_stages(curves, label), folder / f"{figure}.png")
 
 
 def report_of(tables: dict[str, list[Row]], verdicts: list[dict], notes: list[str], quick: bool) -> str:

@@ -1,7 +1,7 @@
 """Masked boards with the labels of every cell: what read-outs are fitted on, chosen by and tested on."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +55,10 @@ class Parts:
 
     @property
     def to_choose(self) -> slice:
-        """Where the boards to choose by are."""
         return slice(self.n_fit, self.n_fit + self.n_valid)
 
     @property
     def test(self) -> slice:
-        """Where the test boards are."""
         return slice(self.n_fit + self.n_valid, None)
 
 
@@ -87,17 +85,11 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     """A `Sample` of `fit` train boards to fit read-outs and `choose` to choose by, the types equally
     frequent, and at most `test` held-out boards a type, each under `masks` masks. proba: the prior of the
     board types. bar: shows progress."""
-    in_use = types_in_use(dataset, proba)
-    to_fit, to_choose, to_test = [], [], []
-    for type_ in in_use:
-        rows = rows_of(dataset, type_, "train", (fit + 7 * choose) // len(in_use), rng)
-        chosen = to_choose_by(dataset, type_, rows)
-        to_fit.append(boards_of(dataset, type_, rows[~chosen][: fit // len(in_use)], rng))
-        to_choose.append(boards_of(dataset, type_, rows[chosen][: choose // len(in_use)], rng))
-        to_test.append(held_out(dataset, type_, test, rng))
-    n_fit, n_valid, n_test = (sum(map(len, part)) for part in (to_fit, to_choose, to_test))
-    to_fit = [Boards.join(to_fit).take(rng.permutation(n_fit))]  # so that the first ones are of all types
-    drawn = Boards.join(to_fit + to_choose + to_test * masks)
+    types = types_in_use(dataset, proba)
+    to_fit, to_choose, to_test = boards_in_parts(
+        dataset, types, (fit + 7 * choose) // len(types), fit // len(types), choose // len(types), test, rng)
+    n_fit, n_valid, n_test = map(len, (to_fit, to_choose, to_test))
+    drawn = Boards.join([to_fit, to_choose] + [to_test] * masks)
     del to_fit, to_choose, to_test
     p = dataset.params
     largest = max(p.vocab_size, p.abs_n, p.abs_dim**2, p.comp_n, p.places)
@@ -121,6 +113,21 @@ def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Ma
     test_board = np.tile(np.arange(n_test), masks)
     return Sample(drawn, hidden, masked.reshape(hidden.shape), labels, known, test_board, n_fit=n_fit,
                   n_valid=n_valid)
+
+
+def boards_in_parts(dataset: AbstractionDataset, types: Iterable[int], train: int, fit: int, choose: int,
+                    test: int, rng: np.random.Generator) -> tuple[Boards, Boards, Boards]:
+    """Boards to fit on, in random order, to choose by and to test, at most fit, choose and test of each type;
+    the first two from `train` random rows of train a type."""
+    parts: tuple[list[Boards], ...] = [], [], []
+    for type_ in types:
+        rows = rows_of(dataset, type_, "train", train, rng)
+        chosen = to_choose_by(dataset, type_, rows)
+        parts[0].append(boards_of(dataset, type_, rows[~chosen][:fit], rng))
+        parts[1].append(boards_of(dataset, type_, rows[chosen][:choose], rng))
+        parts[2].append(held_out(dataset, type_, test, rng))
+    to_fit, to_choose, to_test = map(Boards.join, parts)
+    return to_fit.take(rng.permutation(len(to_fit))), to_choose, to_test
 
 
 def to_choose_by(dataset: AbstractionDataset, type_: int, rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ boards (`resample`). All scores of a row share these samples, so that difference
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +39,7 @@ class Table:
     name: str
     title: str  # what the paper claims, or what the table shows
     axis: str  # label of the effect in the figure
-    figures: Mapping[str, Callable] = field(default_factory=dict)  # {name: function of what has that name}
+    figures: Mapping[str, str] = field(default_factory=dict)  # {name of curves by stage: label of the values}
     is_claim: bool = True  # whether its rows get a verdict
 
 

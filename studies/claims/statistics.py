@@ -1,4 +1,4 @@
-"""Statistics of embeddings: linear read-outs, spread of class means."""
+"""Statistics of labels and embeddings: linear read-outs, spread of class means."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,6 +54,11 @@ class NormalEquations:
         products = np.outer(-self.sums[:F, F], of_ones[columns])
         products += self.sums[:F, columns]
         return products
+
+
+def several(values: np.ndarray) -> bool:
+    """Whether two different values occur."""
+    return len(values) > 0 and values.min() < values.max()
 
 
 def unit(X: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ import numpy as np
 from module_dataset import TYPES, AbstractionDataset, Boards
 from studies.claims.networks import Speaker
 from studies.claims.readouts import Task, readouts
-from studies.claims.sample import Parts, to_choose_by
-from studies.claims.scenes import boards_of, held_out, rows_of
+from studies.claims.sample import Parts, boards_in_parts
 from studies.claims.scores import DRAWS, Row, Table, mean, ratio, resample
+from studies.claims.statistics import several
 
 TABLE = Table("words", "LEA's language speaks of them", "skill of a linear read-out from the words")
 
@@ -42,16 +42,10 @@ def speech_of(speaker: Speaker, fresh: Speaker, dataset: AbstractionDataset, typ
               rng: np.random.Generator, fit: int, test: int, draws: int = DRAWS) -> Speech:
     """A run's sentences of `fit` boards of train, of which a sixth is to choose by, the types equally
     frequent, and of at most `test` held-out boards a type. fresh: the untrained network."""
-    parts: list[list[Boards]] = [[], [], []]  # to fit, to choose by, to test
-    for type_ in types:
-        rows = rows_of(dataset, type_, "train", max(2, fit // len(types)), rng)
-        chosen = to_choose_by(dataset, type_, rows)
-        parts[0].append(boards_of(dataset, type_, rows[~chosen], rng))
-        parts[1].append(boards_of(dataset, type_, rows[chosen], rng))
-        parts[2].append(held_out(dataset, type_, test, rng))
-    n_fit, n_valid, n_test = (sum(map(len, part)) for part in parts)
-    to_fit = Boards.join(parts[0]).take(rng.permutation(n_fit))
-    boards = Boards.join([to_fit, *parts[1], *parts[2]])
+    of_type = max(2, fit // len(types))
+    parts = boards_in_parts(dataset, types, of_type, of_type, of_type, test, rng)
+    n_fit, n_valid, n_test = map(len, parts)
+    boards = Boards.join(parts)
     sentences = {"words": speaker.speak(boards.boards), "untrained network": fresh.speak(boards.boards)}
     sentences["random codes"] = rng.permutation(sentences["words"])
     W = resample(boards.tokens[-n_test:], rng, draws)
@@ -73,7 +67,7 @@ def words_readout(speech: Speech, features: dict[str, np.ndarray]) -> list[Row]:
     """Rows on whether words tell features {feature: (n,)}, from all words, one-hot; the roots count
     together."""
     tasks = {name: Task(values[:, None], values[:, None] >= 0, values[:, None] >= 0)
-             for name, values in features.items() if len(np.unique(values[values >= 0])) > 1}
+             for name, values in features.items() if several(values[values >= 0])}
     scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in tasks}
     for source, words in speech.sentences.items():
         vocabulary = np.arange(words.max() + 1)

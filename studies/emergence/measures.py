@@ -33,7 +33,7 @@ from studies.claims.runs import masking_of, proba_of
 from studies.claims.sample import Sample, make_sample
 from studies.claims.scenes import only_train, types_in_use
 from studies.claims.scores import ratio, resample, spread
-from studies.claims.statistics import unit
+from studies.claims.statistics import several, unit
 from studies.claims.swaps import Swaps, swaps_of
 
 UNTRAINED = -1  # the epoch of a network before its first step
@@ -58,15 +58,11 @@ class Material:
 
     sample: Sample
     W: np.ndarray  # (R + 1, test boards)
+    W_masked: np.ndarray  # (R + 1, n) the same for each masked test board
     groups: dict[str, np.ndarray]  # {name: (n,)} which masked test boards; see `groups_of`
     ideal: dict[str, np.ndarray]  # {best token or best board: (2, n)} right hidden tokens, whole boards
     swaps: dict[str, Swaps]  # by the name of the board type
     swaps_W: dict[str, np.ndarray]  # likewise, (R + 1, swaps)
-
-    @property
-    def W_masked(self) -> np.ndarray:
-        """(R + 1, n) how often each masked test board counts."""
-        return self.W[:, self.sample.test_board]
 
 
 def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int = 60, masks: int = 4,
@@ -83,8 +79,9 @@ def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int =
     types = [type_ for type_ in types_in_use(dataset, proba) if type_ in SWAPPED]
     of_types = {TYPES[type_]: swaps_of(dataset, type_, swaps, rng, masking=masking) for type_ in types}
     of_types = {name: made for name, made in of_types.items() if made is not None}
+    W = resample(sample.test_board.max() + 1, rng, draws)
     return Material(
-        sample=sample, W=resample(sample.test_board.max() + 1, rng, draws),
+        sample=sample, W=W, W_masked=W[:, sample.test_board],
         groups=groups_of(dataset, sample.drawn.take(sample.test)),
         ideal=dict(zip((BEST_TOKEN, BEST_BOARD), best[:, 1:], strict=True)),
         swaps=of_types, swaps_W={name: resample(made.base, rng, draws) for name, made in of_types.items()})
@@ -97,11 +94,9 @@ def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: i
     rows = [{"epoch": ""} | row for row in bounds(material)]
     checkpoints = numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
     for epoch, path in bar([(UNTRAINED, None), *checkpoints]):
-        if path is None:
-            network = Network(untrained(trainer))
-        else:
+        if path is not None:
             trainer.load_transformer(path)
-            network = Network(trainer)
+        network = Network(untrained(trainer) if path is None else trainer)
         rows += [{"epoch": epoch} | row for row in measure(network, material)]
     return rows
 
@@ -157,7 +152,7 @@ def _read_outs(stages: dict[str, np.ndarray], material: Material) -> list[dict]:
 
 def _nearness(stages: dict[str, np.ndarray], cells: Cells, material: Material) -> list[dict]:
     sample, rows = material.sample, []
-    if len(np.unique(cells.root)) < 2 or len(np.unique(cells.token)) < 2:
+    if not several(cells.root) or not several(cells.token):
         return rows
     for stage, X in stages.items():
         points = unit(X[sample.test][cells.board, cells.cell])
@@ -202,20 +197,26 @@ def _attention(attention: dict[str, np.ndarray], cells: Cells, material: Materia
     return rows
 
 
-def ways(rows: Iterable[dict]) -> dict[tuple[str, str, str], dict[int, float]]:
-    """{(run, measure, where): {epoch: share}}: how far each measure has come from the untrained network's
-    value (0) to the last one's (1), if it rises by LEAST_RISE. rows: as `follow` makes them, with 'run'; or
-    read from their CSV."""
-    courses: dict[tuple[str, str, str], dict[int, float]] = {}
+def courses_of(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict]]:
+    """{(run, measure, where): rows in the order of epochs}, without bounds. rows: as `follow` makes them,
+    with 'run'; or read from their CSV."""
+    courses: dict[tuple[str, str, str], list[dict]] = {}
     for row in rows:
         if not row["bound"]:
-            key = row["run"], row["measure"], row["where"]
-            courses.setdefault(key, {})[int(row["epoch"])] = _number(row["value"])
+            courses.setdefault((row["run"], row["measure"], row["where"]), []).append(row)
+    return {key: sorted(course, key=lambda row: int(row["epoch"])) for key, course in courses.items()}
+
+
+def ways(rows: Iterable[dict]) -> dict[tuple[str, str, str], dict[int, float]]:
+    """{(run, measure, where): {epoch: share}}: how far each measure has come from the untrained network's
+    value (0) to the last one's (1), if it rises by LEAST_RISE. rows: as `courses_of` takes them."""
     shares = {}
-    for key, course in courses.items():
-        first, last = course[min(course)], course[max(course)]
+    for key, course in courses_of(rows).items():
+        values = [_number(row["value"]) for row in course]
+        first, last = values[0], values[-1]
         if last - first >= LEAST_RISE:
-            shares[key] = {epoch: (course[epoch] - first) / (last - first) for epoch in sorted(course)}
+            shares[key] = {int(row["epoch"]): (value - first) / (last - first)
+                           for row, value in zip(course, values, strict=True)}
     return shares
 
 
@@ -232,13 +233,13 @@ def _number(cell: float | str) -> float:
 def plot_emergence(rows: Sequence[dict]):
     """A panel per measure: values over epochs on a logarithmic scale, the untrained network at the left edge;
     a colour per board type or stage, a kind of line per run, bounds of the first run as level lines. rows: as
-    `ways` takes them."""
+    `courses_of` takes them."""
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure, axes = new_figure(2, 4, (19, 8.8))
     shown = [row for row in rows if row["where"] not in NOT_DRAWN]
     for ax, measured in zip(axes.flat, MEASURES, strict=True):
         here = [row for row in shown if row["measure"] == measured]
-        _draw_courses(ax, [row for row in here if not row["bound"]], runs)
+        _draw_courses(ax, here, runs)
         for row in here:
             if row["bound"] and row["run"] == runs[0]:
                 ink = {line.get_label(): line.get_color() for line in ax.lines}.get(row["where"], "0.5")
@@ -255,14 +256,12 @@ def plot_emergence(rows: Sequence[dict]):
     return figure
 
 
-def _draw_courses(ax, rows: Iterable[dict], runs: Sequence[str]) -> None:
+def _draw_courses(ax, rows: Sequence[dict], runs: Sequence[str]) -> None:
     """The courses of one measure, with their intervals."""
-    courses: dict[str, dict[str, list]] = {}
-    for row in rows:
-        courses.setdefault(row["where"], {}).setdefault(row["run"], []).append(row)
-    for (where, by_run), ink in zip(courses.items(), INKS, strict=False):
+    courses = courses_of(rows)
+    for (measured, where), ink in zip(dict.fromkeys(key[1:] for key in courses), INKS, strict=False):
         for run, line in zip(runs, LINES, strict=False):
-            course = sorted(by_run.get(run, ()), key=lambda row: int(row["epoch"]))
+            course = courses.get((run, measured, where), [])
             x = [LEFT if int(row["epoch"]) == UNTRAINED else int(row["epoch"]) + 1 for row in course]
             y, low, high = ([_number(row[name]) for row in course] for name in VALUES)
             label = where if run == runs[0] else None
