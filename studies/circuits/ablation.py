@@ -87,8 +87,7 @@ def components(trainer) -> dict[str, str]:
 
 
 class Ablations:
-    """Boards under test, the cells that count, and what replaces ablated activations: arguments of
-    `ablate`."""
+    """Boards under test, the cells that count, and what replaces activations: arguments of `ablate`."""
 
     def __init__(self, trainer, boards, masks, how: str, read, reference):
         if how not in HOW:

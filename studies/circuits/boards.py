@@ -17,8 +17,7 @@ def held_out_boards(trainer, count: int, rng: np.random.Generator) -> tuple[Boar
 
 
 def reference_boards(trainer, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Boards and masks (n, h, w) of train, at least count in all, the types as frequent as at the run's
-    end."""
+    """Boards of train and masks (n, h, w), at least count, the types as frequent as at the run's end."""
     dataset, drawn = trainer.dataset, []
     for type_, share in types_in_use(dataset, proba_of(trainer)).items():
         rows = rows_of(dataset, type_, "train", int(np.ceil(share * count)), rng)

@@ -37,8 +37,7 @@ def attribution(trainer, base, donor, masks, names, bar: Callable = iter) -> lis
 
 
 def estimates_of(stack: Stack, pairs: Pairs, names) -> dict[str, torch.Tensor]:
-    """{place: (T, n)} the gradient times the donor's difference at each cell, summed over the cells read but
-    that one."""
+    """{place: (T, n)} the gradient times the donor's difference at a cell, over the other cells read."""
     places = stack.places(names)
     board, cell = pairs.read.nonzero().T
     estimates = {place: torch.zeros_like(pairs.read.T, dtype=torch.float32) for place in places}

@@ -23,15 +23,13 @@ AT_ONCE = 128  # boards in a forward pass
 
 
 class Stack:
-    """A trainer's network as blocks over one residual stream, which a pass may enter at any of them.
-
-    streams: the activations that are the residual stream after each block.
-    """
+    """A trainer's network as blocks over one residual stream, which a pass may enter at any of them."""
 
     def __init__(self, trainer):
         self.trainer, self.network = trainer, trainer.transformer
         self.is_lea = isinstance(self.network, LEA)
         self.blocks = self.network.ps_blocks if self.is_lea else self.network.blocks
+        # the activations that are the residual stream after each block
         self.streams = [f"b{i}_{'out' if self.is_lea else 'z_attn_mlp'}" for i in range(len(self.blocks))]
 
     def run(self, x: torch.Tensor, first: int = 0) -> torch.Tensor:
@@ -62,8 +60,7 @@ class Stack:
         return block[:1] == "b" and stage != "z" and stage in self.trainer.stages
 
     def leaving(self, acts: dict[str, torch.Tensor], place: str, act: torch.Tensor) -> torch.Tensor:
-        """The output (n, T, D) of the block of an activation if that is `act` and all before it is as
-        recorded."""
+        """The output (n, T, D) of an activation's block if that is `act` and all before it is as recorded."""
         block = self.block_of(place)
         outputs = []
         for x, part in zip(self.entering(acts, block).split(AT_ONCE), act.split(AT_ONCE), strict=True):
@@ -90,8 +87,7 @@ class Stack:
         return tokens, truth, hidden.bool()
 
     def cells_to_read(self, read, count: int) -> torch.Tensor:
-        """Cells to read of count boards, (count, h, w) or (h, w), as (count or 1, T) bool. ValueError for
-        other shapes or values."""
+        """Cells (count, h, w) or (h, w) as bool (count or 1, T). ValueError for other shapes or values."""
         [cells] = self.trainer.given(read, names=("masks",))
         if len(cells) not in (1, count):
             raise ValueError(f"read must be for 1 or {count} boards, not {len(cells)}.")

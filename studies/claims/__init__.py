@@ -18,4 +18,7 @@ Other studies may use every public name here; this one uses no other study.
 Axis letters: n boards, T cells, V tokens, D width of a stage, F features, m objects, c cells that may be
 edited, C classes, N cells chosen from boards, R bootstrap samples, S words of a sentence, K words of the
 codebook. W (R + 1, n) says how often each board counts, in the measurement and in each bootstrap sample.
+Arguments: network and fresh, the trained network and the untrained one; types, the board types in use, and
+proba, their prior; masking, how boards are masked; count, boards at most; draws, bootstrap samples; bar, a
+function that shows the progress over an iterable.
 """

@@ -112,9 +112,8 @@ def analyse_lea(trainer: module_train_probe_lea.TrainTransformer, size: Size, ba
 
 def run_all(runs: Sequence[str | Path], lea: str | Path | None = None, quick: bool = False,
             device: str = "auto") -> tuple[Path, list[dict]]:
-    """Analyses factor runs (seeds of one recipe) and a LEA run. Returns the folder written, <first
-    run>/analysis/, and the verdicts. quick: fewer boards and bootstrap samples, and <first
-    run>/analysis/quick/. Errors as of `folder_for`."""
+    """Analyses factor runs (seeds of one recipe) and a LEA run, if quick on fewer boards. Returns the folder
+    written, <first run>/analysis/ or its folder quick, and the verdicts. Errors as of `folder_for`."""
     start, findings, size = time.time(), Findings(), QUICK if quick else FULL
     folder = folder_for(runs, lea, "quick" if quick else "")
     for run, measure in [(run, analyse) for run in runs] + [(lea, analyse_lea)] * (lea is not None):

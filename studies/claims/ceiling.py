@@ -73,8 +73,7 @@ def measure(trainer, drawn: Boards, proba: Sequence[float], rng: np.random.Gener
 
 
 def groups_of(dataset, drawn: Boards) -> dict[str, np.ndarray]:
-    """{name: (n,) which boards}: all, each board type, and double boards whose objects are apart or overlap;
-    groups without boards are left out."""
+    """{name: (n,) which boards} of all groups that have any: all, each board type, doubles by overlap."""
     groups = {"all": np.ones(len(drawn), bool)}
     groups |= {name: drawn.types == type_ for type_, name in enumerate(TYPES)}
     steps = abs(drawn.objects[:, 0, 1:] - drawn.objects[:, 1, 1:])  # (n, 2) between the two corners

@@ -30,8 +30,7 @@ TABLE = Table("composition", "they are compositional: independent of context, pa
 def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types: Iterable[int],
             proba: Sequence[float], store: Store, masking: Masking, rng: np.random.Generator,
             count: int = 200, draws: int = DRAWS) -> list[Row]:
-    """Rows on whether codes are compositional. fresh: the untrained network. types: the board types in use;
-    proba: their prior. store: of the network."""
+    """Rows on whether codes are compositional. store: of the network."""
     rows = []
     if 0 in types and 1 in types:
         swaps = swaps_of(dataset, 1, count, rng, masking=masking)
@@ -53,8 +52,7 @@ def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types
 
 
 def alone(dataset: AbstractionDataset, swaps: Swaps) -> np.ndarray:
-    """The donor's tokens (n, T) with nothing but the swapped object on the board: every other visible cell is
-    background."""
+    """The donor's tokens (n, T) with the swapped object alone: every other visible cell is background."""
     donor = swaps.tokens["donor"]
     elsewhere = swaps.away & (donor != dataset.masking_token)
     background = (swaps.base[..., None] == np.arange(dataset.params.vocab_bck)).sum(1).argmax(1)
@@ -64,8 +62,7 @@ def alone(dataset: AbstractionDataset, swaps: Swaps) -> np.ndarray:
 def part_whole(network: Network, fresh: Network, dataset: AbstractionDataset, swaps: Swaps,
                proba: Sequence[float], rng: np.random.Generator, draws: int = DRAWS,
                one_shown: bool = False) -> Row:
-    """The row on the hidden root of held-out composites, filled in from the other roots. one_shown: whether
-    one of its cells is visible."""
+    """The row on the hidden root of held-out composites. one_shown: whether one of its cells is visible."""
     tokens, n, side = swaps.tokens["base"], len(swaps.rows), dataset.params.board_dim
     hidden, W = tokens == dataset.masking_token, resample(swaps.base, rng, draws)
 

@@ -102,8 +102,7 @@ def cells_of(sample: Sample) -> dict[str, Cells]:
 
 
 def object_cells(sample: Sample, hidden: bool) -> Cells:
-    """The object cells of the masked test boards, hidden or visible, whose token is no background and whose
-    root can be known."""
+    """Object cells of the test boards whose token is no background and whose root can be known."""
     tokens = sample.drawn.tokens[sample.test]
     labels = {name: values[sample.test] for name, values in sample.labels.items()}
     root = labels["root"]

@@ -79,8 +79,7 @@ def plot_stages(curves: Sequence[dict], label: str):
 
 
 def _draw_curve(ax, rows: Sequence[dict], ink, line):
-    """The values of rows, a stage each, with their intervals; a single row as a level line. Returns the
-    legend's handle."""
+    """The values of a stage each with intervals, or a level line of a single row; returns the curve."""
     value, low, high = ([row[name] for row in rows] for name in ("value", "value low", "value high"))
     if len(rows) == 1:
         return ax.axhline(value[0], color=ink, linestyle=line, linewidth=1.2)

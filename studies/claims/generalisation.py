@@ -111,8 +111,7 @@ def contexts_of(sample: Sample, dataset: AbstractionDataset) -> dict[str, np.nda
 
 
 def never_shown(sample: Sample, dataset: AbstractionDataset) -> np.ndarray:
-    """(n, T) object cells of held-out boards that training does not show like this: at this position, or with
-    this companion."""
+    """(n, T) object cells of held-out boards whose position, or companion, training never shows."""
     root, labels = sample.labels["root"], sample.labels
     test = (root >= 0) & (sample.part == 2)[:, None]
     if dataset.split_method == "pairs":
@@ -128,8 +127,7 @@ def _half(values: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
 
 
 def _can_be_measured(values: np.ndarray, half: np.ndarray, condition: str, sample: Sample) -> bool:
-    """Whether each half has two classes among the boards to fit, to choose by and to test; what was never
-    shown is to be tested only."""
+    """Whether each half has two classes in each part; what was never shown has them in the test part."""
     new, parts = condition in NEW.values(), (slice(sample.n_fit), sample.to_choose, sample.test)
     return all(several(values[part][half[part] == way])
                for way in (0, 1) for number, part in enumerate(parts) if not new or way == (number == 2))

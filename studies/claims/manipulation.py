@@ -35,8 +35,7 @@ METHODS = SWAP, DIFFERENCE = "swap", "difference of class means"
 def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types: Iterable[int],
             store: Store, masking: Masking, rng: np.random.Generator, count: int = 200, draws: int = DRAWS,
             bar: Callable = iter) -> list[Row]:
-    """Rows on swaps of the root of single boards and of the first root of double ones. fresh: the untrained
-    network. types: the board types in use. store: of the network."""
+    """Rows on swaps of the root of single boards and of the first root of double ones."""
     rows, means = [], store.class_means()
     for type_ in bar([type_ for type_ in (0, 1) if type_ in types]):
         swaps = swaps_of(dataset, type_, count, rng, masking=masking)
@@ -70,8 +69,7 @@ class Store:
                    place[use], types[use], (dataset.params.abs_n, dataset.params.abs_dim**2))
 
     def class_means(self, types: Sequence[int] = (0, 1, 2)) -> dict[str, np.ndarray]:
-        """{stage: (roots * d * d, D)}: mean activation of each root at each place of its footprint, over
-        boards of the given types."""
+        """{stage: (roots * d * d, D)}: mean of each root at each place in it, over boards of some types."""
         roots, d2 = self.kinds
         use = np.isin(self.type, types)
         member = np.eye(roots * d2, dtype=np.float32)[self.root[use].astype(int) * d2 + self.place[use]].T
@@ -163,8 +161,7 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
 
 
 def noise_like(acts: np.ndarray, edit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise (n, c, D) with the mean and covariance of activations (n, c, D) in the edited places (n,
-    c)."""
+    """Gaussian noise with the mean and covariance of activations (n, c, D) in the edited places (n, c)."""
     cloud = acts[edit]
     mean = cloud.mean(0)
     _, width, axes = np.linalg.svd(cloud - mean, full_matrices=False)

@@ -13,26 +13,21 @@ BOARDS_AT_ONCE = 128  # in one call of a network, to save memory
 
 
 class Network:
-    """A trainer's network as the measurements see it.
-
-    stages: names of recorded activations in the order of the stack. editable: the stages that can be replaced
-    and that an attention still follows.
-    """
+    """A trainer's network as the measurements see it."""
 
     def __init__(self, trainer: module_train_probe.TrainTransformer):
         self.trainer = trainer
-        self.stages = ["b0_z"]
+        self.stages = ["b0_z"]  # recorded activations in the order of the stack
         for block in range(trainer.n_layer):
             self.stages += [f"b{block}_z_attn", f"b{block}_z_attn_mlp"]
+        # stages that can be replaced and that an attention still follows
         self.editable = [f"b{block}_z_attn_mlp" for block in range(trainer.n_layer - 1)]
 
     def run(self, tokens: np.ndarray, stages: Sequence[str] = (),
             edits: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
             ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Masked tokens (n, T) -> (logits (n, T, V), {stage: (n, T, D)}).
-
-        edits: {stage: (values (n, T, D), where (n, T))} replaces a stage's activations at some cells.
-        """
+        """Masked tokens (n, T) -> (logits (n, T, V), {stage: (n, T, D)}). edits: {stage: (values (n, T, D),
+        where (n, T))} replaces a stage's activations at some cells."""
         side = self.trainer.dataset.board_dim
         boards = tokens.reshape(-1, side, side).astype(np.int64)
         acts = self.trainer.recorded(boards, boards == self.trainer.masking_token, edits, [*stages, "logit"])

@@ -250,8 +250,7 @@ def curves_of(source: str, found: dict[str, dict[str, ReadOut]]) -> list[dict]:
 
 
 def of_network(network: Network, tokens: np.ndarray) -> Features:
-    """[z, p] of every stage: activations of masked boards (n, T) and the position code, which the next block
-    reads beside them."""
+    """[z, p] of every stage: activations and the position code, which the next block reads as well."""
     code_of_board = utils.to_numpy(network.trainer.transformer.pos_emb[0])  # (T, P)
 
     def features(where: slice) -> dict[str, np.ndarray]:

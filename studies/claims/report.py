@@ -60,8 +60,7 @@ class Findings:
 
 
 def write(folder: Path, findings: Findings, seconds: float, quick: bool) -> list[dict]:
-    """Writes tables, figures and report.md to folder; returns the verdicts, one per claim. seconds: how long
-    measuring took."""
+    """Writes tables, figures and report.md to folder; returns the verdicts. seconds: that measuring took."""
     tables = findings.tables()
     draw_figures(folder, findings)
     verdicts = [{"claim": TABLES[name].title, "table": name} | verdict(rows)
@@ -77,8 +76,7 @@ def write(folder: Path, findings: Findings, seconds: float, quick: bool) -> list
 
 @panels.own_style()
 def draw_figures(folder: Path, findings: Findings) -> None:
-    """Draws the rows of each table that have an upper bound, and the further figures that have something to
-    draw."""
+    """Draws the rows of each table that have an upper bound, and the curves by stage."""
     rows_of = findings.tables()
     for name, table in TABLES.items():
         rows = [row for row in rows_of.get(name, ()) if np.isfinite(row.upper)]

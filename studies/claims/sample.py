@@ -15,12 +15,8 @@ KNOWN = 0.99  # posterior probability from which the visible cells are taken to 
 
 def labels_of(dataset: AbstractionDataset, objects: np.ndarray, composites: np.ndarray,
               backgrounds: np.ndarray) -> dict[str, np.ndarray]:
-    """{label: (n, T)}, -1 for a cell without it; objects (n, m, 3), composites and backgrounds (n,) as in
-    `Boards`.
-
-    All labels but the first two belong to cells that an object covers; row and column are those of the
-    object's corner.
-    """
+    """{label: (n, T)}, -1 for a cell without it; objects (n, m, 3), composites and backgrounds (n,).
+    Labels but the first two are those of the object that covers a cell; row and column, of its corner."""
     d2 = dataset.params.abs_dim**2
     covers = dataset.covering(objects)
     on = covers >= 0
@@ -82,9 +78,8 @@ class Sample(Parts):
 def make_sample(dataset: AbstractionDataset, proba: Sequence[float], masking: Masking,
                 rng: np.random.Generator, fit: int = 32_000, choose: int = 900, test: int = 400,
                 masks: int = 2, bar: Callable = iter) -> Sample:
-    """A `Sample` of `fit` train boards to fit read-outs and `choose` to choose by, the types equally
-    frequent, and at most `test` held-out boards a type, each under `masks` masks. proba: the prior of the
-    board types. bar: shows progress."""
+    """A `Sample` of `fit` boards of train to fit read-outs and `choose` to choose by, the types equally
+    frequent, and at most `test` held-out boards a type, each under `masks` masks."""
     types = types_in_use(dataset, proba)
     to_fit, to_choose, to_test = boards_in_parts(
         dataset, types, (fit + 7 * choose) // len(types), fit // len(types), choose // len(types), test, rng)
@@ -131,6 +126,5 @@ def boards_in_parts(dataset: AbstractionDataset, types: Iterable[int], train: in
 
 
 def to_choose_by(dataset: AbstractionDataset, type_: int, rows: np.ndarray) -> np.ndarray:
-    """(n,) whether rows (n, width) are among the sixth to choose by. A hash decides, so that all copies of a
-    row are on one side."""
+    """(n,) whether rows (n, width) are among the sixth to choose by, as all copies of a row or none."""
     return hashed(dataset, type_, rows) < 2**32 / 6

@@ -67,23 +67,20 @@ def boards_of(dataset: AbstractionDataset, type_: int, rows: np.ndarray, rng: np
 
 
 def held_out(dataset: AbstractionDataset, type_: int, count: int, rng: np.random.Generator) -> Boards:
-    """At most count held-out boards of a type, each row of the split at most once. Two rows may draw the same
-    picture."""
+    """At most count held-out boards of a type, each row at most once; two rows may draw the same picture."""
     return boards_of(dataset, type_, rows_of(dataset, type_, "test", count, rng, distinct=True), rng)
 
 
 def hide(dataset: AbstractionDataset, boards: Boards, masking: Masking, rng: np.random.Generator,
          anywhere: bool = False) -> np.ndarray:
     """Masks (n, h, w). A patch on a composite is one of its roots' footprints, as in training, or with
-    `anywhere` a window anywhere on the board, as on other boards: a mask that does not depend on the
-    board."""
+    `anywhere` a window anywhere on the board, as on other boards, which does not depend on the board."""
     types = np.zeros_like(boards.types) if anywhere else boards.types
     return dataset.mask(boards.boards, *masking, types, boards.corners, rng)[0]
 
 
 def footprints(dataset: AbstractionDataset, objects: np.ndarray) -> np.ndarray:
-    """Cells (n, m * d * d) that objects (n, m, 3) cover, object by object; -1 for an object that is
-    missing."""
+    """Cells (n, m * d * d) that objects (n, m, 3) cover, object by object; -1 for a missing object."""
     h, d = dataset.params.board_dim, dataset.params.abs_dim
     inside = (np.arange(d)[:, None] * h + np.arange(d)).ravel()
     corners = objects[..., 1, None] * h + objects[..., 2, None]

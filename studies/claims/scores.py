@@ -81,8 +81,7 @@ class Row:
 
     @property
     def supported(self) -> bool:
-        """The rule: the interval of the gain lies above 0, and the effect is at least half of its upper
-        bound."""
+        """The rule: the gain's interval lies above 0, and the effect is at least half of its upper bound."""
         return bool(self.gain_interval[0] > 0 and self.effect[0] >= self.upper / 2)
 
     def as_dict(self) -> dict:
@@ -100,11 +99,8 @@ class Row:
 
 
 def verdict(rows: Sequence[Row]) -> dict:
-    """The verdict on the rows of one claim, of all runs together.
-
-    A feature is supported if it was measured and is supported in every run. The claim is supported if all its
-    features are, partly supported if some are.
-    """
+    """The verdict on the rows of one claim, of all runs together. A feature is supported if it is measured
+    and supported in every run; the claim, if all its features are, and partly supported if some are."""
     runs = {row.run for row in rows}
     by_feature: dict[str, list[bool]] = {}
     for row in rows:
@@ -121,11 +117,8 @@ def verdict(rows: Sequence[Row]) -> dict:
 
 
 def resample(boards: int | np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """How often each of n boards counts: W (draws + 1, n), once in the first row, then as drawn with
-    replacement.
-
-    boards: n, or the boards (n, T), of which equal ones are drawn together.
-    """
+    """W (draws + 1, n), how often each board counts: once in the first row, then as drawn with replacement.
+    boards: their number n, or the boards (n, T), of which equal ones are drawn together."""
     if np.ndim(boards) == 0:
         which = np.arange(boards)
     else:

@@ -32,9 +32,7 @@ SAME_PLACE = f"{ELSEWHERE}, same place"
 
 def measure(speaker: Speaker, dataset: AbstractionDataset, types: Container[int], rng: np.random.Generator,
             count: int = 200, draws: int = DRAWS, bar: Callable = iter) -> list[Row]:
-    """Rows on whether words steer what is rebuilt from them. speaker: has `speak`, boards (n, h, w) ->
-    sentences (n, S), and `rebuild`, back. types: the board types in use. count: at most so many pairs a
-    feature."""
+    """Rows on whether words steer what is rebuilt from them, of at most count pairs of boards a feature."""
     rows = []
     [own] = rng.spawn(1)  # SAME_PLACE has random numbers of its own, so that the other rows stay as they were
     for type_, feature in bar([case for case in CASES if case[0] in types]):

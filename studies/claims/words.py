@@ -33,8 +33,7 @@ class Speech(Parts):
 
 
 def measure(speaker: Speaker, speech: Speech, roots: int) -> list[Row]:
-    """Rows on what the words tell, and how often boards are rebuilt from them. speech: as `speech_of` makes
-    it; roots: how many there are."""
+    """Rows on what the words tell, and how often boards are rebuilt from them. roots: how many there are."""
     return words_readout(speech, board_features(speech.boards, roots)) + _rebuilt(speaker, speech)
 
 
@@ -53,8 +52,7 @@ def speech_of(speaker: Speaker, fresh: Speaker, dataset: AbstractionDataset, typ
 
 
 def board_features(drawn: Boards, roots: int) -> dict[str, np.ndarray]:
-    """{feature: (n,)}, -1 for a board without it: background; whether each root is there; a single board's
-    row and column."""
+    """{feature: (n,)}: background; whether each root is there; a single board's row and column, else -1."""
     features = {"background": drawn.backgrounds}
     for root in range(roots):
         features[f"root {root} is there"] = (drawn.objects[..., 0] == root).any(1).astype(np.int64)
@@ -64,8 +62,7 @@ def board_features(drawn: Boards, roots: int) -> dict[str, np.ndarray]:
 
 
 def words_readout(speech: Speech, features: dict[str, np.ndarray]) -> list[Row]:
-    """Rows on whether words tell features {feature: (n,)}, from all words, one-hot; the roots count
-    together."""
+    """Rows on whether words, one-hot, tell features {feature: (n,)}; the roots count together."""
     tasks = {name: Task(values[:, None], values[:, None] >= 0, values[:, None] >= 0)
              for name, values in features.items() if several(values[values >= 0])}
     scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in tasks}

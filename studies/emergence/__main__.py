@@ -25,8 +25,7 @@ EMERGENCE = 10  # the stream of a run's seed that the measurements draw from
 
 
 def follow_all(runs: Sequence[str | Path], device: str = "auto", train: bool = False) -> Path:
-    """Follows factor runs, seeds of one recipe, on held-out boards or on boards of train; returns the path of
-    the picture. Errors as of `folder_for`."""
+    """Follows runs, if train on boards of train; returns the picture's path. Errors as of `folder_for`."""
     path, rows = folder_for(runs) / ("emergence_train" if train else "emergence"), []
     for run in runs:
         trainer = open_run(run, device)

@@ -102,8 +102,7 @@ def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: i
 
 
 def bounds(material: Material) -> list[dict]:
-    """Rows that no network has a part in: the ideal observer, and attention that is the same for every
-    cell."""
+    """Rows without a network: the ideal observer, and attention that is the same for every cell."""
     rows = []
     for name, right in material.ideal.items():
         rows += _accuracy(material, right, name)
