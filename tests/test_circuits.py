@@ -55,7 +55,7 @@ def test_a_stack_is_the_network_from_every_block(kind):
     products of fewer rows round otherwise."""
     trainer = shaken(kind)
     stack = Stack(trainer)
-    pairs = Pairs.of(stack, *two(trainer))
+    pairs = Pairs(stack, *two(trainer))
     network, tokens = trainer.transformer, pairs.seen["base"]
     with evaluating(network):
         predicted = network(tokens) if kind == "factor" else network.predict_from_board(tokens)
@@ -70,7 +70,7 @@ def test_a_stack_is_the_network_from_every_block(kind):
 def test_patching_everything_gives_the_donor_and_the_base_nothing_to_the_bit(kind):
     trainer = shaken(kind)
     stack = Stack(trainer)
-    pairs = Pairs.of(stack, *two(trainer))
+    pairs = Pairs(stack, *two(trainer))
     places = stack.places("*")
     wanted = torch.ones(1, 6, dtype=torch.bool)
     with evaluating(trainer.transformer):
@@ -134,7 +134,7 @@ def test_all_senders_are_the_donors_input():
         assert found[f"{row['place'][:2]} mlp"] == pytest.approx(row["recovered"], abs=1e-5)
     assert found["logits"] == pytest.approx(1, abs=1e-5)
     stack = Stack(trainer)
-    pairs = Pairs.of(stack, *given)
+    pairs = Pairs(stack, *given)
     with evaluating(trainer.transformer):
         base, donor = (stack.record(pairs.seen[who], ["b*"]) for who in ("base", "donor"))
         for stream in ("b0_z_attn", "b1_z_attn", "b1_z_attn_mlp"):

@@ -53,7 +53,7 @@ def test_swap_succeeds_every_time_where_it_must_and_never_where_it_cannot():
     sample = make_sample(singles, [1], MASKING, rng, 300, 30, 4, 1)
     for listens in (True, False):
         network = Lookup(singles, listens)
-        store = Store.of(network, sample, singles)
+        store = Store(network, sample, singles)
         rows = swap_rows(network, swaps, "manipulation", "here", rng, 200, store, store.class_means())
         swap, difference = cells_of(rows)
         assert verdict_of(rows) == ("supported" if listens else "not supported")
@@ -76,7 +76,7 @@ def test_the_same_tokens_in_other_roots_are_a_control():
     rng = np.random.default_rng(0)
     network, swaps = Tokens(dataset, True), swaps_of(dataset, 0, 40, rng)
     sample = make_sample(dataset, [1], MASKING, rng, 2000, 30, 4, 1)
-    store = Store.of(network, sample, dataset)
+    store = Store(network, sample, dataset)
     numbers = store.elsewhere(swaps, rng)
     assert ((numbers >= 0) <= swaps.edit).all()
     assert (numbers >= 0)[swaps.edit].mean() > 0.9
@@ -168,6 +168,6 @@ def test_hidden_root_of_a_composite_is_judged_against_the_best():
 def test_all_visible_constituents_of_a_composite_are_swapped():
     dataset = planted.dataset()
     network = Lookup(dataset, True)
-    store = Store.of(network, planted.sample(), dataset)
+    store = Store(network, planted.sample(), dataset)
     rows = cells_of(measure(network, network, dataset, [2], PROBA, store, MASKING, np.random.default_rng(0), 12, 20))
     assert [row["feature"] for row in rows if row["counts"]][2:] == ["swap, 3 of 3 visible constituents of a composite, b0_z_attn_mlp"]

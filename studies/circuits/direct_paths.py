@@ -26,7 +26,7 @@ def paths(trainer, base, donor, masks, read=None, bar: Callable = iter) -> list[
     stack = Stack(trainer)
     if stack.is_lea:
         raise ValueError("trainer must be of the factor network for paths, not of LEA.")
-    pairs = Pairs.of(stack, base, donor, masks, read)
+    pairs = Pairs(stack, base, donor, masks, read)
     W, rows = stack.weights_of(*pairs.true.values()), []
     with evaluating(stack.network):
         acts, others = (stack.record(pairs.seen[name], ["b*_*"]) for name in ("base", "donor"))
@@ -37,7 +37,7 @@ def paths(trainer, base, donor, masks, read=None, bar: Callable = iter) -> list[
             cells = pairs.read.expand(len(by_sender), -1, -1)
             everywhere = cells.new_ones(cells.shape[:2])
             passes = stack.chunks(acts, stack.block_of(receiver.place), everywhere, {receiver.place: edit})
-            effects = Effects.of(pairs, acts["logit"], others["logit"], cells, passes)
+            effects = Effects(pairs, acts["logit"], others["logit"], cells, passes)
             rows += effects.rows([{"sender": name, "receiver": receiver.name} for name in by_sender], W)
     return rows
 

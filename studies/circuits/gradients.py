@@ -21,7 +21,7 @@ def attribution(trainer, base, donor, masks, names, bar: Callable = iter) -> lis
     activation (the same in all its rows). ValueError as there.
     """
     stack = Stack(trainer)
-    pairs = Pairs.of(stack, base, donor, masks)
+    pairs = Pairs(stack, base, donor, masks)
     W, rows = stack.weights_of(*pairs.true.values()), []
     estimates = estimates_of(stack, pairs, names)
     for place, exact in patched(stack, pairs, names, "cell", bar):

@@ -27,7 +27,7 @@ def patch(trainer, base, donor, masks, names, by: str = "cell", read=None,
     cell to read.
     """
     stack = Stack(trainer)
-    pairs = Pairs.of(stack, base, donor, masks, read)
+    pairs = Pairs(stack, base, donor, masks, read)
     rows, W = [], stack.weights_of(*pairs.true.values())
     for place, effects in patched(stack, pairs, names, by, bar):
         columns = [{"place": place} | ({} if by == "all" else {by: k}) for k in range(len(effects.gain))]
@@ -55,4 +55,4 @@ def patched(stack: Stack, pairs: Pairs, names, by: str, bar: Callable) -> Iterat
                 # passes of single cells may start at the next block
                 at, first, values = ENTERING, first + 1, stack.leaving(base, place, values)
             passes = stack.chunks(base, first, wanted, {at: replacing(units[place], values)})
-            yield place, Effects.of(pairs, base["logit"], donor["logit"], read, passes)
+            yield place, Effects(pairs, base["logit"], donor["logit"], read, passes)

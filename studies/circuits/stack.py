@@ -6,7 +6,6 @@ repeated along the batch, each with its own patch, so that no loop runs over pat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -152,19 +151,14 @@ def differing(base: torch.Tensor, other: torch.Tensor, units: torch.Tensor) -> t
     return units.expand(len(units), *base.shape[1:]).flatten(1).float() @ differ.T > 0
 
 
-@dataclass
 class Pairs:
-    """Base and donor boards (n, T) as tensors: as the network sees them, as they are, and what is read."""
+    """Base and donor boards (n, T) as tensors: as the network sees them, as they are, and what is read.
 
-    seen: dict[str, torch.Tensor]  # base, donor: with hidden cells as UNK
-    true: dict[str, torch.Tensor]
-    read: torch.Tensor  # (n, T) bool
-    by_default: bool  # whether `read` is the default, which leaves a patched cell out
+    base, donor, masks (n, h, w); read (n, h, w) or (h, w), None: hidden cells at which the boards differ.
+    ValueError for other shapes or values, or if there is no cell to read.
+    """
 
-    @classmethod
-    def of(cls, stack: Stack, base, donor, masks, read=None) -> Pairs:
-        """Of boards (n, h, w), masks (n, h, w) and cells to read (n, h, w) or (h, w); None: hidden cells at
-        which the boards differ. ValueError for other shapes or values, or if there is no cell to read."""
+    def __init__(self, stack: Stack, base, donor, masks, read=None):
         trainer = stack.trainer
         base, masks = trainer.given(base, masks)
         [donor] = trainer.given(donor)
@@ -172,15 +166,16 @@ class Pairs:
             raise ValueError(f"donor must have the shape of base, {base.shape}, not {donor.shape}.")
         if (base == donor).all():
             raise ValueError("base and donor must differ, they are the same boards.")
-        hidden = [np.where(masks, trainer.masking_token, boards) for boards in (base, donor)]
-        base, donor, base_seen, donor_seen = map(trainer.tokens, (base, donor, *hidden))
+        boards = {"base": base, "donor": donor}
+        self.true = {name: trainer.tokens(board) for name, board in boards.items()}
+        self.seen = {name: trainer.tokens(np.where(masks, trainer.masking_token, board))
+                     for name, board in boards.items()}  # with hidden cells as UNK
+        self.by_default = read is None  # which leaves a patched cell out
         cells = trainer.tokens(masks).bool() if read is None else stack.cells_to_read(read, len(base))
-        cells = cells & (base != donor)
-        if not cells.any():
+        self.read = cells & (self.true["base"] != self.true["donor"])
+        if not self.read.any():
             raise ValueError("read must hold a cell where base and donor differ (by default a hidden one), "
                              "not none.")
-        return cls({"base": base_seen, "donor": donor_seen}, {"base": base, "donor": donor}, cells,
-                   read is None)
 
     def gains(self, logits: torch.Tensor, b: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """(M, T) the donor's logit minus the base's, in logits (M, T, V) of the boards b (M,)."""
@@ -192,31 +187,27 @@ class Pairs:
         return (logits.argmax(-1) == self.true["donor"][b]).to(logits.dtype)
 
 
-@dataclass
 class Effects:
-    """Sums over the cells read for each patch and board, (U, n), from which `rows` makes shares."""
+    """Sums over the cells read for each patch and board, (U, n), from which `rows` makes shares.
 
-    gain: torch.Tensor  # patched minus base
-    whole: torch.Tensor  # donor minus base
-    right: torch.Tensor  # cells that answer the donor's token
-    read: torch.Tensor  # cells
+    Of logits of base and donor (n, T, V), the cells that each patch reads (U, n, T) and `chunks`.
+    """
 
-    @classmethod
-    def of(cls, pairs: Pairs, base: torch.Tensor, donor: torch.Tensor, read: torch.Tensor, passes) -> Effects:
-        """Of logits of base and donor (n, T, V), the cells that each patch reads (U, n, T) and `chunks`."""
+    def __init__(self, pairs: Pairs, base: torch.Tensor, donor: torch.Tensor, read: torch.Tensor, passes):
         before = pairs.gains(base)
-        whole = (read * (pairs.gains(donor) - before)).sum(-1)
-        # a patch that was not made has changed nothing
-        sums = cls(torch.zeros_like(whole), whole, (read * pairs.successes(base)).sum(-1), read.sum(-1))
+        self.whole = (read * (pairs.gains(donor) - before)).sum(-1)  # donor minus base
+        self.gain = torch.zeros_like(self.whole)  # patched minus base; a patch not made has changed nothing
+        self.right = (read * pairs.successes(base)).sum(-1)  # cells that answer the donor's token
+        self.read = read.sum(-1)
         for u, b, logits in passes:
             cells = read[u, b]
-            sums.gain[u, b] = (cells * (pairs.gains(logits, b) - before[b])).sum(-1)
-            sums.right[u, b] = (cells * pairs.successes(logits, b)).sum(-1)
-        return sums
+            self.gain[u, b] = (cells * (pairs.gains(logits, b) - before[b])).sum(-1)
+            self.right[u, b] = (cells * pairs.successes(logits, b)).sum(-1)
 
     def rows(self, names: Sequence[dict], W: np.ndarray) -> list[dict]:
         """A row per patch; names (U dicts): its first columns."""
-        gain, whole, right, read = (x.double().cpu().numpy() for x in vars(self).values())
+        gain, whole, right, read = (
+            x.double().cpu().numpy() for x in (self.gain, self.whole, self.right, self.read))
         rows = []
         for k, name in enumerate(names):
             row = name | spread("recovered", ratio(gain[k], whole[k], W))

@@ -89,7 +89,7 @@ def analyse(trainer: module_train_probe.TrainTransformer, size: Size, bar: Calla
     converging, near = convergence.measure(points, cells, sample, W, rng)
     rows += converging
 
-    store = manipulation.Store.of(network, sample, dataset)
+    store = manipulation.Store(network, sample, dataset)
     del sample, points, masked  # large
     amounts = masking, rng, size.swaps, size.draws
     rows += manipulation.measure(network, fresh, dataset, types, store, *amounts, bar("swaps"))

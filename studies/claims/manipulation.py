@@ -15,7 +15,6 @@ Row: a method, on boards of a type, at a stage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,34 +44,23 @@ def measure(network: Network, fresh: Network, dataset: AbstractionDataset, types
     return rows
 
 
-@dataclass
 class Store:
-    """Activations of the N visible object cells of some boards of train."""
+    """Activations of the N visible object cells of the first boards to fit on, and what these cells are."""
 
-    acts: dict[str, np.ndarray]  # {stage: (N, D)}
-    cell: np.ndarray  # (N,) on the board
-    token: np.ndarray  # (N,)
-    root: np.ndarray  # (N,)
-    place: np.ndarray  # (N,) in the root
-    type: np.ndarray  # (N,) of the board
-    kinds: tuple[int, int]  # how many roots, and cells of each
-
-    @classmethod
-    def of(cls, network: Network, sample: Sample, dataset: AbstractionDataset) -> Store:
-        """From the first boards to fit on."""
+    def __init__(self, network: Network, sample: Sample, dataset: AbstractionDataset):
         fit = slice(min(STORED, sample.n_fit))
-        root, place = sample.labels["root"][fit], sample.labels["place in the root"][fit]
-        tokens, types = sample.tokens[fit], np.broadcast_to(sample.drawn.types[fit][:, None], root.shape)
+        root, tokens = sample.labels["root"][fit], sample.tokens[fit]
         use = (root >= 0) & ~sample.hidden[fit]
-        acts = acts_at(network, tokens, network.editable, use)
-        return cls(acts, np.nonzero(use)[1], tokens[use], root[use],
-                   place[use], types[use], (dataset.params.abs_n, dataset.params.abs_dim**2))
+        self.acts = acts_at(network, tokens, network.editable, use)  # {stage: (N, D)}
+        board, self.cell = np.nonzero(use)  # (N,) each; the cell on the board
+        self.type, self.token, self.root = sample.drawn.types[fit][board], tokens[use], root[use]
+        self.n_roots, self.d2 = dataset.params.abs_n, dataset.params.abs_dim**2
+        self.kind = self.root.astype(int) * self.d2 + sample.labels["place in the root"][fit][use]
 
     def class_means(self, types: Sequence[int] = (0, 1, 2)) -> dict[str, np.ndarray]:
         """{stage: (roots * d * d, D)}: mean of each root at each place in it, over boards of some types."""
-        roots, d2 = self.kinds
         use = np.isin(self.type, types)
-        member = np.eye(roots * d2, dtype=np.float32)[self.root[use].astype(int) * d2 + self.place[use]].T
+        member = np.eye(self.n_roots * self.d2, dtype=np.float32)[self.kind[use]].T
         counts = np.maximum(member.sum(1, keepdims=True), 1)
         return {stage: member @ X[use] / counts for stage, X in self.acts.items()}
 
@@ -83,7 +71,7 @@ class Store:
         for b, k in zip(*np.nonzero(swaps.edit), strict=True):
             cell = swaps.cells[b, k]
             some = np.flatnonzero((self.cell == cell) & (self.token == swaps.tokens["donor"][b, cell]))
-            roots = [swaps.kinds[name][b, k] // self.kinds[1] for name in ("base", "donor")]
+            roots = [swaps.kinds[name][b, k] // self.d2 for name in ("base", "donor")]
             some = some[~np.isin(self.root[some], roots)]
             if len(some):
                 numbers[b, k] = rng.choice(some)
