@@ -58,7 +58,7 @@ class Knowing:
 
 def material_of(dataset, proba, **amounts):
     trainer = SimpleNamespace(dataset=dataset, epoch=1, board_proba=lambda epoch: proba, masking_p=0.25, masking_patch_p=0.5)
-    return emergence.make_material(trainer, np.random.default_rng(0), **amounts)
+    return emergence.Material(trainer, np.random.default_rng(0), **amounts)
 
 
 def values_of(rows, measure, bound=""):
@@ -88,7 +88,7 @@ def test_a_network_that_knows_everything_has_everything():
 
 def test_an_untrained_network_looks_everywhere_alike_and_rebuilds_nothing(run):
     trainer = TrainTransformer.from_run(run, device="cpu")
-    material = emergence.make_material(trainer, np.random.default_rng(0), **FEW)
+    material = emergence.Material(trainer, np.random.default_rng(0), **FEW)
     rows = emergence.measure(Network(untrained(trainer)), material)
     for measure in (ATTENTION, SEEN):
         even = values_of(emergence.bounds(material), measure, EVEN)
@@ -143,7 +143,7 @@ def test_with_train_boards_of_train_are_measured_and_not_those_fitted_on():
             rows = [np.c_[boards.objects[boards.types == type_, : type_ + 1].reshape(-1, 3 * (type_ + 1)),
                           boards.backgrounds[boards.types == type_]] for type_ in (0, 1)]
             found.append([set(map(tuple, of_type)) for of_type in rows])
-        bases = [set(families[type_].rank(material.swaps[name].rows)) for type_, name in enumerate(("single", "double"))]
+        bases = [set(families[type_].rank(material.swaps[name][0].rows)) for type_, name in enumerate(("single", "double"))]
         return found, bases
 
     for train in (False, True):
@@ -174,7 +174,7 @@ def test_ways_are_shares_of_what_lies_between_the_untrained_and_the_last_network
 
 
 def test_the_command_writes_a_table_and_a_picture(run, monkeypatch, capsys):
-    monkeypatch.setattr(emergence.make_material, "__defaults__", (*FEW.values(), False))
+    monkeypatch.setattr(emergence.Material.__init__, "__defaults__", (*FEW.values(), False))
     monkeypatch.setattr(sys, "argv", ["studies.emergence", str(run), "--device", "cpu"])
     command.main()
     assert Path(capsys.readouterr().out.strip()) == run / "analysis" / "emergence.png"

@@ -7,10 +7,6 @@ boards are left out, with a note on stderr, if the run's boards allow no pairs.
 """
 from __future__ import annotations
 
-import parts.training.threads  # noqa: F401, before torch is loaded
-
-# isort: split
-
 import argparse
 import sys
 from pathlib import Path

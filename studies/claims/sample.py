@@ -51,10 +51,12 @@ class Parts:
 
     @property
     def to_choose(self) -> slice:
+        """Where the boards to choose by are."""
         return slice(self.n_fit, self.n_fit + self.n_valid)
 
     @property
     def test(self) -> slice:
+        """Where the test boards are."""
         return slice(self.n_fit + self.n_valid, None)
 
 

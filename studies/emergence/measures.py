@@ -16,7 +16,6 @@ A row: `epoch` (-1 before the first step, empty for bounds), `measure`, `where` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from studies.claims.manipulation import Trial
 from studies.claims.networks import Network, untrained
 from studies.claims.readouts import Task, readouts
 from studies.claims.runs import masking_of, proba_of
-from studies.claims.sample import Sample, make_sample
+from studies.claims.sample import make_sample
 from studies.claims.scenes import only_train, types_in_use
 from studies.claims.scores import ratio, resample, spread
 from studies.claims.statistics import several, unit
@@ -52,45 +51,34 @@ LEAST_RISE = 0.1  # a measure that rises less is not followed
 NOT_DRAWN = ("all", APART, OVERLAPPING)  # groups of boards that the picture leaves out
 
 
-@dataclass
 class Material:
-    """What every checkpoint of a run is measured on."""
+    """What every checkpoint of a run is measured on: `fit` boards for read-outs, at most `test` held-out
+    boards a type, or with `train` as many boards of train, each under `masks` masks, `swaps` a board type;
+    `draws` bootstrap samples."""
 
-    sample: Sample
-    W: np.ndarray  # (R + 1, test boards)
-    W_masked: np.ndarray  # (R + 1, n) the same for each masked test board
-    groups: dict[str, np.ndarray]  # {name: (n,)} which masked test boards; see `groups_of`
-    ideal: dict[str, np.ndarray]  # {best token or best board: (2, n)} right hidden tokens, whole boards
-    swaps: dict[str, Swaps]  # by the name of the board type
-    swaps_W: dict[str, np.ndarray]  # likewise, (R + 1, swaps)
-
-
-def make_material(trainer, rng: np.random.Generator, fit: int = 900, test: int = 60, masks: int = 4,
-                  swaps: int = 100, draws: int = 200, train: bool = False) -> Material:
-    """The boards on which a run is followed: `fit` for read-outs, at most `test` held-out boards a type, or
-    with `train` as many boards of train, each under `masks` masks, `swaps` a board type; `draws` bootstrap
-    samples."""
-    dataset, proba = only_train(trainer.dataset) if train else trainer.dataset, proba_of(trainer)
-    masking = masking_of(trainer)
-    sample = make_sample(dataset, proba, masking, rng, fit, fit // 6, test, masks)
-    side = dataset.params.board_dim
-    masked = sample.tokens[sample.test].reshape(-1, side, side)
-    best = ideal(dataset, masked, sample.drawn.boards[sample.test], proba)
-    types = [type_ for type_ in types_in_use(dataset, proba) if type_ in SWAPPED]
-    of_types = {TYPES[type_]: swaps_of(dataset, type_, swaps, rng, masking=masking) for type_ in types}
-    of_types = {name: made for name, made in of_types.items() if made is not None}
-    W = resample(sample.test_board.max() + 1, rng, draws)
-    return Material(
-        sample=sample, W=W, W_masked=W[:, sample.test_board],
-        groups=groups_of(dataset, sample.drawn.take(sample.test)),
-        ideal=dict(zip((BEST_TOKEN, BEST_BOARD), best[:, 1:], strict=True)),
-        swaps=of_types, swaps_W={name: resample(made.base, rng, draws) for name, made in of_types.items()})
+    def __init__(self, trainer, rng: np.random.Generator, fit: int = 900, test: int = 60, masks: int = 4,
+                 swaps: int = 100, draws: int = 200, train: bool = False):
+        dataset, proba = only_train(trainer.dataset) if train else trainer.dataset, proba_of(trainer)
+        masking, side = masking_of(trainer), dataset.params.board_dim
+        self.sample = sample = make_sample(dataset, proba, masking, rng, fit, fit // 6, test, masks)
+        drawn, masked = sample.drawn.take(sample.test), sample.tokens[sample.test].reshape(-1, side, side)
+        self.groups = groups_of(dataset, drawn)  # {name: (n,) which masked test boards}
+        best = ideal(dataset, masked, drawn.boards, proba)[:, 1:]
+        # {best token or best board: (2, n) right hidden tokens, whole boards}
+        self.ideal = dict(zip((BEST_TOKEN, BEST_BOARD), best, strict=True))
+        types = [type_ for type_ in types_in_use(dataset, proba) if type_ in SWAPPED]
+        made = {TYPES[type_]: swaps_of(dataset, type_, swaps, rng, masking=masking) for type_ in types}
+        self.W = resample(sample.test_board.max() + 1, rng, draws)  # (R + 1, test boards)
+        self.W_masked = self.W[:, sample.test_board]  # (R + 1, n)
+        # {board type: (swaps, (R + 1, swaps))}
+        self.swaps = {name: (of_type, resample(of_type.base, rng, draws))
+                      for name, of_type in made.items() if of_type is not None}
 
 
 def follow(trainer, rng: np.random.Generator, bar: Callable = iter, **amounts: int | bool) -> list[dict]:
     """Rows of a trainer's run: the bounds, the untrained network, and every checkpoint in order. trainer: as
-    `from_run` makes it; it is left with the last checkpoint. amounts: see `make_material`."""
-    material = make_material(trainer, rng, **amounts)
+    `from_run` makes it; it is left with the last checkpoint. amounts: see `Material`."""
+    material = Material(trainer, rng, **amounts)
     rows = [{"epoch": ""} | row for row in bounds(material)]
     checkpoints = numbered(trainer.folder / "checkpoints", r"model_(\d+)\.pth")
     for epoch, path in bar([(UNTRAINED, None), *checkpoints]):
@@ -120,8 +108,8 @@ def measure(network: Network, material: Material) -> list[dict]:
     right = logits[sample.test].argmax(-1) == sample.drawn.tokens[sample.test]
     rows = _accuracy(material, counts(right[:, None], sample.hidden[sample.test][:, None])[1:])
     rows += _read_outs(stages, material) + _nearness(stages, cells, material)
-    for name, swaps in material.swaps.items():
-        rows += _swaps(network, swaps, material.swaps_W[name], name)
+    for name, (swaps, W) in material.swaps.items():
+        rows += _swaps(network, swaps, W, name)
     attention = {block: acts[site][sample.test][cells.board, :, cells.cell].mean(1)  # over heads
                  for block, site in maps.items()}
     return rows + _attention(attention, cells, material)
