@@ -92,28 +92,24 @@ class Ablations:
     def __init__(self, trainer, boards, masks, how: str, read, reference):
         if how not in HOW:
             raise ValueError(f"how must be one of {', '.join(HOW)}, not {utils.shown(how)}.")
-        self.trainer, self.stack, self.how, self.reference = trainer, Stack(trainer), how, reference
+        self.stack, self.how, self.reference = Stack(trainer), how, reference
         self.tokens, self.truth, hidden = self.stack.masked(boards, masks)
-        if read is None:
-            cells = object_tokens(trainer.dataset.params, self.truth)
-        else:
-            cells = self.stack.cells_to_read(read, len(hidden))
-        self.counted = hidden & cells
+        self.counted = hidden & (object_tokens(trainer.dataset.params, self.truth) if read is None
+                                 else self.stack.cells_to_read(read, len(hidden)))
         if not self.counted.any():
             raise ValueError("read must have a hidden cell (by default one of an object), not none.")
         self.W = self.stack.weights_of(self.truth)
 
     def record(self, places: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Recorded activations of the boards, and {place: what an ablation puts there}, (n, ...) each."""
-        acts, n = self.stack.record(self.tokens, places), len(self.tokens)
+        acts, n, trainer = self.stack.record(self.tokens, places), len(self.tokens), self.stack.trainer
         if self.how == "zero":
             return acts, {place: torch.zeros_like(acts[place]) for place in places}
-        rng = utils.numpy_rng(self.trainer.seed, CIRCUITS, 1)
-        reference = self.reference or reference_boards(self.trainer, max(n, REFERENCES), rng)
+        rng = utils.numpy_rng(trainer.seed, CIRCUITS, 1)
+        reference = self.reference or reference_boards(trainer, max(n, REFERENCES), rng)
         others = self.stack.record(self.stack.masked(*reference)[0], places)
         if self.how == "mean":
-            means = {place: others[place].mean(0, keepdim=True) for place in places}
-            return acts, {place: means[place].expand_as(acts[place]) for place in places}
+            return acts, {place: others[place].mean(0).expand_as(acts[place]) for place in places}
         # of fewer than n reference boards all are used equally often
         which = torch.from_numpy(np.resize(rng.permutation(len(others["logit"])), n)).to(self.tokens.device)
         return acts, {place: others[place][which] for place in places}

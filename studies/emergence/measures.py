@@ -130,8 +130,8 @@ def _accuracy(material: Material, right: np.ndarray, bound: str = "") -> list[di
 def _read_outs(stages: dict[str, np.ndarray], material: Material) -> list[dict]:
     sample = material.sample
     root = sample.labels["root"]
-    judged = sample.hidden & (root >= 0) & sample.known["root"]
-    task = Task(root, sample.hidden & (root >= 0), judged)
+    train = sample.hidden & (root >= 0)
+    task = Task(root, train, train & sample.known["root"])
     found = readouts(lambda where: {stage: X[where] for stage, X in stages.items()}, {READ_OUT: task}, sample,
                      material.W_masked)
     return [_row(READ_OUT, stage, readout.score) for stage, readout in found[READ_OUT].items()]
