@@ -18,7 +18,7 @@ from parts.boards import files, ideal_observer, masking, objects, splits
 from parts.boards.numbering import RowTable, distinct
 from parts.boards.params import DRAWS, FAMILIES, SPLITS, TYPES, WORKERS, Boards, DatasetParams, weights_of
 from parts.boards.pictures import draw_board, draw_boards, new_figure, token_colors
-from parts.checks import check_choice, check_numbers, check_shape, integer_array, naming
+from parts.checks import check_choice, check_numbers, check_shape, integer_array
 from parts.params import assigned, keywords_of
 from utils import caution, fresh_seed, numpy_rng, print_dict
 
@@ -157,16 +157,14 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return self.params.dataset_len
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """A board (h, w), int64, drawn at random, whatever i is. IndexError if i is not below len, so that
-        iteration ends."""
+        """A board (h, w), int64, drawn at random. IndexError if i is not below len: iteration ends."""
         i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} is out of range for a data set of {len(self)} boards.")
         return self.sample(1).boards[0]
 
     def table(self, type_: int, split: str, needed: bool = False) -> RowTable:
-        """The rows of a type in a split; all rows of the type if the data set has no splits. needed:
-        ValueError if there are none."""
+        """The rows of a type in a split, or all without splits. needed: ValueError if there are none."""
         table = (
             RowTable(self.params.families[type_])
             if self.sets is None
@@ -429,11 +427,4 @@ class AbstractionDataset(torch.utils.data.Dataset):
         splits, so keep_twins becomes False. ValueError names a file that is missing, cut off or inconsistent,
         and then nothing changes.
         """
-        stored, new = files.read_export(filename, self.params.seed), object.__new__(AbstractionDataset)
-        new.params, new.rng, new.sets, new._worker = stored.params, stored.rng, stored.sets, None
-        with naming(files.json_path(filename)):
-            new.set_type = stored.set_type
-        for name in files.OBJECTS:
-            with naming(stored.files[name]):
-                setattr(new, name, stored.arrays[name])
-        self.__dict__.update(new.__dict__)
+        self.__dict__.update(files.read_export(filename, self.params.seed), _worker=None)

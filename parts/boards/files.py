@@ -6,7 +6,6 @@ together. Nothing is ever unpickled.
 """
 from __future__ import annotations
 
-import dataclasses
 import json
 import zlib
 from pathlib import Path, PureWindowsPath
@@ -14,9 +13,10 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from parts.boards.numbering import NO_NUMBERS, Family, RowTable
+from parts.boards.objects import checked_compositions, checked_roots
 from parts.boards.params import DRAWS, FAMILIES, SPLITS, TYPES, DatasetParams
 from parts.boards.splits import row_tables
-from parts.checks import integer_array, naming
+from parts.checks import check_choice, integer_array, naming
 from parts.files import load_array, read_json, save_array, write_json
 from utils import numpy_rng, shown
 
@@ -27,22 +27,9 @@ OFFICIAL = {
 NOT_OFFICIAL = {"keep_twins": False, "allow_overlap": True}
 
 
-@dataclasses.dataclass
-class Stored:
-    """A data set as read from its files."""
-
-    params: DatasetParams
-    arrays: dict[str, np.ndarray]
-    files: dict[str, Path]  # the files of roots and compositions
-    sets: dict[str, RowTable] | None
-    set_type: str
-    rng: np.random.Generator
-
-
 def write_export(filename: str | Path, dataset) -> None:
     """Writes an AbstractionDataset: <filename>.json (parameters, set_type, state of `rng`) and beside it
-    <filename>_roots.npy, _compositions.npy and the rows held out, _{family}_{val, test}.npy. Missing folders
-    are created."""
+    <filename>_roots.npy, _compositions.npy and the rows held out, _{family}_{val, test}.npy."""
     path, params, tables = json_path(filename), dataset.params, {}
     in_order = params.split_method in ("places", "pairs")
     for name, family in zip(FAMILIES, params.families, strict=True) if dataset.sets is not None else ():
@@ -71,8 +58,8 @@ def _as_array(table: RowTable, in_order: bool) -> np.ndarray:
     return rows.astype(np.min_scalar_type(rows.max(initial=0)))
 
 
-def read_export(filename: str | Path, seed: int) -> Stored:
-    """Reads an export, in this or the official program's format; filename with or without '.json'.
+def read_export(filename: str | Path, seed: int) -> dict:
+    """The attributes of a data set from an export, in this or the official program's format.
 
     seed: for an official file, which has none. ValueError names a file that is missing, cut off or
     inconsistent.
@@ -93,9 +80,16 @@ def read_export(filename: str | Path, seed: int) -> Stored:
     if not official:
         files, arrays = _read_arrays(path, checksums)
     with naming(path):
+        check_choice("set_type", set_type, SPLITS)
         held = [_held_in(arrays, name, family, whole=official)
                 for name, family in zip(FAMILIES, params.families, strict=True)]
-    return Stored(params, arrays, files, row_tables(params, held) if any(held) else None, set_type, rng)
+    with naming(files["roots"]):
+        roots = checked_roots(params, arrays["roots"])
+    with naming(files["compositions"]):
+        compositions = checked_compositions(params, arrays["compositions"])
+    sets = row_tables(params, held) if any(held) else None
+    return {"params": params, "set_type": set_type, "rng": rng, "roots": roots, "compositions": compositions,
+            "sets": sets}
 
 
 def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path], dict[str, np.ndarray]]:
@@ -112,8 +106,7 @@ def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path]
 def _from_official(
     path: Path, values: dict, seed: int
 ) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
-    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows
-    among them."""
+    """The values of an official file as an export has them, the arrays' files, and arrays and tables."""
     with naming(path):
         files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
                  for name in (*OBJECTS, "board_types_proba")}

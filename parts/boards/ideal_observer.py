@@ -12,6 +12,7 @@ possible, m objects, c hidden cells, V tokens.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,8 +57,7 @@ class Pictures:
 
 def covering(params: DatasetParams, objects: np.ndarray) -> np.ndarray:
     """Objects (k, m, 3) of root, row, column in drawing order, root -1 for none -> (k, T): for each cell the
-    number of the topmost object whose footprint covers it x d * d + the cell's number in the footprint, else
-    -1."""
+    number of the topmost object that covers it x d * d + the cell's number in its footprint, else -1."""
     d2 = params.abs_dim**2
     covers = np.full((len(objects), params.board_dim**2), -1, np.int32)
     for j, there, cells in footprints(params, *np.moveaxis(objects, -1, 0)):
@@ -195,8 +195,7 @@ class Observer:
         return Hypotheses(weights / total, types, composites, padded(objects), backgrounds)
 
     def _one_object(self, sight: Sight, type_: int) -> Iterator[tuple]:
-        """(likelihoods, composites, objects) of the rows with one root or one composite that fit what is
-        seen."""
+        """(likelihoods, composites, objects) of the rows with one root or composite that fit what is seen."""
         family, bck_n = self.params.families[type_], self.params.vocab_bck
         rows = family.unrank(np.arange(0, family.size, bck_n))  # each on one background
         root, row, col, _ = objects_of(self.params, self.compositions, type_, rows)
@@ -212,9 +211,9 @@ class Observer:
         over = np.argwhere(sight.fit)  # (k, 3) root, row, column of objects that fit, covered by nothing
         yield self._apart(sight, over)
         d = self.params.abs_dim
-        for y, x in np.argwhere(np.ones((2 * d - 1, 2 * d - 1))) - d + 1 if self.params.allow_overlap else ():
-            if y and x and len(under := self._inside(over, y, x)):  # no two objects share a row or column
-                yield self._overlapping(sight, over[under], y, x)
+        for y, x in itertools.product(range(1 - d, d), repeat=2) if self.params.allow_overlap else ():
+            if y and x:  # no two objects share a row or column
+                yield self._overlapping(sight, over, y, x)
 
     def _apart(self, sight: Sight, over: np.ndarray) -> tuple:
         """Pairs of the objects over (k, 3) that do not overlap and together explain all that is seen."""
@@ -230,16 +229,11 @@ class Observer:
         pairs = np.argwhere(apart & (there[:, None] + there == sight.total))
         return weights[pairs].prod(1), np.full(len(pairs), -1), over[pairs]
 
-    def _inside(self, over: np.ndarray, y: int, x: int) -> np.ndarray:
-        """Which of the objects over (k, 3) can lie on an object that is y rows and x columns away, so that
-        both are on the board."""
-        row, col = over[:, 1] + y, over[:, 2] + x
-        return np.flatnonzero((np.minimum(row, col) >= 0) & (np.maximum(row, col) < self.params.places))
-
     def _overlapping(self, sight: Sight, over: np.ndarray, y: int, x: int) -> tuple:
-        """Pairs of one of the objects over (k, 3) and one y rows and x columns away, which it covers in
-        part."""
-        d, (root, row, col) = self.params.abs_dim, over.T
+        """Pairs of one of the objects over (k, 3) and one y rows and x columns away, partly covered by it."""
+        d, at = self.params.abs_dim, over[:, 1:] + [y, x]
+        over = over[((at >= 0) & (at < self.params.places)).all(1)]  # both are on the board
+        root, row, col = over.T
         i, j = np.divmod(np.arange(d * d), d)
         # cells of the lower object that are not covered
         free = np.flatnonzero((i + y < 0) | (i + y >= d) | (j + x < 0) | (j + x >= d))

@@ -18,8 +18,8 @@ def patches(
     params: DatasetParams, boards: np.ndarray, types: np.ndarray | None, corners: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A patch of d x d cells on each of boards (k, h, w) -> (cells (k, h, w) bool, whether the board is a
-    composite's (k,)).
+    """A patch of d x d cells on each of boards (k, h, w) -> (cells (k, h, w) bool, whether it is on a
+    composite (k,)).
 
     On a composite the patch is the footprint of one of its roots, on any other board a window at any
     position; all are equally likely. types (k,), or None if they are not known; corners (k, m, 2) of the
@@ -44,10 +44,7 @@ def find_corners(
     params: DatasetParams, roots: np.ndarray, compositions: np.ndarray, boards: np.ndarray
 ) -> np.ndarray:
     """The corners (n, comp_dim ** 2, 2) of the roots of the composite that each of boards (n, h, w) shows, by
-    comparing it with every composite; -1 on other boards.
-
-    roots (abs_n, d, d, abs_w_m) and compositions (comp_n, comp_dim, comp_dim) are the data set's.
-    """
+    comparing it with every composite; -1 on other boards."""
     step, last = params.abs_dim + params.comp_margin, params.board_dim - params.comp_side
     corners = np.full((len(boards), params.comp_dim**2, 2), -1)
     shows = object_tokens(params, boards)

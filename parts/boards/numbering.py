@@ -200,7 +200,7 @@ class RowTable:
         return self.family.unrank(self.numbers(places))
 
     def __getitem__(self, key):
-        which, columns = _rows_and_columns(key)
+        which, *columns = key if isinstance(key, tuple) else (key,)
         if isinstance(which, slice):
             rows = self.take(np.arange(*which.indices(len(self))))
             return rows[(slice(None), *columns)]
@@ -218,17 +218,6 @@ class RowTable:
         if copy is False:
             raise ValueError("a RowTable is computed, so an array of it is always a copy.")
         return self[:].astype(dtype or self.dtype, copy=False)
-
-
-def _rows_and_columns(key) -> tuple:
-    """The index of a table as (index of its rows, indices of its columns)."""
-    key = key if isinstance(key, tuple) else (key,)
-    if not key:
-        return slice(None), ()
-    first, *rest = key
-    if first is not Ellipsis:
-        return first, rest
-    return (rest[0], rest[1:]) if len(rest) == 2 else (slice(None), rest)
 
 
 def distinct(

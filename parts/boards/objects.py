@@ -18,8 +18,7 @@ EMPTY = -2  # stands for no object, among the tokens of a cell; -1 fills up the 
 
 
 def _scatter(rng: np.random.Generator, n: int, cells: int, c: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, cells) random numbers below `end` in c random cells of each, else -1; and which cells these are
-    (n, c)."""
+    """(n, cells) random numbers below `end` in c random cells of each, else -1; and these cells (n, c)."""
     where, filled = distinct(rng, n, cells, c), np.full((n, cells), -1)
     filled[np.arange(n)[:, None], where] = rng.integers(end, size=(n, c))
     return filled, where
@@ -62,8 +61,7 @@ def draw_compositions(p: DatasetParams) -> np.ndarray:
 
 
 def checked_roots(p: DatasetParams, values) -> np.ndarray:
-    """values as roots (abs_n, d, d, abs_w_m), read-only. TypeError or ValueError unless they are object
-    tokens or -1."""
+    """values as roots, read-only. TypeError or ValueError unless they are object tokens or -1."""
     last = p.masking_token - 1
     roots = integer_array("roots", values, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, last)
     if ((roots >= 0) & (roots < p.vocab_bck)).any():
@@ -73,8 +71,7 @@ def checked_roots(p: DatasetParams, values) -> np.ndarray:
 
 
 def checked_compositions(p: DatasetParams, values) -> np.ndarray:
-    """values as compositions (comp_n, comp_dim, comp_dim), read-only. TypeError or ValueError unless they are
-    root indices or -1."""
+    """values as compositions, read-only. TypeError or ValueError unless they are root indices or -1."""
     shape = (p.comp_n, p.comp_dim, p.comp_dim)
     compositions = integer_array("compositions", values, shape, -1, p.abs_n - 1)
     compositions.setflags(write=False)

@@ -159,8 +159,7 @@ class DatasetParams(Params):
 
 
 def _ways(*choices: tuple[int, int, int]) -> float:
-    """In how many ways one can choose: the product of comb(n, k) ** times over choices (n, k, times),
-    infinity from about 2**60 on."""
+    """The product of comb(n, k) ** times over choices (n, k, times), infinity from about 2**60 on."""
     log = 0.0
     for n, k, times in choices:
         log += times * (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1))

@@ -62,8 +62,7 @@ def draws_of(family: Family, params: DatasetParams) -> list[Draw]:
 
 
 def check_splits(params: DatasetParams) -> None:
-    """Raises ValueError if the splits leave nothing to train on or hold out too much. Whole numbers of boards
-    become integers."""
+    """ValueError if splits leave nothing to train on or hold out too much. Makes whole numbers integers."""
     if not params.bool_split:
         return
     refuse(_complaints(params))
@@ -148,30 +147,23 @@ def _hold_out_shown(
     """Indices for val and for test in each family, by 'stringent' or 'places': the boards that show a root at
     a position held out for that root."""
     held = _held_positions(params, rng)
-    single, double, composite = params.families
-    showing = (
-        _on_every_background(np.flatnonzero(held), params),
-        _showing_either(params, held),
-        _on_every_background(_composite_scenes(params, compositions, held), params),
-    )
+    showing = (_showing(params, compositions, 0, held), _showing_either(params, held),
+               _showing(params, compositions, 2, held))
     return [_val_and_test(family, numbers, params, rng)
-            for family, numbers in zip((single, double, composite), showing, strict=True)]
+            for family, numbers in zip(params.families, showing, strict=True)]
 
 
 def _hold_out_pairs(
     params: DatasetParams, compositions: np.ndarray, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
-    """Indices for val and for test in each family, by 'pairs': the double boards that show both roots of a
-    held-out pair."""
+    """Indices for val and for test in each family, by 'pairs': the boards that show a held-out pair."""
     free = pairs_apart(params, compositions)
     refuse(_too_many_pairs(params, len(free)))
-    double = params.families[1]
-    held = [NO_NUMBERS]
-    for i, j in free[rng.permutation(len(free))[: int(params.card_test)]]:
-        for group in (i * params.abs_n + j, j * params.abs_n + i):  # either order
-            size = double.size // double.groups
-            held.append(np.arange(group * size, (group + 1) * size))
-    numbers = np.concatenate(held)
+    double, n = params.families[1], params.abs_n
+    pairs = free[rng.permutation(len(free))[: int(params.card_test)]]
+    groups = np.stack([pairs @ [n, 1], pairs @ [1, n]], axis=1).ravel()  # either order
+    size = double.size // double.groups
+    numbers = (groups[:, None] * size + np.arange(size)).ravel()
     if double.twins:
         numbers = np.unique(np.minimum(numbers, double.twin(numbers)))
     nothing = [NO_NUMBERS, NO_NUMBERS]
@@ -212,22 +204,19 @@ def _held_positions(params: DatasetParams, rng: np.random.Generator) -> np.ndarr
     return held
 
 
-def _on_every_background(scenes: np.ndarray, params: DatasetParams) -> np.ndarray:
-    """Indices of the boards that show scenes (k,) on any background. A scene is index // vocab_bck."""
-    return (scenes[:, None] * params.vocab_bck + np.arange(params.vocab_bck)).ravel()
-
-
-def _composite_scenes(params: DatasetParams, compositions: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """The scenes (k,) of composite boards that show a root at a position held out for it."""
-    family = params.families[2]
-    rows = family.unrank(np.arange(0, family.size, params.vocab_bck))
-    root, row, col, _ = objects_of(params, compositions, 2, rows)
-    return np.flatnonzero(((root >= 0) & held[root, row * params.places + col]).any(1))
+def _showing(
+    params: DatasetParams, compositions: np.ndarray, type_: int, held: np.ndarray
+) -> np.ndarray:
+    """Indices of the boards of type 0 or 2 that show a root at a position held out for it."""
+    family, bck_n = params.families[type_], params.vocab_bck
+    rows = family.unrank(np.arange(0, family.size, bck_n))  # each on one background
+    root, row, col, _ = objects_of(params, compositions, type_, rows)
+    scenes = np.flatnonzero(((root >= 0) & held[root, row * params.places + col]).any(1))
+    return (scenes[:, None] * bck_n + np.arange(bck_n)).ravel()
 
 
 def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
-    """Indices of the double boards of which either root is at a position held out for it; of twins that stay
-    together only the lower one."""
+    """Indices of double boards with either root at a position held out for it, of kept twins the lower."""
     double = params.families[1]
     first = [NO_NUMBERS]  # root1 at such a position, any root2 at any position
     for root, at in np.argwhere(held) if double.size else ():
@@ -240,11 +229,17 @@ def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
 
 
 def make_splits(params: DatasetParams, compositions: np.ndarray) -> dict[str, RowTable] | None:
-    """The nine tables of a new data set, or None if it has no splits. ValueError if one of its board types
-    has nothing to train on."""
+    """The nine tables of a new data set, None without splits. ValueError if a type has none to train on."""
     if not params.bool_split:
         return None
-    sets = row_tables(params, hold_out(params, compositions))
+    rng = numpy_rng(params.seed, HELD_OUT)
+    if params.split_method in ("stringent", "places"):
+        held = _hold_out_shown(params, compositions, rng)
+    elif params.split_method == "pairs":
+        held = _hold_out_pairs(params, compositions, rng)
+    else:
+        held = [_hold_out_evenly(family, params, rng) for family in params.families]
+    sets = row_tables(params, held)
     refuse(f"split_method {params.split_method!r} with seed = {params.seed} leaves no {type_!r} boards to "
            "train on; choose another seed or larger boards."
            for type_, family in zip(TYPES, FAMILIES, strict=True)
@@ -253,8 +248,7 @@ def make_splits(params: DatasetParams, compositions: np.ndarray) -> dict[str, Ro
 
 
 def shared_pictures(params: DatasetParams, roots: np.ndarray) -> list[str]:
-    """Why pictures held out may also be drawn in training: splits keep rows apart, but different rows may
-    draw the same picture."""
+    """Why pictures held out may be drawn in training: different rows may draw the same picture."""
     reasons = []
     if pair := alike(roots):
         reasons.append(f"roots {pair[0]} and {pair[1]} are shifts of each other")
@@ -262,16 +256,6 @@ def shared_pictures(params: DatasetParams, roots: np.ndarray) -> list[str]:
     if {"composition", twin} <= set(params.board_types):
         reasons.append(f"composites of comp_c = {params.comp_c} roots are {twin} boards too")
     return reasons
-
-
-def hold_out(params: DatasetParams, compositions: np.ndarray) -> list[list[np.ndarray]]:
-    """Indices held out for val and for test in each family."""
-    rng = numpy_rng(params.seed, HELD_OUT)
-    if params.split_method in ("stringent", "places"):
-        return _hold_out_shown(params, compositions, rng)
-    if params.split_method == "pairs":
-        return _hold_out_pairs(params, compositions, rng)
-    return [_hold_out_evenly(family, params, rng) for family in params.families]
 
 
 def row_tables(params: DatasetParams, held: list[list[np.ndarray] | None]) -> dict[str, RowTable]:
