@@ -93,54 +93,25 @@ def orthogonal(
     return x.mT if tall else x
 
 
-class Optimizers:
-    """Several optimisers, each with parameters of its own, used as if they were one of torch's."""
+class Optimizers(Uncompiled, torch.optim.Optimizer):
+    """Several optimisers, each with parameters of its own, used as one: they share its state."""
 
     def __init__(self, *parts: torch.optim.Optimizer):
+        super().__init__([group for part in parts for group in part.param_groups], {})
         self.parts = parts
+        self._share()
 
-    @property
-    def param_groups(self) -> list[dict]:
-        """The parameter groups of all parts; their settings may be changed."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    @property
-    def state(self) -> dict[torch.Tensor, dict]:
-        """The moments of each parameter."""
-        return {p: kept for part in self.parts for p, kept in part.state.items()}
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops all gradients."""
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
         for part in self.parts:
-            part.zero_grad(set_to_none)
+            part.state, part.param_groups = self.state, [next(groups) for _ in part.param_groups]
 
     def step(self) -> None:
         """One step of every part."""
         for part in self.parts:
             part.step()
 
-    def state_dict(self) -> dict:
-        """As torch's optimisers give it, with parameters numbered through all parts."""
-        state, groups, first = {}, [], 0
-        for part in self.parts:
-            own = part.state_dict()
-            state |= {first + i: kept for i, kept in own["state"].items()}
-            groups += [renumbered(group, first) for group in own["param_groups"]]
-            first += sum(len(group["params"]) for group in own["param_groups"])
-        return {"state": state, "param_groups": groups}
-
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads what `state_dict` returned."""
-        groups, first = list(state_dict["param_groups"]), 0
-        for part in self.parts:
-            own = [groups.pop(0) for _ in part.param_groups]
-            last = first + sum(len(group["params"]) for group in own)
-            state = {i - first: kept for i, kept in state_dict["state"].items() if first <= i < last}
-            own = [renumbered(group, -first) for group in own]
-            part.load_state_dict({"state": state, "param_groups": own})
-            first = last
-
-
-def renumbered(group: dict, by: int) -> dict:
-    """A parameter group of a state dict, `by` added to the numbers of its parameters."""
-    return group | {"params": [i + by for i in group["params"]]}
+        super().load_state_dict(state_dict)  # which makes new groups and a new state
+        self._share()
