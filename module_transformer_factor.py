@@ -28,7 +28,7 @@ from einops import rearrange
 from torch import nn
 
 from parts.checks import check_numbers, check_sizes, check_tokens
-from parts.probing.sites import Edit, Site, cut_edits, editing, named_sites, recording  # noqa: F401, offered
+from parts.probing.sites import Edit, Site, editing, named_sites, recording  # noqa: F401, offered
 from utils import check_number, checked_seed, torch_rng
 
 INIT_STD = 0.02
@@ -300,8 +300,7 @@ class GPTFactor(nn.Module):
         return self.read_out(self.run(self.start(idx, embeddings), verbose=verbose))
 
     def start(self, idx: torch.Tensor, embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens idx (B, T) -> the residual stream (B, T, D) that the first block reads; embeddings and
-        errors as for `forward`."""
+        """Tokens idx (B, T) -> the stream (B, T, D) that block 0 reads; the rest as for `forward`."""
         check_tokens("idx", idx)
         x = embedded(self.tok_emb, idx)
         if embeddings is not None:
@@ -335,8 +334,7 @@ class GPTFactor(nn.Module):
 
 
 def attention_mask(block_size: int, n_unmasked: int | None) -> torch.Tensor:
-    """(1, 1, T, T), 1 where attention is allowed: everywhere, or among the first n_unmasked tokens and
-    causally after them."""
+    """(1, 1, T, T), 1 where attention is allowed: everywhere, or as GPTFactor describes n_unmasked."""
     if n_unmasked is None:
         return torch.ones(1, 1, block_size, block_size)
     check_number("n_unmasked", n_unmasked, "None or a whole number of at least 0", 0)

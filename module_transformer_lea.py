@@ -148,8 +148,7 @@ class VectorQuantizer(nn.Module):
         return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
 
     def _update_(self, x: torch.Tensor, encodings: torch.Tensor, counts: torch.Tensor) -> None:
-        """Updates the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all
-        processes: here the optimiser does that."""
+        """Updates the codebook after a batch, counts (K,) over all processes: here the optimiser does."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (..., S·G) -> the vectors (..., S, D) that they stand for."""
@@ -445,8 +444,7 @@ class LEA(nn.Module):
         return self.ss_vector_quantizer(self.write(self.infer(idx, self.blank())[1]))[3]
 
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
-        """Word indices (B, S·G) -> logits (B, T, V) for a board with every cell hidden. ValueError for a
-        wrong shape or a word that is not in the codebook."""
+        """Word indices (B, S·G) -> logits (B, T, V) of a hidden board. ValueError for wrong ones."""
         quantiser, K = self.ss_vector_quantizer, len(self.ss_vector_quantizer._embedding.weight)
         check_tokens("sentences", sentences, self.ss_token_init.num_embeddings * quantiser.groups)
         low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)
@@ -462,19 +460,13 @@ class LEA(nn.Module):
 
 class LEAFactor(LEA):
     """LEA with position codes, P = n_embd_pos wide, that stay apart: every sub-layer reads stream and code
-    side by side."""
+    side by side. others: LEA's arguments from embd_pdrop on."""
 
     apart = True
 
     def __init__(
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
-        n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
-        n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
-        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
-        seed: int | None = None, *, vq_groups: int = 1,
+        n_embd_pos: int = 32, *others, **named_others,
     ):
-        super().__init__(
-            vocab_size, block_size, n_layer, n_head, n_embd, embd_pdrop, resid_pdrop, attn_pdrop, n_unmasked,
-            vocab_speech_size, block_speech_size, vq_type, bool_blank_speech, vq_expire, slot_heads, seed,
-            vq_groups=vq_groups, pos_width=n_embd_pos,
-        )
+        sizes = (vocab_size, block_size, n_layer, n_head, n_embd)
+        super().__init__(*sizes, *others, pos_width=n_embd_pos, **named_others)

@@ -44,16 +44,14 @@ def clear_folder(folder: str | Path) -> None:
 
 
 def find_best_plot_dim(n: int) -> tuple[int, int]:
-    """(rows, columns) of the grid of exactly n panels that is nearest to a square, rows <= columns.
-    ValueError if n is below 1."""
+    """(rows, columns) of the most square grid of exactly n panels, rows <= columns. ValueError for n < 1."""
     check_number("n", n, "a whole number of at least 1", 1)
     r = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
     return r, n // r
 
 
 def get_ij(x, q) -> tuple[int, int]:
-    """(row, column) of the first element of the 2-d array x, in reading order, that equals q. ValueError if
-    there is none."""
+    """(row, column) of the first element of the 2-d array x that equals q. ValueError if there is none."""
     x = np.asarray(x)
     hits = np.flatnonzero(x == q)
     if not len(hits):
@@ -159,8 +157,7 @@ def dist_cosine(X):
 
 
 def _upper(X, distance):
-    """The upper triangle of distance(X), an array or tensor as X is. dtypes other than float32 and float64
-    are converted to float32."""
+    """The upper triangle of distance(X), an array or tensor as X is, of float32 unless X is float64."""
     x = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X))
     out = torch.triu(distance(x if x.dtype in (torch.float32, torch.float64) else x.float()))
     return out if isinstance(X, torch.Tensor) else out.numpy()
@@ -193,8 +190,7 @@ def fresh_seed() -> int:
 
 
 def checked_seed(seed: int | None) -> int:
-    """seed as an int, or a fresh one for None. TypeError unless it is a whole number, ValueError unless it is
-    from 0 to MAX_SEED."""
+    """seed as an int, or a fresh one for None. TypeError or ValueError unless it is from 0 to MAX_SEED."""
     if seed is None:
         return fresh_seed()
     check_number("seed", seed, f"a whole number from 0 to {MAX_SEED} or None", 0, MAX_SEED)
@@ -241,8 +237,7 @@ def shown(value) -> str:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor on any device, with or without gradient, as an array; bfloat16, which numpy lacks, as
-    float32."""
+    """A tensor on any device as an array; bfloat16, which numpy lacks, as float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 

@@ -56,8 +56,7 @@ GONE = {
 
 
 class TrainingStopped(RuntimeError):
-    """Training ended before its last epoch; the message says why and how to resume. exit_code: for a
-    script."""
+    """Training ended before its last epoch; the message says why and how to resume. exit_code: a script's."""
 
     def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
@@ -159,9 +158,8 @@ class Run:
                 self.close()
 
     def end_epoch(self, row: dict[str, float], state: dict, due: bool, device: torch.device) -> None:
-        """Makes an epoch count: its log row goes to the disk, and `state`, after it, is what a failure goes
-        back to. The state is saved if it is due or SAVE_SECONDS have passed. TrainingStopped if a signal has
-        come."""
+        """Makes an epoch count: its log row goes to the disk, and a failure goes back to `state`, after it.
+        It is saved if it is due or SAVE_SECONDS have passed. TrainingStopped if a signal has come."""
         self.log.add(row)
         self._good = state
         if self.saves and (due or time.monotonic() - self._saved_at > SAVE_SECONDS):
@@ -179,8 +177,7 @@ class Run:
 
     @contextlib.contextmanager
     def _signals_noted(self, wanted: bool) -> Iterator[None]:
-        """Inside, if wanted and in the main thread, signals are only noted; afterwards the handlers are put
-        back."""
+        """Inside, if wanted and in the main thread, SIGINT and SIGTERM are only noted."""
         self.signal = 0
         if not wanted or threading.current_thread() is not threading.main_thread():
             yield
@@ -322,8 +319,7 @@ def check_new(folder: Path) -> None:
 
 
 def unused_run_name(runs: str | Path, suffix: str) -> str:
-    """Makes the folder run_YYYYMMDD_xxx<suffix> in runs, xxx the day's first unused number, and returns its
-    name."""
+    """Makes the folder run_YYYYMMDD_xxx<suffix>, xxx the day's first unused number; returns its name."""
     day = datetime.date.today().strftime("%Y%m%d")
     Path(runs).mkdir(parents=True, exist_ok=True)
     number = 1
@@ -369,8 +365,7 @@ def save_state(folder: Path, epoch: int, state: dict) -> None:
 
 
 def newest_state(folder: Path, take: Callable[[Path], dict]) -> tuple[dict, list[Path]]:
-    """The newest saved state of a run that can be read, and the damaged files passed over, each with a
-    warning.
+    """The newest saved state of a run that can be read, and the damaged files passed over with a warning.
 
     take: reads a file and restores its state, or raises. ValueError if none can be read.
     """

@@ -14,8 +14,7 @@ KEPT = "wandb.json"  # in a run folder: the id of its run at wandb, which a resu
 
 @contextlib.contextmanager
 def wandb_run(trainer, mode: str) -> Iterator[bool]:
-    """Inside, wandb has an active run with the trainer's parameters, unless mode is disabled; yields whether
-    it has.
+    """Inside, wandb has a run with the trainer's parameters, unless mode is disabled; yields whether it has.
 
     WANDB_PROJECT, WANDB_NAME, WANDB_DIR and WANDB_MODE work as they do for wandb. A resumed run folder
     continues its run at wandb. Of several processes, the first one alone logs. ValueError, with no file left
