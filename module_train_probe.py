@@ -25,7 +25,7 @@ from module_dataset import AbstractionDataset, Boards
 from module_transformer_factor import GPTFactor
 from parts.boards.own import OwnBoards, as_dataset
 from parts.boards.pictures import token_colors
-from parts.checks import check_file, check_sizes
+from parts.checks import check_sizes
 from parts.files import load_tensors, numbered, save_tensors
 from parts.params import assigned, keywords_of, pick_device
 from parts.probing import analyses, evaluation, panels, recording, sites
@@ -51,10 +51,12 @@ class TrainTransformer:
     """A data set, a network and its optimiser: train, test, record, edit.
 
     dataset: an AbstractionDataset, or boards of your own as parts/boards/own.py describes them. Keywords are
-    those of TrainParams. Each is also an attribute, which is checked when it is assigned; those
-    of the network are fixed. Other attributes: dataset, transformer (the network), optim, step (optimiser
-    steps taken), epoch (epochs trained), device, log (RunLog of the run, or None). TypeError for an unknown
-    keyword or a wrong type, ValueError for a wrong value.
+    those of TrainParams. Each is also an attribute, which is checked when it is assigned; those of the
+    network are fixed. Other attributes: dataset, transformer (the network), optim, step (optimiser steps
+    taken), epoch (epochs trained), device, log (RunLog of the run, or None).
+
+    A wrong type is a TypeError and a wrong value a ValueError, here and in all methods; the sentence names
+    the argument.
 
     >>> trainer = TrainTransformer(AbstractionDataset(seed=0), epochs=2, seed=0)
     >>> losses = trainer.train()
@@ -90,7 +92,8 @@ class TrainTransformer:
         self.run: run.Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         if self.init_from is not None:
-            check_file("init_from", self.init_from)
+            if not Path(self.init_from).expanduser().is_file():
+                raise ValueError(f"init_from must be a file, not {self.init_from!r}.")
             self.load_transformer(self.init_from)
 
     @functools.cached_property
@@ -219,7 +222,7 @@ class TrainTransformer:
                 totals = {name: to_numpy(total) for name, total in totals.items()}
                 self.check_finite(totals, losses, epoch)
                 row = {"epoch": epoch, "written": 0} | self.loss_row(totals)
-                if self.recipe.tests_at(epoch) and self.rank == 0:
+                if self.recipe.due_at(epoch, self.epoch2test) and self.rank == 0:
                     row |= {"written": 1} | self.test()
 
                 self.epoch = epoch + 1
@@ -233,7 +236,8 @@ class TrainTransformer:
                 if bool_wandb:
                     log_to_wandb(row, figures, self.step)
                 # an epoch counts once all its files are there; the state to resume from is saved if due
-                self.run.end_epoch(row, self.state(), self.recipe.saves_at(epoch), self.device)
+                due = self.recipe.due_at(epoch, self.epoch2save)
+                self.run.end_epoch(row, self.state(), due, self.device)
                 sums.append(row[self.loss_columns[0]])
         return np.array(sums)
 
@@ -285,17 +289,15 @@ class TrainTransformer:
         )
 
     def start_run(self) -> None:
-        """Makes the run folder, if there is a run_name, and the log; train() does it too, and releases the
-        folder at its end. ValueError if the folder already holds a run, or if another process trains in
-        it."""
+        """Makes the run folder, if there is a run_name, and the log; train() does it too. ValueError if the
+        folder already holds a run, or if another process trains in it."""
         if self.run is None:
             self.run = run.Run(self.folder if self.run_name else None, self.save_model)
             self.fix_ramps()
         self.run.open(self)
 
     def fix_ramps(self) -> None:
-        """Stores the epoch of a ramp that follows from epochs, so that more epochs on resuming do not move
-        it."""
+        """Stores the epoch of a ramp that follows from epochs: more epochs on resuming do not move it."""
         if self.masking_patch_epoch is None:
             self.masking_patch_epoch = self.epochs
 
@@ -360,8 +362,7 @@ class TrainTransformer:
         return f"epoch {row['epoch']}: loss {row['loss_mean']:.4f}, wrong tokens {100 * row['error']:.2f}%"
 
     def report(self, row: dict[str, float], bar) -> None:
-        """Shows an epoch's loss on the progress bar; if a report or a test is due, also prints a line and a
-        table."""
+        """Shows an epoch's loss on the bar; if a report or a test is due, also prints a line and a table."""
         bar.set_postfix_str(f"loss {row['loss_mean']:.3f}", refresh=False)
         if self.rank > 0 or (row["epoch"] % self.epoch2print and not row["written"]):
             return
@@ -420,10 +421,11 @@ class TrainTransformer:
 
         Only tensors are read, no code. ValueError names a file that does not fit; the network stays as it
         was."""
-        path = Path(path).expanduser()
+        path, before = Path(path).expanduser(), learner.copied(dict(self.transformer.state_dict()))
         try:
-            learner.load_weights(self.transformer, learner.plain_names(load_tensors(path)))
+            self.transformer.load_state_dict(learner.plain_names(load_tensors(path)))
         except Exception as error:  # a file that is no state dict raises any kind
+            self.transformer.load_state_dict(before)
             if str(path) in str(error):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
@@ -433,7 +435,7 @@ class TrainTransformer:
                     "run starts from weights with init_from.")
 
     def state(self) -> dict:
-        """A copy of all that training changes. Random streams need no state: they are named by the epoch."""
+        """A copy of all that training changes. Random streams need no state: the epoch names them."""
         return learner.state_of(self.transformer, self.optim) | {
             "epoch": self.epoch,
             "step": self.step,
@@ -526,8 +528,7 @@ class TrainTransformer:
         return trainer
 
     def _as_before(self, state: dict) -> None:
-        """Takes the number of threads that made a state; warns if that, the processes or torch have
-        changed."""
+        """Takes the threads that made a state; warns if they, the processes or torch have changed."""
         if state["torch"] != torch.__version__:
             caution(f"the run was trained with torch {state['torch']}, this is {torch.__version__}.", 3)
         if self.threads is None and state["threads"] != torch.get_num_threads():
@@ -594,18 +595,31 @@ class TrainTransformer:
     def given(
         self, *arrays, names: Sequence[str] = ("boards", "masks", "boards_abs"), one: bool = False
     ) -> tuple[np.ndarray, ...]:
-        """What a user gives, as int64 arrays (n, h, w), n = 1 if `one`; TypeError or ValueError names an
-        array of another shape or with values that its name does not allow. `evaluation.checked_arrays`."""
-        return evaluation.checked_arrays(arrays, names, self.dataset.board_dim, self.vocab_size, one)
+        """What a user gives, as many boards in each, as int64 arrays (n, h, w), n = 1 if `one`; TypeError or
+        ValueError names an array that is wrong. `evaluation.checked_cells`."""
+        side = self.dataset.board_dim
+        checked = tuple(evaluation.checked_cells(name, array, side, self.vocab_size, one)
+                        for name, array in zip(names, arrays, strict=False))
+        for name, array in zip(names, checked, strict=False):
+            if len(array) != len(checked[0]):
+                count = len(checked[0])
+                raise ValueError(f"{name} must be as many as {names[0]}, {count}, not {len(array)}.")
+        return checked
 
     def tokens(self, boards: np.ndarray) -> torch.Tensor:
-        """Boards or masks (n, h, w) as a tensor (n, T) on the device. `evaluation.as_tokens`."""
-        return evaluation.as_tokens(boards, self.device)
+        """Boards or masks (n, h, w) as a tensor (n, T) on the device."""
+        tokens = torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1))
+        if self.device.type == "cuda":  # a copy from pinned memory does not wait for the GPU
+            tokens = tokens.pin_memory()
+        return tokens.to(self.device, non_blocking=True)
 
     def masked_batches(self, boards: np.ndarray, masks: np.ndarray) -> Iterator[torch.Tensor]:
-        """Boards under masks, arrays (n, h, w), as tokens (B, T) on the device, some hundred boards at a
-        time. `evaluation.masked_batches`."""
-        return evaluation.masked_batches(boards, masks, self.masking_token, self.device)
+        """Boards under masks, arrays (n, h, w), as tokens (B, T) on the device, EVAL_BATCH boards at a
+        time."""
+        for start in range(0, len(boards), evaluation.EVAL_BATCH):
+            part = slice(start, start + evaluation.EVAL_BATCH)
+            hidden = self.tokens(masks[part].astype(bool))
+            yield self.tokens(boards[part]).masked_fill(hidden, self.masking_token)
 
     def _mask_input(
         self, board, masking_p: float, patch_masking: bool = False, patch_masking_p: float = 0.1,
@@ -615,9 +629,18 @@ class TrainTransformer:
         probability masking_p; with patch_masking, a share patch_masking_p of boards also loses a patch.
 
         Returns the same kind and shape; with bool_report also {'boardType': (n,): 0 no patch, 1 root board, 3
-        composite}. ValueError for another shape or a probability that is none. `evaluation.mask_input`."""
-        patch_p = patch_masking_p if patch_masking else 0.0
-        masked, kinds = evaluation.mask_input(self.dataset, board, masking_p, patch_p, self._user_rng)
+        composite}. ValueError for another shape or a probability that is none."""
+        array = board.cpu().numpy() if isinstance(board, torch.Tensor) else np.asarray(board)
+        side = self.dataset.board_dim
+        if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
+            raise ValueError(
+                f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}."
+            )
+        cells, patch_p = array.reshape(-1, side, side), patch_masking_p if patch_masking else 0.0
+        masks, kinds = evaluation.masks_of(self.dataset, cells, masking_p, patch_p, self._user_rng)
+        masked = np.where(masks, self.masking_token, cells).reshape(array.shape)
+        if isinstance(board, torch.Tensor):
+            masked = torch.from_numpy(masked).to(board.device)
         return (masked, {"boardType": kinds}) if bool_report else masked
 
     # reconstruction and accuracy
@@ -625,8 +648,8 @@ class TrainTransformer:
     def reconstruct(
         self, boards: np.ndarray, masks: np.ndarray, decode: str = "one pass"
     ) -> dict[str, np.ndarray]:
-        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`. decode: 'one
-        pass' or 'easy first', as in test_model_accuracy; ValueError for another. `evaluation.reconstruct`."""
+        """Greedy reconstructions (n, h, w) of boards under masks, one for each of `outputs`; decode as in
+        test_model_accuracy. `evaluation.reconstruct`."""
         batches = self.masked_batches(boards, masks)
         recons = evaluation.reconstruct(
             self.transformer, self._predict, batches, self.masking_token, decode
@@ -647,7 +670,6 @@ class TrainTransformer:
         Returns an Accuracy, a tuple (acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown)
         with the attribute acc_hidden, shares from 0 to 1; LEA returns a dict of acc_tokens, acc_hidden,
         acc_boards and acc_boards_breakdown, each as l0_ (from the board) and l1_ (from the sentence).
-        TypeError or ValueError names a wrong argument. `evaluation.score`.
         """
         check_sizes(nb_instances=nb_instances)
         drawn = self.dataset.sample(int(nb_instances), "train", rng=self._user_rng)
@@ -676,8 +698,7 @@ class TrainTransformer:
 
         Returns boards_recons, boards, masks (n, h, w); error_token, error_masked_token, error_board: shares
         of wrong tokens, wrong hidden tokens and wrong boards, 0 to 1; erroneous_boards: indices of the boards
-        with a mistake. LEA returns what test_model_accuracy does, without the breakdown. TypeError or
-        ValueError for wrong arrays. `evaluation.score`.
+        with a mistake. LEA returns what test_model_accuracy does, without the breakdown.
         """
         boards, masks = self.given(boards, masks)
         types = np.zeros(len(boards))  # the breakdown by type is left out
@@ -711,11 +732,20 @@ class TrainTransformer:
 
     def _accuracy_result(self, scores: dict, tested: dict):
         """What test_model_accuracy and test_model_accuracy_set return."""
-        return Accuracy.of(scores[""], tested["boards"], tested["recons"][""], tested["masks"])
+        own, arrays = scores[""], (tested["boards"], tested["recons"][""], tested["masks"])
+        result = Accuracy((own["acc_tokens"], own["acc_boards"], *arrays, own["acc_boards_breakdown"]))
+        result.acc_hidden = own["acc_hidden"]
+        return result
 
     def _subset_result(self, scores: dict, tested: dict) -> dict:
         """What test_model_accuracy_subset returns."""
-        return evaluation.subset_errors(scores[""], tested["boards"], tested["recons"][""], tested["masks"])
+        own, boards, recons = scores[""], tested["boards"], tested["recons"][""]
+        return {
+            "boards_recons": recons, "boards": boards, "masks": tested["masks"],
+            "error_token": 1 - own["acc_tokens"], "error_masked_token": 1 - own["acc_hidden"],
+            "error_board": 1 - own["acc_boards"],
+            "erroneous_boards": np.flatnonzero((recons != boards).any((1, 2))),
+        }
 
     def _plot_reconstructions(self, boards, recons: dict, masks, types=None):
         """Masked board, reconstructions and truth, one board a row. `panels.plot_reconstructions`."""
@@ -756,9 +786,8 @@ class TrainTransformer:
         self, boards: np.ndarray, masks: np.ndarray, edits: dict | None = None,
         names: str | Sequence[str] = recording.WHOLE_PASS, folder: str | Path | None = None,
     ) -> dict[str, np.ndarray]:
-        """Named activations {name: array, batch first} of boards under masks, arrays (n, h, w); edits and
-        names as in forward_all_activations. folder: write each to {name}.npy batch by batch and return memory
-        maps. `recording.recorded`."""
+        """Named activations {name: array, batch first} of boards under masks, arrays (n, h, w); edits, names
+        as in forward_all_activations, folder as in `recording.recorded`."""
         batches = self.masked_batches(boards, masks)
         return recording.recorded(self.transformer, self._forward, batches, len(boards), names, edits, folder)
 
@@ -773,9 +802,6 @@ class TrainTransformer:
         D) or (T, D), a function of the activation (B, T, D) of a batch of boards, or a pair of one of these
         and a mask (n, T), (T,), (n, h, w) or (h, w), true at the tokens to edit. names: which activations,
         exact names or patterns ('b*_z'); None: all of them. Memory is in proportion to what is named.
-
-        ValueError for wrong boards or masks, an unknown name, or an edit of a wrong shape.
-        `recording.recorded`.
         """
         boards, masks = self.given(boards, masks)
         names, asked = recording.with_logits(names) if verbose or return_recons else (names, True)
@@ -797,7 +823,7 @@ class TrainTransformer:
         """Writes the activations of one board (h, w) to folder: meta.json {nb_blocks, nb_heads, nb_tokens,
         dim_emb}; svg_groups.npy (board_abs) and svg_mask.npy, (T,); svg_{name}.npy of each activation of the
         blocks, without batch axis; attention (T, T) and values (T, D/H) also by head, svg_{name}_h{j}.npy.
-        Folders are created. TypeError or ValueError for wrong arrays. `recording.write_svg`."""
+        Folders are created. `recording.write_svg`."""
         names = ("board", "mask", "board_abs")
         board, mask, board_abs = self.given(board, mask, board_abs, names=names, one=True)
         recording.write_svg(self.recorded, self._sizes, board, board_abs, mask, folder)
@@ -807,26 +833,29 @@ class TrainTransformer:
     ) -> None:
         """Writes boards, boards_abs, masked_boards and masks (n, h, w) and every named activation, batch
         first, to folder as {name}.npy; attention (n, T, T) and values (n, T, D/H) also by head, _h{j}.
-        meta.json holds nb_blocks, nb_heads, nb_tokens, dim_emb, and what extra_meta adds or replaces.
-
-        Folders are created. TypeError or ValueError for wrong arrays, or if JSON cannot hold extra_meta.
-        `recording.write_pca`."""
-        recording.write_pca(
-            self.recorded, self._sizes, self._board_arrays(boards, boards_abs, masks), folder, extra_meta
-        )
+        meta.json holds nb_blocks, nb_heads, nb_tokens, dim_emb, and what extra_meta, which JSON must be able
+        to hold, adds or replaces. Folders are created. `recording.write_pca`."""
+        arrays = self._board_arrays(boards, boards_abs, masks)
+        meta = recording.with_extra(self._sizes, extra_meta)
+        recording.write_pca(self.recorded, self.n_head, arrays, folder, meta)
 
     def forward_pca_batch(self, boards, boards_abs, masks, folder: str | Path, batch_size: int) -> None:
         """As forward_pca, in near-equal batches of at most batch_size boards, of which one is in memory at a
-        time: files batch_{k}_{name}.npy, which `files.open_batches` opens as one array. meta.json also holds
-        `batches`, for each file the list of its boards' indices. TypeError or ValueError also for batch_size.
-        `recording.write_pca_batches`."""
+        time: files batch_{k}_{name}.npy, which `files.open_batches` joins to one array. meta.json also holds
+        `batches`, for each file the list of its boards' indices. `recording.write_pca`."""
         arrays = self._board_arrays(boards, boards_abs, masks)
         check_sizes(batch_size=batch_size)
-        recording.write_pca_batches(self.recorded, self._sizes, arrays, folder, int(batch_size))
+        n = len(arrays["boards"])
+        batches = utils.divide_into_batches(range(n), -(-n // batch_size))
+        recording.write_pca(
+            self.recorded, self.n_head, arrays, folder, self._sizes | {"batches": batches}, batches
+        )
 
     def _board_arrays(self, boards, boards_abs, masks) -> dict[str, np.ndarray]:
+        """The arrays (n, h, w) that are exported beside activations, by file name."""
         boards, masks, boards_abs = self.given(boards, masks, boards_abs)
-        return recording.board_arrays(boards, boards_abs, masks, self.masking_token)
+        masked = np.where(masks, self.masking_token, boards)
+        return {"boards": boards, "boards_abs": boards_abs, "masked_boards": masked, "masks": masks}
 
     # figures: blocks downwards and stages across; each method returns {file name without .jpg: Figure}
 
@@ -843,8 +872,14 @@ class TrainTransformer:
         return analyses.Queries.of(self.given(queries, names=("queries",), one=True)[0][0])
 
     def _save(self, figures: dict, folder: str | Path = "", merged: Sequence[str] = ()) -> dict:
+        """Saves figures as analysis/<folder>/<name>.jpg and returns them. For each prefix in merged the
+        pictures {prefix}_b{block}_h{head} also become one, heads downwards and blocks across."""
         folder = self.folder / "analysis" / folder
-        return analyses.save_figures(figures, folder, self.plot_dpi, merged, self.n_head, self.n_layer)
+        for name, figure in figures.items():
+            panels.save_figure(figure, folder / f"{name}.jpg", self.plot_dpi)
+        for prefix in merged:
+            utils.merge_attn_plots(f"{folder}/", range(self.n_head), range(self.n_layer), prefix)
+        return figures
 
     def analyze_embeddings_tokenandpos(self) -> dict:
         """Figures of token embeddings and position codes. `analyses.embedding_tables`.
@@ -869,23 +904,28 @@ class TrainTransformer:
         board_params: {'nb_root_abs': 1, 'composite': None, 'margin': 0}: that many random roots, or that
         composite with its roots `margin` apart; masking: {'bool_mask': True, 'p': 0.25}: whether to hide
         cells, and with which probability; a key left out has this value. bool_sharedCmap: one colour scale
-        for all panels. TypeError or ValueError names a wrong argument. `analyses.activations_and_distances`.
+        for all panels. `analyses.activations_and_distances`.
         """
         board_params = analyses.with_defaults(
             "board_params", board_params, nb_root_abs=1, composite=None, margin=0
         )
         masking = analyses.with_defaults("masking", masking, bool_mask=True, p=0.25)
-        if board is None:
-            board, board_abs = analyses.drawn_board(self.dataset, **board_params)
+        if board is None and board_params["composite"] is not None:
+            board, board_abs = self.dataset.draw(
+                composite=board_params["composite"], composite_margin=board_params["margin"]
+            )
+        elif board is None:
+            check_sizes(nb_root_abs=board_params["nb_root_abs"])
+            board, board_abs = self.dataset.draw(roots=[-1] * board_params["nb_root_abs"])  # -1: any root
         board_abs = np.full(np.shape(board), -1) if board_abs is None else board_abs
         board, board_abs = self.given(board, board_abs, names=("board", "board_abs"), one=True)
         p = masking["p"] if masking["bool_mask"] else 0.0
         mask = evaluation.masks_of(self.dataset, board, p, 0.0, self._user_rng)[0].astype(np.int64)
         view, names = self._view(board, board_abs, mask), self._stage_names
-        acts = self.recorded(board, mask, names=sum(names, []))
+        z = analyses.stacked(self.recorded(board, mask, names=sum(names, [])), names)
         scale = "shared" if bool_sharedCmap else None
-        figures = analyses.activations_and_distances(acts, names, view, scale)
-        return self._save(figures | analyses.distances_across_stages(acts, names, view))
+        figures = analyses.activations_and_distances(z, names, view, scale)
+        return self._save(figures | analyses.distances_across_stages(z, names, view))
 
     def analyze_all(
         self, board, board_abs, mask, queries, folder: str = "default", bool_z: bool = True,
@@ -904,19 +944,19 @@ class TrainTransformer:
         maximum.
 
         queries (h, w): -1 none, i >= 0 the i-th query (of a number that occurs twice the first cell counts).
-        bool_z, bool_attn: which figures to make. TypeError or ValueError for wrong arrays, or if there is no
-        query. `analyses.stage_figures` and `analyses.attention_figures`.
+        bool_z, bool_attn: which figures to make. `analyses.stage_figures` and `analyses.attention_figures`.
         """
         names = ("board", "board_abs", "mask")
         board, board_abs, mask = self.given(board, board_abs, mask, names=names, one=True)
         queries = self._queries(queries) if bool_attn else None
         view, acts, figures = self._view(board, board_abs, mask), self.recorded(board, mask, names="b*"), {}
         if bool_z:
-            figures |= analyses.stage_figures(acts, self._stage_names, view)
+            z = analyses.stacked(acts, self._stage_names)
+            figures |= analyses.stage_figures(z, self._stage_names, view)
         if bool_attn:
             for prefix, (site, over_cells) in self.attention.items():
-                names = analyses.attention_names(site, self.n_layer)
-                figures |= analyses.attention_figures(acts, names, prefix, over_cells, queries, view)
+                weights = np.stack([acts[f"b{i}_{site}"][0] for i in range(self.n_layer)])  # (L, H, T, keys)
+                figures |= analyses.attention_figures(weights, prefix, over_cells, queries, view)
         return self._save(figures, folder, list(self.attention) if bool_attn else ())
 
     def analyze_across_boards(self, boards, masks, focus_masks=None, folder: str = "default") -> dict:
@@ -925,8 +965,7 @@ class TrainTransformer:
         that stage.
 
         focus_masks (n, h, w): compare only these cells, s² on every board, matched in reading order and shown
-        as s x s. ValueError for wrong arrays, fewer than two boards, or another number of cells.
-        `analyses.distances_across_boards`.
+        as s x s. `analyses.distances_across_boards`.
         """
         focus = np.ones(np.shape(boards), int) if focus_masks is None else focus_masks
         boards, masks, focus = self.given(boards, masks, focus, names=("boards", "masks", "focus_masks"))
@@ -937,11 +976,10 @@ class TrainTransformer:
     def analyze_across_boards_attn(self, boards, masks, queries, folder: str = "default") -> dict:
         """attnVar_b{i}_h{j}: variance over boards (n, h, w) of the attention that each query (outlined) pays
         to each cell; dark is attention that does not depend on the board. attnVar_merge: heads downwards,
-        blocks across. queries (h, w) and errors as in analyze_all. `analyses.attention_variance`."""
+        blocks across. queries (h, w) as in analyze_all. `analyses.attention_variance`."""
         boards, masks = self.given(boards, masks)
         queries, figures = self._queries(queries), {}
         for prefix, (site, over_cells) in self.attention.items():
-            names = analyses.attention_names(site, self.n_layer)
-            acts = self.recorded(boards, masks, names=names)
-            figures |= analyses.attention_variance(acts, names, prefix, over_cells, queries)
+            weights = self.recorded(boards, masks, names=f"b*_{site}")  # block after block
+            figures |= analyses.attention_variance([*weights.values()], prefix, over_cells, queries)
         return self._save(figures, folder, [f"{prefix}Var" for prefix in self.attention])

@@ -195,8 +195,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         super().start_epoch(epoch)
 
     def _start_words(self, epoch: int) -> None:
-        """Initialises the codebook by k-means on the sentences, not yet quantised, of unmasked boards of
-        train."""
+        """Initialises the codebook by k-means on unquantised sentences of unmasked boards of train."""
         rng = numpy_rng(self.seed, STREAM_WORDS, epoch)
         boards = self.dataset.sample(WORD_BOARDS, "train", self.board_proba(epoch), rng).boards
         network, vectors = self.transformer, []
@@ -282,10 +281,11 @@ class TrainTransformer(module_train_probe.TrainTransformer):
         return to_numpy(self.transformer.ps_pos_emb.weight)
 
     def _accuracy_result(self, scores, tested):
-        return evaluation.by_output(scores)
+        return {f"{output}{name}": value for output, own in scores.items() for name, value in own.items()}
 
     def _subset_result(self, scores, tested):
-        return evaluation.by_output(scores, leave_out="acc_boards_breakdown")
+        result = self._accuracy_result(scores, tested)
+        return {name: value for name, value in result.items() if not name.endswith("breakdown")}
 
     @property
     def _stream_names(self) -> list[str]:
@@ -295,8 +295,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def forward_activations_fromBoard(self, boards, masks, verbose: bool = False) -> dict[str, np.ndarray]:
         """IN's activations on boards under masks (n, h, w), reading the blank sentence (pass 1):
         {b{i}_selfAttn, b{i}_crossAttn, b{i}_mlp: those sub-layers' additions to the stream; b{i}_out: block
-        output; z_out: all (n, T, D); logit (n, T, V)}. verbose: print the shares of right tokens and boards.
-        TypeError or ValueError for wrong arrays. `recording.recorded`."""
+        output; z_out: all (n, T, D); logit (n, T, V)}. verbose: print shares of right tokens and boards."""
         boards, masks = self.given(boards, masks)
         acts = self.recorded(boards, masks, names=self._stream_names)
         if verbose:
@@ -306,8 +305,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
     def forward_activations_fromSpeech(self, sentences, boards=None) -> dict[str, np.ndarray]:
         """The same activations of IN reading sentences, word indices (n, S) or one-hot (n, S, K), and a board
         whose cells are all hidden (pass 3). boards (n, h, w): what the sentences describe, to print the
-        shares of right tokens and boards. TypeError or ValueError for wrong sentences or boards.
-        `sentences.word_indices`."""
+        shares of right tokens and boards."""
         words = self._words(sentences)
         boards = None if boards is None else self.given(boards)[0]
         if boards is not None and len(boards) != len(words):
@@ -328,7 +326,7 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def speaker_predict(self, boards, masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boards under masks (n, h, w) -> boards rebuilt from the picture (n, h, w), boards rebuilt from the
-        sentence (n, h, w), the sentence one-hot (n, S, K). TypeError or ValueError for wrong arrays."""
+        sentence (n, h, w), the sentence one-hot (n, S, K)."""
         boards, masks = self.given(boards, masks)
         with evaluation.evaluating(self.transformer):
             passes = map(self.transformer, self.masked_batches(boards, masks))
@@ -339,15 +337,14 @@ class TrainTransformer(module_train_probe.TrainTransformer):
 
     def speaker_sentence(self, boards, masks) -> np.ndarray:
         """Boards under masks (n, h, w) -> the sentence about each, word indices (n, S), in half the time of
-        `speaker_predict`, as nothing is rebuilt. TypeError or ValueError for wrong arrays."""
+        `speaker_predict`, as nothing is rebuilt."""
         boards, masks = self.given(boards, masks)
         with evaluation.evaluating(self.transformer):
             return np.concatenate([self.transformer.predict_sentence(tokens).cpu().numpy()
                                    for tokens in self.masked_batches(boards, masks)])
 
     def speaker_predict_from_speech(self, sentences) -> np.ndarray:
-        """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone.
-        TypeError or ValueError for wrong sentences. `sentences.word_indices`."""
+        """Sentences, word indices (B, S) or one-hot (B, S, K) -> boards (B, h, w) rebuilt from them alone."""
         words, side = self._words(sentences), self.dataset.board_dim
         with evaluation.evaluating(self.transformer):
             logits = self.transformer.predict_from_speech(words)

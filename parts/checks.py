@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import numbers
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -29,12 +28,6 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_file(name: str, path: str) -> None:
-    """ValueError unless the path is that of a file."""
-    if not os.path.isfile(os.path.expanduser(path)):
-        raise ValueError(f"{name} must be a file, not {shown(path)}.")
-
-
 def check_shape(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
     """ValueError unless the array has that shape; None stands for any size."""
     if array.ndim != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
@@ -43,8 +36,7 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> 
 
 
 def integer_array(name: str, values, shape: tuple[int | None, ...], low: int, high: int) -> np.ndarray:
-    """values as an int64 array of that shape (None: any size), each from low to high; else TypeError or
-    ValueError."""
+    """values as an int64 array of that shape (None: any size), from low to high; TypeError or ValueError."""
     try:
         array = np.asarray(values)
     except ValueError:  # lists of different lengths
@@ -88,16 +80,14 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_numbers(most: float | None = 1, **values: float) -> None:
-    """TypeError unless every value is a number, ValueError unless it is from 0 to most; None: any finite
-    number of at least 0."""
+    """TypeError unless every value is a number, ValueError unless from 0 to most (None: any, finite)."""
     wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
     for name, value in values.items():
         check_number(name, value, wanted, 0, sys.float_info.max if most is None else most, numbers.Real)
 
 
 def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
-    """TypeError unless tokens are a tensor of int64 or int32, ValueError unless its shape is (B, length);
-    None: any length."""
+    """TypeError unless tokens are of int64 or int32, ValueError unless (B, length); None: any length."""
     if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
         kind = tokens.dtype if isinstance(tokens, torch.Tensor) else type(tokens).__name__
         raise TypeError(f"{name} must be a tensor of int64 or int32, not {kind}.")

@@ -29,8 +29,7 @@ TENSORS = re.compile(r"collections OrderedDict|torch \w+Storage|torch._utils _re
 
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Turns an error inside, where a file is read, into a ValueError that names the file. kind: what the file
-    should be."""
+    """Turns an error inside into a ValueError that names the file. kind: what the file should be."""
     try:
         yield
     except Exception as error:  # readers raise many kinds on damaged bytes
@@ -99,8 +98,7 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def load_array(path: str | Path) -> np.ndarray:
-    """The numeric array in a .npy file. ValueError names a file that is missing, damaged or something else;
-    nothing is ever unpickled."""
+    """The numbers in a .npy file, never unpickled. ValueError names a file that is missing or damaged."""
     path = Path(path).expanduser()
     with reading(path, "a numeric .npy array"), np.errstate(over="ignore"):  # of a damaged header's shape
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # never takes more memory than the file
@@ -143,50 +141,16 @@ def _damage(parts: zipfile.ZipFile, size: int) -> Iterator[str]:
                     yield f"it names {named}"
 
 
-class BatchedArray:
-    """One array (n, ...) that lies on disk in several .npy files, as forward_pca_batch writes them.
-
-    Indexing along the first axis and iteration read only the rows asked for; np.asarray reads all. paths: the
-    files; sizes: the number of rows in each.
-    """
-
-    def __init__(self, paths: Sequence[Path], sizes: Sequence[int]):
-        self.paths, self.ends = list(paths), np.cumsum(sizes)
-        first = np.load(self.paths[0], mmap_mode="r")
-        self.shape, self.dtype = (int(self.ends[-1]), *first.shape[1:]), first.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key) -> np.ndarray:
-        rows = np.arange(len(self))[key]
-        flat = rows.ravel()
-        out = np.empty((flat.size, *self.shape[1:]), self.dtype)
-        file = np.searchsorted(self.ends, flat, side="right")
-        for k in np.unique(file):
-            part = np.load(self.paths[k], mmap_mode="r")
-            out[file == k] = part[flat[file == k] - self.ends[k]]  # negative, from the end of the part
-        return out.reshape(*rows.shape, *self.shape[1:])
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
-
-
-def open_batches(folder: str | Path, name: str) -> BatchedArray:
-    """The batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, as one array. ValueError names a
-    missing file."""
+def open_batches(folder: str | Path, name: str) -> np.ndarray:
+    """The arrays in the batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, joined. ValueError
+    names a missing file."""
     folder = Path(folder).expanduser()
-    batches = read_json(folder / "meta.json").get("batches") or []
-    paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
-    for path in paths or [folder / f"batch_0_{name}.npy"]:
-        if not path.is_file():
-            raise ValueError(f"{path}: is missing.")
-    return BatchedArray(paths, [len(batch) for batch in batches])
+    count = len(read_json(folder / "meta.json").get("batches") or [()])
+    return np.concatenate([load_array(folder / f"batch_{k}_{name}.npy") for k in range(count)])
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    """(number, path) of the files in folder whose whole name matches pattern, in order. The pattern's group
-    is the number."""
+    """(number, path) of the files in folder whose name matches pattern, in order of its group, the number."""
     matches = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
     return sorted((int(match[1]), path) for match, path in matches if match)
 
@@ -199,8 +163,7 @@ def as_text(value, form: str = ".3f", none: str = "-") -> str:
 
 
 def save_table(path: str | Path, rows: Sequence[dict]) -> None:
-    """Writes rows as a CSV with all their columns; floats have 6 digits, and a value that a row lacks is
-    blank."""
+    """Writes rows as a CSV with all their columns; floats have 6 digits, what a row lacks is blank."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import json
 import numbers
 import os
 import re
@@ -220,8 +219,7 @@ class FlagParser(argparse.ArgumentParser):
         return flags, rest
 
     def _flags_in(self, path: str) -> list[str]:
-        """The flags and values in a recipe. If it cannot be read or holds anything else, the program ends
-        with a line that names it."""
+        """The flags and values in a recipe. The program ends with a line that names it if it holds others."""
         self._recipe = shown(path)
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -289,13 +287,11 @@ def is_none(text: str) -> bool:
 
 
 def _items(words: Sequence[str]) -> list:
-    """The items of a list flag: words, with or without commas between them, or a list as in JSON or
-    Python."""
+    """The items of a list flag: words, with or without commas between them, or a list as in Python."""
     text = " ".join(words).strip()
     if text.startswith(("[", "(")):
-        for read in (json.loads, ast.literal_eval):
-            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                return list(read(text))
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return list(ast.literal_eval(text))
     return re.split(r"\s*,\s*|\s+", text)
 
 
@@ -312,8 +308,7 @@ def _read(item, kind: type):
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA if there is one, else cpu). ValueError if it
-    is absent."""
+    """The torch device for cpu, cuda, cuda:N, mps or auto (CUDA or else cpu). ValueError if it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

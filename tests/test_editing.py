@@ -18,7 +18,7 @@ from edit_cases import (
 )
 from plain_networks import tokens
 
-from parts.probing.sites import Edit, cut_edits, editing, recording
+from parts.probing.sites import Edit, editing, recording
 from tests import trainers
 
 
@@ -315,17 +315,17 @@ def test_cut_edits_are_those_of_the_boards(place):
             before = copy.deepcopy(edits)
             whole = network(idx, activations=edits)
             for part in (slice(0, 3), slice(3, 7)):
-                cut = cut_edits(edits, part, 7)
-                torch.testing.assert_close(network(idx[part], activations=cut), whole[part], rtol=1e-12, atol=1e-12)
+                with editing(network, edits, part, 7):
+                    torch.testing.assert_close(network(idx[part]), whole[part], rtol=1e-12, atol=1e-12)
             assert str(edits).split(" at ")[0] == str(before).split(" at ")[0], what
 
 
 def test_cut_edits_of_another_number_of_boards():
+    network, _ = make("GPTFactor")
+    idx = tokens(network, 3)
     for edits, words in (({"b0_z": np.zeros((4, 6, 8))}, "edit b0_z must be for 7 boards, not 4"),
                          ({"b0": {"a": np.zeros((4, 2, 6, 6))}}, "edit b0_a must be for 7 boards, not 4"),
                          ({"b0_a": Edit(np.zeros((4, 6, 6)), head=1)}, "edit b0_a must be for 7 boards, not 4"),
-                         ({"b0_z": (0, np.zeros((4, 6)))}, "the mask of edit b0_z must be for 7 boards, not 4")):
-        with pytest.raises(ValueError, match=words):
-            cut_edits(edits, slice(0, 3), 7)
-    assert cut_edits(None, slice(0, 3), 7) is None
-    assert cut_edits({"b0_z": None}, slice(0, 3), 7) == {"b0_z": None}
+                         ({"b0_z": (np.zeros((6, 8)), np.zeros((4, 6)))}, "the mask of edit b0_z must be for 7 boards, not 4")):
+        with pytest.raises(ValueError, match=words), editing(network, edits, slice(0, 3), 7):
+            network(idx)

@@ -21,7 +21,7 @@ from utils import using_threads
 def test_checkpoints_along_training(save_epochs, kept):
     recipe = TrainParams(epochs=100, epoch2save=40, save_epochs=save_epochs)
     assert [epoch for epoch in range(100) if recipe.keeps_checkpoint_at(epoch)] == kept
-    assert [epoch for epoch in range(100) if recipe.saves_at(epoch)] == [0, 40, 80, 99]
+    assert [epoch for epoch in range(100) if recipe.due_at(epoch, 40)] == [0, 40, 80, 99]
 
 
 def test_log_goes_on_in_each_decade():

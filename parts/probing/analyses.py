@@ -11,29 +11,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from parts.checks import check_sizes
 from parts.probing import panels
 from parts.probing.panels import BoardView, mirrored, plot_panels, tiled
-from utils import dist, dist_cosine, dist_unit, get_ij, merge_attn_plots, shown
+from utils import dist, dist_cosine, dist_unit, get_ij, shown
 
 TOKEN = "token, by row of the board"
 UNIT = "unit-norm Euclidean distance"
-
-
-def save_figures(
-    figures: dict, folder: str | Path, dpi: int, merged: Sequence[str] = (), n_head: int = 0, n_layer: int = 0
-) -> dict:
-    """Saves figures as folder/<name>.jpg and returns them. For each prefix in merged the pictures
-    {prefix}_b{block}_h{head} also become one, {prefix}_merge.jpg, heads downwards and blocks across."""
-    for name, figure in figures.items():
-        panels.save_figure(figure, Path(folder) / f"{name}.jpg", dpi)
-    for prefix in merged:
-        merge_attn_plots(f"{folder}/", range(n_head), range(n_layer), prefix)
-    return figures
 
 
 def rows_of(side: int) -> list[tuple[str, int]]:
@@ -42,8 +28,7 @@ def rows_of(side: int) -> list[tuple[str, int]]:
 
 
 def embedding_tables(tokens: np.ndarray, positions: np.ndarray, vocab_bck: int, vocab_token: int) -> dict:
-    """embedding_token, embedding_pos and embedding_pos_2d of token embeddings (V, D) and position codes
-    (T, P) on a square board."""
+    """The figures of token embeddings (V, D) and of position codes (T, P) on a square board."""
     side = math.isqrt(len(positions))
     families = [("background", vocab_bck), ("object", vocab_token), ("UNK", 1)]
     measures = {"Euclidean distance": dist, UNIT: dist_unit, "cosine": dist_cosine}
@@ -60,19 +45,16 @@ def embedding_tables(tokens: np.ndarray, positions: np.ndarray, vocab_bck: int, 
     }
 
 
-# one board, stages
-
-
 def stacked(acts: dict[str, np.ndarray], names: Sequence[Sequence[str]]) -> np.ndarray:
     """The first board's activations by block and stage, (L, stages, T, D)."""
     return np.stack([[acts[name][0] for name in block] for block in names])
 
 
-def stage_figures(acts: dict[str, np.ndarray], names: list[list[str]], view: BoardView) -> dict:
-    """embeddings_z, _z_dist, _z_norm, _z_dist_unit, _z_2D and _z_dist_across of one board."""
-    z, side = stacked(acts, names), len(view.board)
+def stage_figures(z: np.ndarray, names: list[list[str]], view: BoardView) -> dict:
+    """embeddings_z, _z_dist, _z_norm, _z_dist_unit, _z_2D and _z_dist_across of one board's activations z."""
+    side = len(view.board)
     unit, lengths, rows = dist_unit(z), np.linalg.norm(z, axis=-1), rows_of(side)  # unit: (L, stages, T, T)
-    return activations_and_distances(acts, names, view) | {
+    return activations_and_distances(z, names, view) | {
         "embeddings_z_norm": plot_panels(
             lengths.reshape(*lengths.shape[:2], side, side), names, "length", cmap="cividis", view=view
         ),
@@ -83,12 +65,12 @@ def stage_figures(acts: dict[str, np.ndarray], names: list[list[str]], view: Boa
             tiled(mirrored(unit).reshape(*unit.shape[:2], side, side, side, side)), names, UNIT, (rows, rows),
             "shared", "magma", view=view, names=("row of the token", "column of the token"), size=2.8,
         ),
-    } | distances_across_stages(acts, names, view, dist_unit, UNIT, (0, 2))
+    } | distances_across_stages(z, names, view, dist_unit, UNIT, (0, 2))
 
 
-def activations_and_distances(acts, names: list[list[str]], view: BoardView, scale=None) -> dict:
+def activations_and_distances(z: np.ndarray, names: list[list[str]], view: BoardView, scale=None) -> dict:
     """embeddings_z and embeddings_z_dist of one board; scale as `plot_panels` takes it."""
-    z, rows = stacked(acts, names), rows_of(len(view.board))
+    rows = rows_of(len(view.board))
     return {
         "embeddings_z": plot_panels(
             z, names, "activation", (rows, ()), scale, view=view, names=(TOKEN, "dimension")
@@ -101,16 +83,13 @@ def activations_and_distances(acts, names: list[list[str]], view: BoardView, sca
 
 
 def distances_across_stages(
-    acts, names: list[list[str]], view: BoardView, measure=dist, label: str = "Euclidean distance", scale=None
+    z: np.ndarray, names: list[list[str]], view: BoardView, measure=dist, label: str = "Euclidean distance",
+    scale=None,
 ) -> dict:
     """embeddings_z_dist_across of one board: for each token the distances between its stages."""
-    z = stacked(acts, names)
     z = z.reshape(-1, *z.shape[2:]).swapaxes(0, 1)  # (T, L * stages, D)
     maps = measure(z).reshape(*view.board.shape, z.shape[1], z.shape[1])
     return {"embeddings_z_dist_across": panels.plot_across(maps, sum(names, []), label, scale, view)}
-
-
-# attention
 
 
 @dataclasses.dataclass
@@ -133,45 +112,37 @@ class Queries:
         return cls(cells @ [numbered.shape[1], 1], cells, names)
 
 
-def attention_names(site: str, n_layer: int) -> list[str]:
-    """The names of a site of attention weights in all blocks."""
-    return [f"b{i}_{site}" for i in range(n_layer)]
-
-
 def attention_figures(
-    acts, names: Sequence[str], prefix: str, over_cells: bool, queries: Queries, view: BoardView
+    weights: np.ndarray, prefix: str, over_cells: bool, queries: Queries, view: BoardView
 ) -> dict:
     """{prefix}_b{i}_h{j} for every block and head, j = -1 the mean of heads, and {prefix} of all cells as
-    queries, of one board's attention weights acts[names[i]] (1, H, T, keys). over_cells: whether keys are
-    cells of the board, or else words of a sentence."""
-    weights = np.stack([acts[name][0] for name in names])  # (L, H, T, keys)
+    queries, of one board's attention weights (L, H, T, keys). over_cells: whether keys are cells of the
+    board, or else words of a sentence."""
     seen = weights[:, :, queries.tokens]
-    mean, heads = seen.mean(1, keepdims=True), range(seen.shape[1])
-    return (
-        query_figures(mean, [-1], prefix, over_cells, queries, "attention", view)
-        | query_figures(seen, heads, prefix, over_cells, queries, "attention", view)
-        | {prefix: attention_overview(weights, over_cells, view)}
-    )
+    maps = np.concatenate([seen.mean(1, keepdims=True), seen], axis=1)
+    figures = query_figures(maps, range(-1, seen.shape[1]), prefix, over_cells, queries, "attention", view)
+    return figures | {prefix: attention_overview(weights, over_cells, view)}
 
 
 def query_figures(
     maps: np.ndarray, heads: Sequence[int], prefix: str, over_cells: bool, queries: Queries, label: str,
     view: BoardView | None = None,
 ) -> dict:
-    """{prefix}_b{i}_h{j} of maps (L, heads, Q, keys): one board for each query, or one row for each query if
-    keys are words."""
+    """{prefix}_b{i}_h{j} of maps (L, heads, Q, keys): for each query a board or, of words, a row."""
     figures, side = {}, math.isqrt(maps.shape[-1])
-    for (i, k), keys in zip(np.ndindex(maps.shape[:2]), maps.reshape(-1, *maps.shape[2:]), strict=True):
-        title = f"block {i}, " + (f"head {heads[k]}" if heads[k] >= 0 else "mean of heads")
-        if over_cells:
-            boards = keys.reshape(-1, side, side)
-            figure = panels.plot_queries(boards, queries.cells, queries.names, label, title, view)
-        else:
-            figure = plot_panels(
-                keys[None, None], [[f"{title}: query by word"]], label, ([(q, 1) for q in queries.names], ()),
-                (0, keys.max()), view=view, names=("", "word of the sentence"), size=3,
-            )
-        figures[f"{prefix}_b{i}_h{heads[k]}"] = figure
+    for i, of_block in enumerate(maps):
+        for head, keys in zip(heads, of_block, strict=True):
+            title = f"block {i}, " + (f"head {head}" if head >= 0 else "mean of heads")
+            if over_cells:
+                boards = keys.reshape(-1, side, side)
+                figure = panels.plot_queries(boards, queries.cells, queries.names, label, title, view)
+            else:
+                rows = [(name, 1) for name in queries.names]
+                figure = plot_panels(
+                    keys[None, None], [[f"{title}: query by word"]], label, (rows, ()), (0, keys.max()),
+                    view=view, names=("", "word of the sentence"), size=3,
+                )
+            figures[f"{prefix}_b{i}_h{head}"] = figure
     return figures
 
 
@@ -192,13 +163,12 @@ def attention_overview(weights: np.ndarray, over_cells: bool, view: BoardView):
     )
 
 
-def attention_variance(acts, names: Sequence[str], prefix: str, over_cells: bool, queries: Queries) -> dict:
-    """{prefix}Var_b{i}_h{j}: variance over boards of attention weights acts[names[i]] (n, H, T, keys)."""
-    maps = np.stack([acts[name][:, :, queries.tokens].var(0) for name in names])  # (L, H, Q, keys)
+def attention_variance(
+    weights: Sequence[np.ndarray], prefix: str, over_cells: bool, queries: Queries
+) -> dict:
+    """{prefix}Var_b{i}_h{j}: variance over boards of attention weights, for each block (n, H, T, keys)."""
+    maps = np.stack([of_block[:, :, queries.tokens].var(0) for of_block in weights])  # (L, H, Q, keys)
     return query_figures(maps, range(maps.shape[1]), f"{prefix}Var", over_cells, queries, "variance")
-
-
-# several boards
 
 
 def matched_cells(focus: np.ndarray) -> np.ndarray:
@@ -230,23 +200,8 @@ def distances_across_boards(acts, names: list[list[str]], cells: np.ndarray) -> 
     }
 
 
-# a board to look at
-
-
-def drawn_board(
-    dataset, nb_root_abs: int, composite: int | None, margin: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(board (h, w), board_abs (h, w)) of nb_root_abs random roots or, if composite is given, of that
-    composite with its roots `margin` apart."""
-    if composite is not None:
-        return dataset.draw(composite=composite, composite_margin=margin)
-    check_sizes(nb_root_abs=nb_root_abs)
-    return dataset.draw(roots=[-1] * nb_root_abs)  # -1: any root
-
-
 def with_defaults(name: str, values: dict | None, **defaults) -> dict:
-    """defaults, with values in their place; TypeError for no dict, ValueError for a key that is not among
-    them."""
+    """defaults, with values in their place; TypeError for no dict, ValueError for an unknown key."""
     if not isinstance(values, (dict, type(None))):
         raise TypeError(f"{name} must be a dict with keys among {', '.join(defaults)}, not {shown(values)}.")
     for key in values or {}:

@@ -37,27 +37,6 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-# reconstruction
-
-
-def as_tokens(boards: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Boards or masks (n, h, w) as a tensor (n, T) on the device."""
-    tokens = torch.from_numpy(np.ascontiguousarray(boards).reshape(len(boards), -1))
-    if device.type == "cuda":  # a copy from pinned memory does not wait for the GPU
-        tokens = tokens.pin_memory()
-    return tokens.to(device, non_blocking=True)
-
-
-def masked_batches(
-    boards: np.ndarray, masks: np.ndarray, masking_token: int, device: torch.device
-) -> Iterator[torch.Tensor]:
-    """Boards (n, h, w) under masks (n, h, w) as tokens (B, T) on the device, EVAL_BATCH boards at a time."""
-    for start in range(0, len(boards), EVAL_BATCH):
-        part = slice(start, start + EVAL_BATCH)
-        hidden = as_tokens(masks[part].astype(bool), device)
-        yield as_tokens(boards[part], device).masked_fill(hidden, masking_token)
-
-
 def reconstruct(
     network: torch.nn.Module, predict: Predict, batches: Iterator[torch.Tensor], masking_token: int,
     decode: str = "one pass",
@@ -92,23 +71,12 @@ def filled_easy_first(predict: Predict, tokens: torch.Tensor, masking_token: int
     return tokens
 
 
-# scores
-
-
 class Accuracy(tuple):
     """(acc_tokens, acc_boards, boards, rec_boards, masks, acc_boards_breakdown); its attribute acc_hidden is
     the accuracy on hidden tokens alone. Shares from 0 to 1; the breakdown is by board type, NaN for a type
     without boards."""
 
     acc_hidden: float
-
-    @classmethod
-    def of(cls, scores: dict, boards: np.ndarray, recons: np.ndarray, masks: np.ndarray) -> Accuracy:
-        """The result of a test, from what `score` returns."""
-        result = cls((scores["acc_tokens"], scores["acc_boards"], boards, recons, masks,
-                      scores["acc_boards_breakdown"]))
-        result.acc_hidden = scores["acc_hidden"]
-        return result
 
 
 def score(boards: np.ndarray, recons: np.ndarray, masks: np.ndarray, types: np.ndarray) -> dict:
@@ -135,8 +103,7 @@ def score_values(scores: dict) -> list[float]:
 
 
 def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
-    """Accuracies in percent as text, one line for each of rows; values in the order of a test's log
-    columns."""
+    """Accuracies in percent as text, a line for each of rows; values in the order of a test's log columns."""
     width = max([8, *(len(name) + 2 for name in rows)])
     lines = [" " * width + "".join(f"{head:>12}" for head in ("tokens", "hidden", "boards", *TYPES))]
     for name, values in rows.items():
@@ -145,53 +112,17 @@ def accuracy_table(rows: dict[str, Sequence[float]]) -> str:
     return "\n".join(lines)
 
 
-def subset_errors(scores: dict, boards: np.ndarray, recons: np.ndarray, masks: np.ndarray) -> dict:
-    """What test_model_accuracy_subset returns for GPTFactor: arrays, shares that are wrong, and the indices
-    of boards with a mistake."""
-    return {
-        "boards_recons": recons, "boards": boards, "masks": masks,
-        "error_token": 1 - scores["acc_tokens"], "error_masked_token": 1 - scores["acc_hidden"],
-        "error_board": 1 - scores["acc_boards"],
-        "erroneous_boards": np.flatnonzero((recons != boards).any((1, 2))),
-    }
-
-
-def by_output(scores: dict[str, dict], leave_out: str = "") -> dict:
-    """{output + name: value} of the scores of each output, without the name leave_out."""
-    return {f"{output}{name}": value for output, named in scores.items() for name, value in named.items()
-            if name != leave_out}
-
-
 def report(recons: np.ndarray, boards: np.ndarray) -> None:
     """Prints the shares of right tokens and of right boards, in percent."""
     right = recons.reshape(boards.shape) == boards
     print(f"right tokens {100 * right.mean():.2f}%, right boards {100 * right.all((1, 2)).mean():.2f}%")
 
 
-# boards and masks to test on
-
-
 def masks_of(dataset, boards: np.ndarray, masking_p: float, patch_masking_p: float, rng, types=None,
              corners=None) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (n, h, w) and kinds of patches (n,), as `AbstractionDataset.mask` draws them; TypeError or
-    ValueError names a probability that is none."""
+    """As `AbstractionDataset.mask`; TypeError or ValueError names a probability that is none."""
     check_numbers(masking_p=masking_p, patch_masking_p=patch_masking_p)
     return dataset.mask(boards, masking_p, patch_masking_p, types, corners, rng)
-
-
-def mask_input(dataset, boards, masking_p: float, patch_masking_p: float, rng):
-    """Boards (n, h, w) or (n, T), tensor or array, with cells hidden, of the same kind and shape; and kinds
-    (n,) of patches: 0 none, 1 root board, 3 composite. ValueError for another shape."""
-    array = boards.cpu().numpy() if isinstance(boards, torch.Tensor) else np.asarray(boards)
-    side = dataset.board_dim
-    if array.ndim < 1 or array.shape[-2:] != (side, side) and array.shape[-1] != side * side:
-        raise ValueError(
-            f"board must have shape (n, {side}, {side}) or (n, {side * side}), not {array.shape}."
-        )
-    cells = array.reshape(-1, side, side)
-    masks, kinds = masks_of(dataset, cells, masking_p, patch_masking_p, rng)
-    masked = np.where(masks, dataset.masking_token, cells).reshape(array.shape)
-    return (torch.from_numpy(masked).to(boards.device) if isinstance(boards, torch.Tensor) else masked), kinds
 
 
 def boards_of_split(dataset, target_set: str, count_max: int | None, rng) -> Boards:
@@ -219,25 +150,11 @@ def boards_to_test(dataset, rng, count_max: int = 100) -> tuple[dict[str, Boards
     return drawn, counts
 
 
-# what a user gives
-
-
-def checked_arrays(
-    arrays: Sequence, names: Sequence[str], side: int, vocab_size: int, one: bool = False
-) -> tuple[np.ndarray, ...]:
-    """Arrays or tensors (n, side, side) or (side, side) as int64 arrays (n, side, side), as many boards in
-    each; n = 1 if `one`. TypeError or ValueError names an array of another shape or with values that its name
-    does not allow: board and boards hold tokens, names with 'mask' 0 and 1, others -1 or more."""
-    checked = tuple(checked_cells(name, array, side, vocab_size, one)
-                    for name, array in zip(names, arrays, strict=False))
-    for name, array in zip(names, checked, strict=False):
-        if len(array) != len(checked[0]):
-            raise ValueError(f"{name} must be as many as {names[0]}, {len(checked[0])}, not {len(array)}.")
-    return checked
-
-
 def checked_cells(name: str, array, side: int, vocab_size: int, one: bool) -> np.ndarray:
-    """One of the arrays of `checked_arrays`; a mask may be flat as well, (n, side²) or (side²,)."""
+    """An array or tensor (n, side, side) or (side, side) as an int64 array (n, side, side); n = 1 if `one`. A
+    mask may be flat as well, (n, side²) or (side²,). TypeError or ValueError for another shape, or for values
+    that the name does not allow: board and boards hold tokens, names with 'mask' 0 and 1, others -1 or more.
+    """
     try:
         array = to_numpy(array) if isinstance(array, torch.Tensor) else np.asarray(array)
     except ValueError:  # a ragged list

@@ -46,8 +46,7 @@ def show_figure(figure) -> None:
 
 
 def object_colors(labels) -> np.ndarray:
-    """RGBA (..., 4) of labels (...): a colour for each label >= 0, told apart by colour-blind readers;
-    transparent at -1."""
+    """RGBA (..., 4) of labels (...): a colour for each label >= 0, transparent at -1."""
     from matplotlib.colors import to_rgba_array
 
     labels = np.asarray(labels)
@@ -217,8 +216,7 @@ def plot_across(values, names, label, scale, view):
 
 
 def plot_queries(maps, cells, names, label, title="", view=None):
-    """A map for each query, maps (Q, h, w), on one scale from 0; the query's own cell, cells (Q, 2), is
-    outlined."""
+    """A map for each query, maps (Q, h, w), on one scale from 0; its own cell, cells (Q, 2), is outlined."""
     columns = min(len(maps), 5)
     figure, axes = panel_figure(-(-len(maps) // columns), columns, 2, view, left=0.1, bottom=0)
     figure.suptitle(title, fontsize=9, y=0.98)

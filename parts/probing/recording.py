@@ -18,8 +18,8 @@ import torch
 
 from parts.files import atomic_write, save_array, write_json
 from parts.probing.evaluation import evaluating
-from parts.probing.sites import cut_edits, editing, recording
-from utils import divide_into_batches, to_numpy
+from parts.probing.sites import editing, recording
+from utils import to_numpy
 
 WHOLE_PASS = ("b*", "z_out", "logit")  # every activation of one pass over boards
 
@@ -31,7 +31,7 @@ def recorded(
     n: int, names: str | Sequence[str], edits: dict | None = None, folder: str | Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Named activations {name: array (n, ...)} of n masked boards, which come in batches (B, T), in eval
-    mode. forward: the pass to record. names and edits as `recording` and `cut_edits` take them. folder: where
+    mode. forward: the pass to record. names and edits as `recording` and `editing` take them. folder: where
     to write each as {name}.npy, batch by batch; the arrays are then memory maps of these files, read-only.
 
     Memory: the named activations of one batch and, without a folder, the arrays.
@@ -44,7 +44,7 @@ def recorded(
             start = part.stop
             with (
                 evaluating(network),
-                editing(network, cut_edits(edits, part, n, tokens.shape[1])),
+                editing(network, edits, part, n),
                 recording(network, names) as acts,
             ):
                 forward(tokens)
@@ -73,8 +73,7 @@ def with_logits(names: str | Sequence[str] | None) -> tuple[list[str], bool]:
 
 
 def by_head(acts: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
-    """acts, and as {name}_h{j} each head's part of attention weights (n, H, T, keys) and of values (n, T,
-    D)."""
+    """acts, and as {name}_h{j} each head's part of attention weights and of values."""
     parts = dict(acts)
     for name, act in acts.items():
         if name.endswith("_a"):
@@ -82,9 +81,6 @@ def by_head(acts: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
         elif name.endswith("_v") and not name.endswith("_attn_v"):
             parts |= {f"{name}_h{j}": part for j, part in enumerate(np.split(act, n_head, axis=-1))}
     return parts
-
-
-# files; sizes: {nb_blocks, nb_heads, nb_tokens, dim_emb}, which go into meta.json
 
 
 def write_svg(record: Record, sizes: dict, board, board_abs, mask, folder: str | Path) -> None:
@@ -95,39 +91,26 @@ def write_svg(record: Record, sizes: dict, board, board_abs, mask, folder: str |
     write_json(Path(folder) / "meta.json", sizes)
 
 
-def write_pca(record: Record, sizes: dict, arrays: dict, folder: str | Path, extra_meta: dict | None) -> None:
-    """Writes boards and their activations as the wrappers' forward_pca describes; arrays: those of
-    `board_arrays`. TypeError if JSON cannot hold extra_meta."""
+def write_pca(
+    record: Record, n_head: int, arrays: dict[str, np.ndarray], folder: str | Path, meta: dict,
+    batches: list[list[int]] | None = None,
+) -> None:
+    """Writes boards, arrays (n, h, w) by file name, and their activations, also by head, as the wrappers'
+    forward_pca describes or, with batches of board indices, forward_pca_batch. meta: what meta.json holds."""
+    folder = Path(folder)
+    (folder / "meta.json").unlink(missing_ok=True)  # written last: if it is there, so are all other files
+    for k, batch in enumerate(batches or [slice(None)]):
+        prefix = f"batch_{k}_" if batches else ""
+        part = {name: array[batch] for name, array in arrays.items()}
+        acts = by_head(record(part["boards"], part["masks"]), n_head)
+        for name, array in (part | acts).items():
+            save_array(folder / f"{prefix}{name}.npy", array)
+    write_json(folder / "meta.json", meta)
+
+
+def with_extra(sizes: dict, extra_meta: dict | None) -> dict:
+    """sizes with what extra_meta adds or replaces, as JSON holds it. TypeError if it cannot."""
     try:
-        text = json.dumps(sizes | (extra_meta or {}), default=lambda value: value.tolist())
+        return json.loads(json.dumps(sizes | (extra_meta or {}), default=lambda value: value.tolist()))
     except (AttributeError, TypeError, ValueError):
         raise TypeError(f"extra_meta must be a dict of what JSON can hold, not {extra_meta!r:.80}.") from None
-    write_arrays(record, sizes["nb_heads"], arrays, folder)
-    write_json(Path(folder) / "meta.json", json.loads(text))
-
-
-def write_pca_batches(
-    record: Record, sizes: dict, arrays: dict, folder: str | Path, batch_size: int
-) -> None:
-    """Writes boards and their activations as the wrappers' forward_pca_batch describes."""
-    n = len(arrays["boards"])
-    batches = divide_into_batches(range(n), -(-n // batch_size))
-    meta = Path(folder) / "meta.json"
-    meta.unlink(missing_ok=True)  # written last: if it is there, so are all other files
-    for k, batch in enumerate(batches):
-        part = {name: array[batch] for name, array in arrays.items()}
-        write_arrays(record, sizes["nb_heads"], part, folder, f"batch_{k}_")
-    write_json(meta, sizes | {"batches": batches})
-
-
-def board_arrays(boards, boards_abs, masks, masking_token: int) -> dict[str, np.ndarray]:
-    """The arrays (n, h, w) that are exported beside activations, by file name."""
-    masked = np.where(masks, masking_token, boards)
-    return {"boards": boards, "boards_abs": boards_abs, "masked_boards": masked, "masks": masks}
-
-
-def write_arrays(record: Record, n_head: int, arrays: dict, folder: str | Path, prefix: str = "") -> None:
-    """Writes boards, and their activations also by head, to folder/<prefix><name>.npy."""
-    acts = by_head(record(arrays["boards"], arrays["masks"]), n_head)
-    for name, array in (arrays | acts).items():
-        save_array(Path(folder) / f"{prefix}{name}.npy", array)

@@ -45,15 +45,13 @@ def sentence_scores(boards, rebuilt, words, types) -> dict[str, float]:
 
 
 def entropy_bits(counts: np.ndarray) -> np.ndarray:
-    """Entropy in bits of the distributions that counts (..., K) make along their last axis; 0 if all counts
-    are 0."""
+    """Entropy in bits of the distributions that counts (..., K) make; 0 if all counts are 0."""
     share = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-30)
     return (share * np.log2(1 / np.where(share > 0, share, 1))).sum(-1)
 
 
 def information(words: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Plug-in mutual information (S,) in bits between the word at each place, words (n, S), and values
-    (n,)."""
+    """Plug-in mutual information (S,) in bits of the word at each place, words (n, S), and values (n,)."""
     K, C = words.max() + 1, values.max() + 1
     joint = np.array([np.bincount(w * C + values, minlength=K * C).reshape(K, C) for w in words.T])
     return (

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -66,8 +67,7 @@ class Site(nn.Module):
         return all(isinstance(hook, Recorder) and hook.detach for hook in self._forward_hooks.values())
 
     def index_of_head(self, x: torch.Tensor, head: int | None) -> tuple:
-        """The index of one head's part of the activation x: (B, T, keys) of attention weights, else (B, T,
-        d); of all of x if head is None."""
+        """The index of one head's part of the activation x, or of all of it if head is None."""
         if head is None:
             return (...,)
         if x.ndim == 4:
@@ -82,8 +82,7 @@ def named_sites(network: nn.Module) -> dict[str, Site]:
 
 
 class Recorder:
-    """A forward hook that stores activations in `acts`, {name: tensor}, several passes joined along the
-    batch."""
+    """A forward hook that stores activations in `acts`; several passes are joined along the batch."""
 
     def __init__(self, detach: bool):
         self.detach = detach
@@ -98,16 +97,22 @@ class Recorder:
 
 
 class Editor:
-    """A forward hook that applies edits to the activation of its site, one after the other."""
+    """A forward hook that applies edits to its site one after the other. part, n: see `editing`."""
 
-    def __init__(self, edits: Sequence[Edit]):
-        self.edits = edits
+    def __init__(self, edits: Sequence[Edit], part: slice = slice(None), n: int | None = None):
+        self.edits, self.part, self.n = edits, part, n
 
     def __call__(self, site: Site, args: tuple, out: torch.Tensor) -> torch.Tensor:
         """The activation of the site after the edits."""
         for edit in self.edits:
-            out = edited(out, edit, site)
+            out = edited(out, edit, site, self.cut)
         return out
+
+    def cut(self, values: torch.Tensor, what: str) -> torch.Tensor:
+        """Values of all n boards, cut to the boards of this pass."""
+        if self.n not in (None, len(values)):
+            raise ValueError(f"{what} must be for {self.n} boards, not {len(values)}.")
+        return values[self.part]
 
 
 @contextlib.contextmanager
@@ -180,20 +185,22 @@ class Edit:
     head: int | None = None
 
 
-def edited(x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
+def edited(x: torch.Tensor, edit: Edit, site: Site, cut: Callable) -> torch.Tensor:
     """The activation x of the site after an edit (made by `as_edit`), as a new tensor; gradients flow through
-    both. ValueError for a value or mask of a wrong shape."""
+    both. cut: see `Editor`. ValueError for a value or mask of a wrong shape."""
     index = site.index_of_head(x, edit.head)
     part = x[index]
     value = edit.value
     if callable(value):
         value = value(part.clone())  # a function may write into what it gets
+    elif value.ndim == part.ndim:
+        value = cut(value, f"edit {site.name}")
     value = as_tensor(value, f"edit {site.name}").to(part.device, part.dtype)
     if value.shape not in (part.shape, part.shape[1:]):
         shapes = f"{tuple(part.shape)} or {tuple(part.shape[1:])}"
         raise ValueError(f"edit {site.name} must have shape {shapes}, not {tuple(value.shape)}.")
     if edit.mask is not None:
-        value = torch.where(mask_over(part, edit.mask, site.name), value, part)
+        value = torch.where(mask_over(part, edit.mask, site.name, cut), value, part)
     if edit.head is None:
         return value.expand_as(x).clone()
     out = x.clone()
@@ -201,23 +208,19 @@ def edited(x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
     return out
 
 
-def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
-    """A mask of tokens, as `Edit` takes it, in a shape that broadcasts over part, (B, T, …) or (B, H, T,
-    keys)."""
+def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str, cut: Callable) -> torch.Tensor:
+    """A mask of tokens, as `Edit` takes it, in a shape that broadcasts over part. cut: see `Editor`."""
     B, T = len(part), part.shape[-2]
-    mask = flat_mask(mask, T)
+    side = math.isqrt(T)
+    if mask.shape[-2:] == (side, side) and side * side == T:
+        mask = mask.flatten(-2)  # shaped as boards
+    if mask.ndim == 2:
+        mask = cut(mask, f"the mask of edit {name}")
     if mask.shape not in ((B, T), (T,)):
         shapes = f"{(B, T)} or {(T,)}"
         raise ValueError(f"the mask of edit {name} must have shape {shapes}, not {tuple(mask.shape)}.")
     mask = mask.to(part.device, torch.bool)[..., None]
     return mask.unsqueeze(-3) if part.ndim == 4 else mask
-
-
-def flat_mask(mask, T: int):
-    """A mask shaped as square boards of T cells with these as one axis; anything else unchanged."""
-    shape = getattr(mask, "shape", ())[-2:]
-    is_board = len(shape) == 2 and shape[0] == shape[1] and shape[0] * shape[1] == T
-    return mask.flatten(-2) if is_board else mask
 
 
 def as_tensor(values, what: str, wanted: str = "an array, a tensor or a function") -> torch.Tensor:
@@ -293,49 +296,22 @@ def check_head(head: int | None, site: Site) -> None:
 
 
 @contextlib.contextmanager
-def editing(network: nn.Module, edits: dict | None) -> Iterator[None]:
+def editing(
+    network: nn.Module, edits: dict | None, part: slice = slice(None), n: int | None = None
+) -> Iterator[None]:
     """Replaces named activations in the forward passes inside the `with`, for all that is downstream.
 
     edits: {name: edit}, or nested by the parts of names, {'b1': {'z': ..., 'attn_update': ...}}; None, also
     as the edit of a name, is no edit. An edit is an array, a tensor, a function of the activation, a pair
     (one of these, mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s applied one
     after the other. Of nested `with`s the inner edit comes after the outer. Gradients flow into edits and
-    through them; see `Edit` for the shapes.
+    through them; see `Edit` for the shapes. If the passes are of a part of n boards, values and masks with a
+    batch axis are of all n.
 
     ValueError for an unknown activation (it names similar ones), head or shape, the last during the pass, or
     for a network that torch.compile has compiled; TypeError unless edits are a dict. Only the hooks of this
     `with` are removed afterwards, also after an exception.
     """
     by_name = edits_by_name({} if edits is None else edits, network.sites)
-    with hooked(network, {name: Editor(several) for name, several in by_name.items()}):
+    with hooked(network, {name: Editor(several, part, n) for name, several in by_name.items()}):
         yield
-
-
-def cut_edits(edits: dict | None, part: slice, n: int, T: int = 0) -> dict | None:
-    """The edits of n boards of T cells, as `editing` takes them, cut to the boards in part; the caller's stay
-    as they are. ValueError if an edit or mask with a batch axis is of another number of boards."""
-
-    def cut(given, name):
-        if isinstance(given, dict):
-            return {key: cut(value, f"{name}_{key}" if name else f"{key}") for key, value in given.items()}
-        return None if given is None else [cut_edit(edit, part, n, name, T) for edit in edits_of(given, name)]
-
-    return cut(edits, "") if isinstance(edits, dict) else edits
-
-
-def cut_edit(edit: Edit, part: slice, n: int, name: str, T: int = 0) -> Edit:
-    """An edit of n boards (made by `as_edit`) of the activation `name`, cut to the boards in part."""
-    has_head_axis = name.rpartition("_")[2] == "a" and edit.head is None
-    value = cut_boards(edit.value, 4 if has_head_axis else 3, part, n, f"edit {name}")
-    mask = edit.mask if name.startswith("ss_") else flat_mask(edit.mask, T)  # ss_: words, not cells
-    return Edit(value, cut_boards(mask, 2, part, n, f"the mask of edit {name}"), edit.head)
-
-
-def cut_boards(values, ndim: int, part: slice, n: int, what: str):
-    """values cut to the boards in part; a function, None or a tensor without batch axis (not ndim axes)
-    stays."""
-    if not isinstance(values, torch.Tensor) or values.ndim != ndim:
-        return values
-    if len(values) != n:
-        raise ValueError(f"{what} must be for {n} boards, not {len(values)}.")
-    return values[part]

@@ -17,17 +17,6 @@ def restore(network: torch.nn.Module, optim: torch.optim.Optimizer, state: dict)
     optim.load_state_dict({"state": copied(state["optim"]["state"]), "param_groups": groups})
 
 
-def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Loads a state dict; raises any kind of exception if it does not fit, and the network stays as it
-    was."""
-    before = copied(dict(network.state_dict()))
-    try:
-        network.load_state_dict(weights)
-    except Exception:
-        network.load_state_dict(before)
-        raise
-
-
 def clip_gradient(network: torch.nn.Module, largest: float) -> torch.Tensor:
     """The norm () of the network's gradient; a longer one than `largest` is scaled down to it, if not 0."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])

@@ -201,21 +201,14 @@ class TrainParams(Params):
             )
         return proba / proba.sum()
 
-    def tests_at(self, epoch: int) -> bool:
-        """Whether the network is tested after an epoch."""
-        return self._due_at(epoch, self.epoch2test)
-
-    def saves_at(self, epoch: int) -> bool:
-        """Whether a checkpoint and a state to resume from are due after an epoch."""
-        return self._due_at(epoch, self.epoch2save)
+    def due_at(self, epoch: int, period: int) -> bool:
+        """Whether something that falls on each epoch % period == 0, and on the last, is due."""
+        return epoch % period == 0 or epoch == self.epochs - 1
 
     def keeps_checkpoint_at(self, epoch: int) -> bool:
         """Whether a checkpoint is kept after an epoch, because it is due or named by save_epochs."""
-        if self.saves_at(epoch):
+        if self.due_at(epoch, self.epoch2save):
             return True
         if self.save_epochs == "log":
             return epoch == 0 or str(epoch).rstrip("0") in ("1", "2", "5")
         return epoch in (self.save_epochs or ())
-
-    def _due_at(self, epoch: int, period: int) -> bool:
-        return epoch % period == 0 or epoch == self.epochs - 1
