@@ -198,11 +198,11 @@ class VectorQuantizerEMA(VectorQuantizer):
     def __init__(
         self, num_embeddings: int, embedding_dim: int, commitment_cost: float = COMMITMENT_COST,
         usage_cost: float = USAGE_COST, decay: float = 0.99, epsilon: float = 1e-5, expire: float = VQ_EXPIRE,
-        *, keep_last: bool = False, groups: int = 1, seed: int | None = None,
+        *, groups: int = 1, seed: int | None = None,
     ):
         check_numbers(decay=decay)
         check_numbers(None, epsilon=epsilon, expire=expire)
-        self.decay, self.epsilon, self.expire, self.keep_last = decay, epsilon, expire, keep_last
+        self.decay, self.epsilon, self.expire = decay, epsilon, expire
         super().__init__(num_embeddings, embedding_dim, commitment_cost, usage_cost, groups=groups, seed=seed)
 
     def _codebook(self, num_embeddings, embedding_dim):

@@ -322,14 +322,11 @@ def unused_run_name(runs: str | Path, suffix: str) -> str:
     """Makes the folder run_YYYYMMDD_xxx<suffix>, xxx the day's first unused number; returns its name."""
     day = datetime.date.today().strftime("%Y%m%d")
     Path(runs).mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
+    for number in itertools.count(1):
         name = f"run_{day}_{number:03d}{suffix}"
-        try:
+        with contextlib.suppress(FileExistsError):
             (Path(runs) / name).mkdir()
             return name
-        except FileExistsError:
-            number += 1
 
 
 def lock(folder: Path) -> typing.IO:
