@@ -97,18 +97,52 @@ class Recorder:
 
 
 class Editor:
-    """A forward hook that applies edits to its site one after the other. part, n: see `editing`."""
+    """A forward hook that applies edits (made by `as_edit`) to its site one after the other. part, n: see
+    `editing`."""
 
     def __init__(self, edits: Sequence[Edit], part: slice = slice(None), n: int | None = None):
         self.edits, self.part, self.n = edits, part, n
 
     def __call__(self, site: Site, args: tuple, out: torch.Tensor) -> torch.Tensor:
-        """The activation of the site after the edits."""
+        """The activation of the site after the edits, a new tensor; gradients flow through it and the edits.
+        ValueError for a value or mask of a wrong shape."""
         for edit in self.edits:
-            out = edited(out, edit, site, self.cut)
+            out = self._edited(out, edit, site)
         return out
 
-    def cut(self, values: torch.Tensor, what: str) -> torch.Tensor:
+    def _edited(self, x: torch.Tensor, edit: Edit, site: Site) -> torch.Tensor:
+        index, value, what = site.index_of_head(x, edit.head), edit.value, f"edit {site.name}"
+        old = x[index]
+        if callable(value):
+            value = as_tensor(value(old.clone()), what)  # a function may write into what it gets
+        elif value.ndim == old.ndim:
+            value = self._cut(value, what)
+        value = value.to(old.device, old.dtype)
+        if value.shape not in (old.shape, old.shape[1:]):
+            shapes = f"{tuple(old.shape)} or {tuple(old.shape[1:])}"
+            raise ValueError(f"{what} must have shape {shapes}, not {tuple(value.shape)}.")
+        if edit.mask is not None:
+            value = torch.where(self._mask_over(old, edit.mask, f"the mask of {what}"), value, old)
+        if edit.head is None:
+            return value.expand_as(x).clone()
+        out = x.clone()
+        out[index] = value
+        return out
+
+    def _mask_over(self, old: torch.Tensor, mask: torch.Tensor, what: str) -> torch.Tensor:
+        """A mask of tokens, as `Edit` takes it, in a shape that broadcasts over the activation."""
+        B, T = len(old), old.shape[-2]
+        side = math.isqrt(T)
+        if mask.shape[-2:] == (side, side) and side * side == T:
+            mask = mask.flatten(-2)  # shaped as boards
+        if mask.ndim == 2:
+            mask = self._cut(mask, what)
+        if mask.shape not in ((B, T), (T,)):
+            raise ValueError(f"{what} must have shape {(B, T)} or {(T,)}, not {tuple(mask.shape)}.")
+        mask = mask.to(old.device, torch.bool)[..., None]
+        return mask.unsqueeze(-3) if old.ndim == 4 else mask
+
+    def _cut(self, values: torch.Tensor, what: str) -> torch.Tensor:
         """Values of all n boards, cut to the boards of this pass."""
         if self.n not in (None, len(values)):
             raise ValueError(f"{what} must be for {self.n} boards, not {len(values)}.")
@@ -183,44 +217,6 @@ class Edit:
     value: torch.Tensor | np.ndarray | Sequence | Callable[[torch.Tensor], torch.Tensor]
     mask: torch.Tensor | np.ndarray | Sequence | None = None
     head: int | None = None
-
-
-def edited(x: torch.Tensor, edit: Edit, site: Site, cut: Callable) -> torch.Tensor:
-    """The activation x of the site after an edit (made by `as_edit`), as a new tensor; gradients flow through
-    both. cut: see `Editor`. ValueError for a value or mask of a wrong shape."""
-    index = site.index_of_head(x, edit.head)
-    part = x[index]
-    value = edit.value
-    if callable(value):
-        value = value(part.clone())  # a function may write into what it gets
-    elif value.ndim == part.ndim:
-        value = cut(value, f"edit {site.name}")
-    value = as_tensor(value, f"edit {site.name}").to(part.device, part.dtype)
-    if value.shape not in (part.shape, part.shape[1:]):
-        shapes = f"{tuple(part.shape)} or {tuple(part.shape[1:])}"
-        raise ValueError(f"edit {site.name} must have shape {shapes}, not {tuple(value.shape)}.")
-    if edit.mask is not None:
-        value = torch.where(mask_over(part, edit.mask, site.name, cut), value, part)
-    if edit.head is None:
-        return value.expand_as(x).clone()
-    out = x.clone()
-    out[index] = value
-    return out
-
-
-def mask_over(part: torch.Tensor, mask: torch.Tensor, name: str, cut: Callable) -> torch.Tensor:
-    """A mask of tokens, as `Edit` takes it, in a shape that broadcasts over part. cut: see `Editor`."""
-    B, T = len(part), part.shape[-2]
-    side = math.isqrt(T)
-    if mask.shape[-2:] == (side, side) and side * side == T:
-        mask = mask.flatten(-2)  # shaped as boards
-    if mask.ndim == 2:
-        mask = cut(mask, f"the mask of edit {name}")
-    if mask.shape not in ((B, T), (T,)):
-        shapes = f"{(B, T)} or {(T,)}"
-        raise ValueError(f"the mask of edit {name} must have shape {shapes}, not {tuple(mask.shape)}.")
-    mask = mask.to(part.device, torch.bool)[..., None]
-    return mask.unsqueeze(-3) if part.ndim == 4 else mask
 
 
 def as_tensor(values, what: str, wanted: str = "an array, a tensor or a function") -> torch.Tensor:
