@@ -157,7 +157,7 @@ class AbstractionDataset(torch.utils.data.Dataset):
         return self.params.dataset_len
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """A board (h, w), int64, drawn at random. IndexError if i is not below len: iteration ends."""
+        """A board (h, w), int64, drawn at random. IndexError unless i is below len, to end iteration."""
         i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} is out of range for a data set of {len(self)} boards.")

@@ -148,7 +148,8 @@ class VectorQuantizer(nn.Module):
         return F.mse_loss(quantised, x.detach()) + self.commitment_cost * F.mse_loss(x, quantised.detach())
 
     def _update_(self, x: torch.Tensor, encodings: torch.Tensor, counts: torch.Tensor) -> None:
-        """Updates the codebook after a batch, counts (K,) over all processes: here the optimiser does."""
+        """Updates the codebook after a training batch x (N, D), encodings (N, K), counts (K,) over all
+        processes: here the optimiser does that."""
 
     def get_codebook_entries(self, indices: torch.Tensor) -> torch.Tensor:
         """Word indices (..., S·G) -> the vectors (..., S, D) that they stand for."""
@@ -444,7 +445,8 @@ class LEA(nn.Module):
         return self.ss_vector_quantizer(self.write(self.infer(idx, self.blank())[1]))[3]
 
     def predict_from_speech(self, sentences: torch.Tensor) -> torch.Tensor:
-        """Word indices (B, S·G) -> logits (B, T, V) of a hidden board. ValueError for wrong ones."""
+        """Word indices (B, S·G) -> logits (B, T, V) for a board with every cell hidden. ValueError for a
+        wrong shape or a word that is not in the codebook."""
         quantiser, K = self.ss_vector_quantizer, len(self.ss_vector_quantizer._embedding.weight)
         check_tokens("sentences", sentences, self.ss_token_init.num_embeddings * quantiser.groups)
         low, high = map(int, sentences.aminmax()) if sentences.numel() else (0, 0)

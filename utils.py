@@ -51,7 +51,7 @@ def find_best_plot_dim(n: int) -> tuple[int, int]:
 
 
 def get_ij(x, q) -> tuple[int, int]:
-    """(row, column) of the first element of the 2-d array x that equals q. ValueError if there is none."""
+    """(row, column) of the first q of the 2-d array x, in reading order. ValueError if there is none."""
     x = np.asarray(x)
     hits = np.flatnonzero(x == q)
     if not len(hits):

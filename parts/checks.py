@@ -80,14 +80,16 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_numbers(most: float | None = 1, **values: float) -> None:
-    """TypeError unless every value is a number, ValueError unless from 0 to most (None: any, finite)."""
+    """TypeError unless every value is a number, ValueError unless it is from 0 to most; None: any finite
+    number of at least 0."""
     wanted = "a finite number of at least 0" if most is None else f"a number from 0 to {most}"
     for name, value in values.items():
         check_number(name, value, wanted, 0, sys.float_info.max if most is None else most, numbers.Real)
 
 
 def check_tokens(name: str, tokens: torch.Tensor, length: int | None = None) -> None:
-    """TypeError unless tokens are of int64 or int32, ValueError unless (B, length); None: any length."""
+    """TypeError unless tokens are a tensor of int64 or int32, ValueError unless its shape is (B, length);
+    None: any length."""
     if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
         kind = tokens.dtype if isinstance(tokens, torch.Tensor) else type(tokens).__name__
         raise TypeError(f"{name} must be a tensor of int64 or int32, not {kind}.")

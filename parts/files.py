@@ -150,7 +150,8 @@ def open_batches(folder: str | Path, name: str) -> np.ndarray:
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    """(number, path) of the files in folder whose name matches pattern, in order of its group, the number."""
+    """(number, path) of the files in folder whose whole name matches pattern, in order. The pattern's group
+    is the number."""
     matches = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*"))
     return sorted((int(match[1]), path) for match, path in matches if match)
 

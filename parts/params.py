@@ -219,7 +219,7 @@ class FlagParser(argparse.ArgumentParser):
         return flags, rest
 
     def _flags_in(self, path: str) -> list[str]:
-        """The flags and values in a recipe. The program ends with a line that names it if it holds others."""
+        """The flags and values in a recipe; the program ends if it cannot be read or holds others."""
         self._recipe = shown(path)
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()

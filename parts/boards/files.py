@@ -106,7 +106,8 @@ def _read_arrays(path: Path, checksums: dict[str, int]) -> tuple[dict[str, Path]
 def _from_official(
     path: Path, values: dict, seed: int
 ) -> tuple[dict, dict[str, Path], dict[str, np.ndarray]]:
-    """The values of an official file as an export has them, the arrays' files, and arrays and tables."""
+    """The values of an official file as an export has them, the arrays' files, and the arrays, tables of rows
+    among them."""
     with naming(path):
         files = {name: path.parent / PureWindowsPath(str(values[name])).name  # splits at / and \
                  for name in (*OBJECTS, "board_types_proba")}

@@ -62,7 +62,8 @@ def draws_of(family: Family, params: DatasetParams) -> list[Draw]:
 
 
 def check_splits(params: DatasetParams) -> None:
-    """ValueError if splits leave nothing to train on or hold out too much. Makes whole numbers integers."""
+    """Raises ValueError if the splits leave nothing to train on or hold out too much. Whole numbers of boards
+    become integers."""
     if not params.bool_split:
         return
     refuse(_complaints(params))
@@ -216,7 +217,8 @@ def _showing(
 
 
 def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
-    """Indices of double boards with either root at a position held out for it, of kept twins the lower."""
+    """Indices of the double boards of which either root is at a position held out for it; of twins that stay
+    together only the lower one."""
     double = params.families[1]
     first = [NO_NUMBERS]  # root1 at such a position, any root2 at any position
     for root, at in np.argwhere(held) if double.size else ():
@@ -229,7 +231,7 @@ def _showing_either(params: DatasetParams, held: np.ndarray) -> np.ndarray:
 
 
 def make_splits(params: DatasetParams, compositions: np.ndarray) -> dict[str, RowTable] | None:
-    """The nine tables of a new data set, None without splits. ValueError if a type has none to train on."""
+    """The nine tables, or None without splits. ValueError if a board type has nothing to train on."""
     if not params.bool_split:
         return None
     rng = numpy_rng(params.seed, HELD_OUT)

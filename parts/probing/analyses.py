@@ -128,7 +128,7 @@ def query_figures(
     maps: np.ndarray, heads: Sequence[int], prefix: str, over_cells: bool, queries: Queries, label: str,
     view: BoardView | None = None,
 ) -> dict:
-    """{prefix}_b{i}_h{j} of maps (L, heads, Q, keys): for each query a board or, of words, a row."""
+    """{prefix}_b{i}_h{j} of maps (L, heads, Q, keys): for each query a board or, if keys are words, a row."""
     figures, side = {}, math.isqrt(maps.shape[-1])
     for i, of_block in enumerate(maps):
         for head, keys in zip(heads, of_block, strict=True):
