@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -92,8 +93,8 @@ class TrainTransformer:
         self.run: run.Run | None = None
         self._user_rng = numpy_rng(self.seed, STREAM_USER)
         if self.init_from is not None:
-            if not Path(self.init_from).expanduser().is_file():
-                raise ValueError(f"init_from must be a file, not {self.init_from!r}.")
+            if not os.path.isfile(os.path.expanduser(self.init_from)):
+                raise ValueError(f"init_from must be a file, not {utils.shown(self.init_from)}.")
             self.load_transformer(self.init_from)
 
     @functools.cached_property
