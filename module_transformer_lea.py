@@ -462,13 +462,19 @@ class LEA(nn.Module):
 
 class LEAFactor(LEA):
     """LEA with position codes, P = n_embd_pos wide, that stay apart: every sub-layer reads stream and code
-    side by side. others: LEA's arguments from embd_pdrop on."""
+    side by side."""
 
     apart = True
 
     def __init__(
         self, vocab_size: int, block_size: int, n_layer: int = 2, n_head: int = 4, n_embd: int = 64,
-        n_embd_pos: int = 32, *others, **named_others,
+        n_embd_pos: int = 32, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0, attn_pdrop: float = 0.0,
+        n_unmasked: int = 0, vocab_speech_size: int = 50, block_speech_size: int = 10, vq_type: str = "EMA",
+        bool_blank_speech: bool = True, vq_expire: float = VQ_EXPIRE, slot_heads: int = 0,
+        seed: int | None = None, *, vq_groups: int = 1,
     ):
-        sizes = (vocab_size, block_size, n_layer, n_head, n_embd)
-        super().__init__(*sizes, *others, pos_width=n_embd_pos, **named_others)
+        super().__init__(
+            vocab_size, block_size, n_layer, n_head, n_embd, embd_pdrop, resid_pdrop, attn_pdrop, n_unmasked,
+            vocab_speech_size, block_speech_size, vq_type, bool_blank_speech, vq_expire, slot_heads, seed,
+            vq_groups=vq_groups, pos_width=n_embd_pos,
+        )

@@ -511,8 +511,12 @@ def moved_words_table() -> str:
     strongest control, of the two published languages of `places` 0.5."""
     of = [{row["feature"]: row for row in claims_of(folder, "steering")}
           for folder in ("factor_places", "lea_groups")]
-    lines = [[feature, *(f"{with_interval(rows[feature], 'effect')} of {two_digits(rows[feature], 'upper')} / "
-                         f"{two_digits(rows[feature], 'control')}" for rows in of)] for feature in of[0]]
+    lines = []
+    for feature in of[0]:
+        rows = [table[feature] for table in of]
+        cells = [f"{with_interval(row, 'effect')} of {two_digits(row, 'upper')} / {two_digits(row, 'control')}"
+                 for row in rows]
+        lines.append([feature, *cells])
     return markdown(["changed", "`lea_places`, 32 words", "`lea_groups`, 16 x 4 words"], lines)
 
 

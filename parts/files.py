@@ -141,12 +141,45 @@ def _damage(parts: zipfile.ZipFile, size: int) -> Iterator[str]:
                     yield f"it names {named}"
 
 
-def open_batches(folder: str | Path, name: str) -> np.ndarray:
-    """The arrays in the batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, joined. ValueError
-    names a missing file."""
+class BatchedArray:
+    """One array (n, ...) that lies on disk in several .npy files, as forward_pca_batch writes them.
+
+    Indexing along the first axis and iteration read only the rows asked for; np.asarray reads all. paths: the
+    files; sizes: the number of rows in each.
+    """
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int]):
+        self.paths, self.ends = list(paths), np.cumsum(sizes)
+        first = np.load(self.paths[0], mmap_mode="r")
+        self.shape, self.dtype = (int(self.ends[-1]), *first.shape[1:]), first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key) -> np.ndarray:
+        rows = np.arange(len(self))[key]
+        flat = rows.ravel()
+        out = np.empty((flat.size, *self.shape[1:]), self.dtype)
+        file = np.searchsorted(self.ends, flat, side="right")
+        for k in np.unique(file):
+            part = np.load(self.paths[k], mmap_mode="r")
+            out[file == k] = part[flat[file == k] - self.ends[k]]  # negative, from the end of the part
+        return out.reshape(*rows.shape, *self.shape[1:])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+def open_batches(folder: str | Path, name: str) -> BatchedArray:
+    """The batch_{k}_{name}.npy files that forward_pca_batch wrote to folder, as one array. ValueError names a
+    missing file."""
     folder = Path(folder).expanduser()
-    count = len(read_json(folder / "meta.json").get("batches") or [()])
-    return np.concatenate([load_array(folder / f"batch_{k}_{name}.npy") for k in range(count)])
+    batches = read_json(folder / "meta.json").get("batches") or []
+    paths = [folder / f"batch_{k}_{name}.npy" for k in range(len(batches))]
+    for path in paths or [folder / f"batch_0_{name}.npy"]:
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing.")
+    return BatchedArray(paths, [len(batch) for batch in batches])
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:

@@ -204,8 +204,14 @@ def test_batched_files_are_the_same_arrays(probed):
     assert files_in(folder) == {"meta.json", *(f"batch_{k}_{name}.npy" for k in range(3) for name in names)}
     for name in names:
         whole, opened = np.load(probed.root / "pca" / f"{name}.npy"), open_batches(folder, name)
-        assert opened.dtype == whole.dtype
-        np.testing.assert_allclose(opened, whole, rtol=1e-9, atol=1e-12)
+        assert (len(opened), opened.shape, opened.dtype) == (7, whole.shape, whole.dtype)
+        np.testing.assert_allclose(np.asarray(opened), whole, rtol=1e-9, atol=1e-12)
+    whole = np.asarray(opened)
+    for key in (0, -1, slice(1, 6, 2), [6, 0, 3], np.arange(7) % 2 == 0, np.array([[0, 5], [2, 2]])):
+        assert np.array_equal(opened[key], whole[key])
+    assert np.array_equal(list(opened), whole)
+    with pytest.raises(IndexError):
+        opened[7]
     with pytest.raises(ValueError, match="batch_0_nothing.npy"):
         open_batches(folder, "nothing")
 

@@ -201,6 +201,8 @@ class RowTable:
 
     def __getitem__(self, key):
         which, *columns = key if isinstance(key, tuple) else (key,)
+        if which is Ellipsis:
+            return self[:][key]
         if isinstance(which, slice):
             rows = self.take(np.arange(*which.indices(len(self))))
             return rows[(slice(None), *columns)]
