@@ -514,7 +514,8 @@ def moved_words_table() -> str:
     lines = []
     for feature in of[0]:
         rows = [table[feature] for table in of]
-        cells = [f"{with_interval(row, 'effect')} of {two_digits(row, 'upper')} / {two_digits(row, 'control')}"
+        cells = [f"{with_interval(row, 'effect')} of {two_digits(row, 'upper')}"
+                 f" / {two_digits(row, 'control')}"
                  for row in rows]
         lines.append([feature, *cells])
     return markdown(["changed", "`lea_places`, 32 words", "`lea_groups`, 16 x 4 words"], lines)
