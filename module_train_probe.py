@@ -56,8 +56,7 @@ class TrainTransformer:
     network are fixed. Other attributes: dataset, transformer (the network), optim, step (optimiser steps
     taken), epoch (epochs trained), device, log (RunLog of the run, or None).
 
-    A wrong type is a TypeError and a wrong value a ValueError, here and in all methods; the sentence names
-    the argument.
+    A wrong argument, here and of the methods, is a TypeError or a ValueError that names it.
 
     >>> trainer = TrainTransformer(AbstractionDataset(seed=0), epochs=2, seed=0)
     >>> losses = trainer.train()

@@ -193,7 +193,7 @@ class VectorQuantizerEMA(VectorQuantizer):
 
     expire: a word is replaced by a vector of the batch, with the count of an evenly used word, if its moving
     count falls below expire × (vectors in the batch / K) and below max(expire, 1/2) × the words' mean count;
-    0 switches this off. keep_last: the last word never expires.
+    0 switches this off. If the attribute keep_last is set, the last word never expires.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # torch 2.13.0: torch.optim.Muon orthogonalises in bfloat16, whatever the dtype of the parameters
 #
-# Expected: with float64 parameters a step has float64's precision, as with every other optimiser; and as Muon divides
-#     a gradient by its norm, a gradient 1.001 times as long gives the same step.
-# Seen: for a gradient whose singular values fall from 1 to 0.001 (those of real gradients fall further) the step of
-#     float64 parameters is that of float32 ones to the bit, 9% away from the same five Newton-Schulz iterations in
-#     float64; a gradient 1.001 times as long gives a step 13% away. So two float64 runs that should agree (another
-#     loss scale, another batch split, another machine) part at the first step.
-# Where: torch/optim/_muon.py, `_zeropower_via_newtonschulz`: `ortho_grad = grad.bfloat16()`. Neither the class's
-#     docstring nor the documentation page names a precision.
+# Expected: with float64 parameters a step has float64's precision; and as Muon divides a gradient by its norm, a
+#     gradient 1.001 times as long gives the same step.
+# Seen: for an ill-conditioned gradient, with singular values from 1 to 0.001, the step of float64 parameters is that of
+#     float32 ones to the bit, 9% away from the same five Newton-Schulz iterations in float64; a gradient 1.001 times as
+#     long gives a step 13% away. So two float64 runs that should agree (a mean in place of a sum, another split of the
+#     batch, another machine) part at the first step. Powers of two change nothing.
+# Where: torch/optim/_muon.py, `_zeropower_via_newtonschulz`: `ortho_grad = grad.bfloat16()`, as in the code of Muon's
+#     author, meant for GPUs. Neither the class's docstring nor its documentation names a precision.
 # What to do: compare Muon runs by their results, not by weights; for float64 checks orthogonalise in float64.
 set -euo pipefail
 folder=$(mktemp -d)

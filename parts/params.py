@@ -195,7 +195,7 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(
             description=description,
             epilog="@FILE reads flags from a file, as @recipes/factor_paper.args; flags after it override.\n"
-            "Values may be written as in Python, JSON or a sweep of wandb: true, None, --x=[1,0,0].",
+            "Values may be written as in Python or a sweep of wandb: true, None, --x=[1,0,0].",
             allow_abbrev=False,
             formatter_class=argparse.RawTextHelpFormatter,
         )

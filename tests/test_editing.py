@@ -315,7 +315,7 @@ def test_cut_edits_are_those_of_the_boards(place):
             before = copy.deepcopy(edits)
             whole = network(idx, activations=edits)
             for part in (slice(0, 3), slice(3, 7)):
-                with editing(network, edits, part, 7):
+                with editing(network, edits, part=part, n=7):
                     torch.testing.assert_close(network(idx[part]), whole[part], rtol=1e-12, atol=1e-12)
             assert str(edits).split(" at ")[0] == str(before).split(" at ")[0], what
 
@@ -327,5 +327,5 @@ def test_cut_edits_of_another_number_of_boards():
                          ({"b0": {"a": np.zeros((4, 2, 6, 6))}}, "edit b0_a must be for 7 boards, not 4"),
                          ({"b0_a": Edit(np.zeros((4, 6, 6)), head=1)}, "edit b0_a must be for 7 boards, not 4"),
                          ({"b0_z": (np.zeros((6, 8)), np.zeros((4, 6)))}, "the mask of edit b0_z must be for 7 boards, not 4")):
-        with pytest.raises(ValueError, match=words), editing(network, edits, slice(0, 3), 7):
+        with pytest.raises(ValueError, match=words), editing(network, edits, part=slice(0, 3), n=7):
             network(idx)

@@ -1,4 +1,5 @@
 """The optimisers against arithmetic written here: AdamW and Muon, what each takes, what a state holds."""
+import copy
 import io
 import math
 
@@ -212,6 +213,20 @@ def test_a_state_goes_through_a_file_to_the_bit(kind, dtype):
     for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
     assert set(again.state) == set(resumed.parameters())
+
+
+def test_a_copy_trains_on_as_the_original():
+    network = small_factor()
+    optim = make_optimizer(network, RATE, kind="muon")
+    step(network, optim)
+    twin, again = copy.deepcopy((network, optim))
+    for group in again.param_groups:
+        assert all(any(p is q for q in twin.parameters()) for p in group["params"])
+    step(network, optim)
+    assert not all(map(torch.equal, network.parameters(), twin.parameters()))  # the copy is apart
+    step(twin, again)
+    for (name, a), b in zip(network.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_a_state_looks_like_that_of_one_optimiser():

@@ -329,7 +329,7 @@ def test_row_table_indexes_like_an_array(split):
     assert table.dtype == array.dtype == np.int64
     some = np.array([0, n - 1, -1, 3])
     for key in (0, -1, np.int32(5), slice(None), slice(2, 20, 3), slice(None, None, -1), slice(n, n + 5), some, [1, 2],
-                np.arange(n) % 3 == 0, some.reshape(2, 2), np.zeros(0, int), [], ..., (..., 0), (..., 1, 2),
+                np.arange(n) % 3 == 0, some.reshape(2, 2), np.zeros(0, int), [], ..., (..., 0), (..., 1, 2), (),
                 (slice(None), 0), (3, 4), (some, [0, 1, 2, 3]), (slice(1, 9, 2), [0, 2]), (slice(None), slice(1, 3)),
                 (some, slice(0, 2)), (0, ...), torch.tensor([1, 2])):
         np.testing.assert_array_equal(table[key], array[key])

@@ -44,7 +44,7 @@ def find_corners(
     params: DatasetParams, roots: np.ndarray, compositions: np.ndarray, boards: np.ndarray
 ) -> np.ndarray:
     """The corners (n, comp_dim ** 2, 2) of the roots of the composite that each of boards (n, h, w) shows, by
-    comparing it with every composite; -1 on other boards."""
+    comparing it with every composite; -1 on other boards. roots and compositions are the data set's."""
     step, last = params.abs_dim + params.comp_margin, params.board_dim - params.comp_side
     corners = np.full((len(boards), params.comp_dim**2, 2), -1)
     shows = object_tokens(params, boards)

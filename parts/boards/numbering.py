@@ -200,7 +200,7 @@ class RowTable:
         return self.family.unrank(self.numbers(places))
 
     def __getitem__(self, key):
-        which, *columns = key if isinstance(key, tuple) else (key,)
+        which, *columns = (key if isinstance(key, tuple) else (key,)) or (...,)
         if which is Ellipsis:
             return self[:][key]
         if isinstance(which, slice):

@@ -61,7 +61,8 @@ def draw_compositions(p: DatasetParams) -> np.ndarray:
 
 
 def checked_roots(p: DatasetParams, values) -> np.ndarray:
-    """values as roots, read-only. TypeError or ValueError unless they are object tokens or -1."""
+    """values as roots (abs_n, d, d, abs_w_m), read-only. TypeError or ValueError unless they are
+    object tokens or -1."""
     last = p.masking_token - 1
     roots = integer_array("roots", values, (p.abs_n, p.abs_dim, p.abs_dim, p.abs_w_m), -1, last)
     if ((roots >= 0) & (roots < p.vocab_bck)).any():
@@ -71,7 +72,8 @@ def checked_roots(p: DatasetParams, values) -> np.ndarray:
 
 
 def checked_compositions(p: DatasetParams, values) -> np.ndarray:
-    """values as compositions, read-only. TypeError or ValueError unless they are root indices or -1."""
+    """values as compositions (comp_n, comp_dim, comp_dim), read-only. TypeError or ValueError unless they
+    are root indices or -1."""
     shape = (p.comp_n, p.comp_dim, p.comp_dim)
     compositions = integer_array("compositions", values, shape, -1, p.abs_n - 1)
     compositions.setflags(write=False)

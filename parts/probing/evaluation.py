@@ -120,7 +120,8 @@ def report(recons: np.ndarray, boards: np.ndarray) -> None:
 
 def masks_of(dataset, boards: np.ndarray, masking_p: float, patch_masking_p: float, rng, types=None,
              corners=None) -> tuple[np.ndarray, np.ndarray]:
-    """As `AbstractionDataset.mask`; TypeError or ValueError names a probability that is none."""
+    """Masks (n, h, w) and kinds of patches (n,), as `AbstractionDataset.mask` draws them. TypeError or
+    ValueError names a probability that is none."""
     check_numbers(masking_p=masking_p, patch_masking_p=patch_masking_p)
     return dataset.mask(boards, masking_p, patch_masking_p, types, corners, rng)
 

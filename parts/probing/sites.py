@@ -67,7 +67,8 @@ class Site(nn.Module):
         return all(isinstance(hook, Recorder) and hook.detach for hook in self._forward_hooks.values())
 
     def index_of_head(self, x: torch.Tensor, head: int | None) -> tuple:
-        """The index of one head's part of the activation x, or of all of it if head is None."""
+        """The index of one head's part of the activation x, (B, T, keys) of attention weights or (B, T, d);
+        of all of x if head is None."""
         if head is None:
             return (...,)
         if x.ndim == 4:
@@ -293,7 +294,7 @@ def check_head(head: int | None, site: Site) -> None:
 
 @contextlib.contextmanager
 def editing(
-    network: nn.Module, edits: dict | None, part: slice = slice(None), n: int | None = None
+    network: nn.Module, edits: dict | None, *, part: slice = slice(None), n: int | None = None
 ) -> Iterator[None]:
     """Replaces named activations in the forward passes inside the `with`, for all that is downstream.
 
@@ -301,8 +302,8 @@ def editing(
     as the edit of a name, is no edit. An edit is an array, a tensor, a function of the activation, a pair
     (one of these, mask of tokens), an `Edit` for these and a single head, or a list of `Edit`s applied one
     after the other. Of nested `with`s the inner edit comes after the outer. Gradients flow into edits and
-    through them; see `Edit` for the shapes. If the passes are of a part of n boards, values and masks with a
-    batch axis are of all n.
+    through them; see `Edit` for the shapes. part, n: if the passes are of a part of n boards, values and
+    masks with a batch axis are of all n.
 
     ValueError for an unknown activation (it names similar ones), head or shape, the last during the pass, or
     for a network that torch.compile has compiled; TypeError unless edits are a dict. Only the hooks of this

@@ -106,6 +106,13 @@ class Optimizers(Uncompiled, torch.optim.Optimizer):
         for part in self.parts:
             part.state, part.param_groups = self.state, [next(groups) for _ in part.param_groups]
 
+    def __getstate__(self):
+        return super().__getstate__() | {"parts": self.parts}  # torch's has the groups and the state alone
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._share()
+
     def step(self) -> None:
         """One step of every part."""
         for part in self.parts:

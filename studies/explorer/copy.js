@@ -57,7 +57,7 @@ function editLines(state, lea) {
 
 function wordLines(state, { network }) {
   const removed = Object.values(state.words).includes(null);
-  if (removed && network.blankIsZero) return ["# a removed word is a vector of zeros here, which no word's number names"];
+  if (removed && network.blankIsZero) return ["# a removed word stands for zeros here, which no word's number names"];
   const changes = Object.entries(state.words).map(([place, word]) => `words[0, ${place}] = ${word ?? network.K - 1}`);
   return ["", "with editing(trainer.transformer, edits):", "    words = trainer.speaker_sentence(board[None], mask[None])", ...changes,
           "print(trainer.speaker_predict_from_speech(words)[0])"];

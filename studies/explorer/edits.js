@@ -78,9 +78,10 @@ class Edits {
   /** The cells or words and the heads of the named activation. */
   parts() {
     const { network, name: { value: name } } = this, count = (n, title) => Array.from({ length: n }, (_, k) => [title(k), String(k)]);
+    const row = network.rowName;
     const cells = [["hidden cells", "hidden"], ["the chosen cell", "cell"], ["the chosen cell's object", "object"]];
     const options = new Map([
-      [this.cells, network.isOfWords(name) ? [["all words", "all"], ...count(network.S, (s) => `word ${s + 1}`)] : [["all cells", "all"], ...cells]],
+      [this.cells, network.isOfWords(name) ? [[`all ${row}s`, "all"], ...count(network.S, (s) => `${row} ${s + 1}`)] : [["all cells", "all"], ...cells]],
       [this.head, [["all", "all"], ...count(network.hasHeads(name) ? network.H : 0, String)]]]);
     for (const [select, choices] of options) {
       const before = select.value;
@@ -90,9 +91,9 @@ class Edits {
   }
 
   describe({ name, how, cells, head }) {
-    const { boards, network } = this.app.run, words = network.isOfWords(name), kind = words ? "words" : "cells";
+    const { boards, network } = this.app.run, words = network.isOfWords(name), kind = words ? `${network.rowName}s` : "cells";
     const where = !cells ? `all ${kind}` : cells.length > 1 ? `${cells.length} ${kind}`
-      : words ? `word ${cells[0] + 1}` : boards.place(cells[0]);
+      : words ? `${network.rowName} ${cells[0] + 1}` : boards.place(cells[0]);
     const what = { zero: "set to zero", mean: "set to its mean", donor: "taken from the donor" }[how];
     return `${name}${head === null ? "" : `, head ${head}`}: ${what} in ${where}`;
   }

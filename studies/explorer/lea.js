@@ -16,6 +16,7 @@ class LeaNetwork extends BoardNetwork {
     this.switches = { head: ["selfAttn_attn_v", "crossAttn_attn_v"], mlp: "mlp" };
     this.words = this.get("ss_vector_quantizer._embedding.weight");
     this.wordSize = this.D / this.G;
+    this.rowName = this.G > 1 ? "vector" : "word";  // what a row of the sentence is called
     [this.board, this.sentence] = ["ps", "ss"].map((stream) => (
       Array.from({ length: this.layers }, (_, i) => this.block(`${stream}_blocks.${i}.`))));
     this.lnOut = this.norm("ps_ln_out");

@@ -222,7 +222,7 @@ function competing(scores, T, S) {
  * lnOut and head, and the lists that say how its activations are called. */
 class BoardNetwork {
   constructor(run) {
-    Object.assign(this, run.sizes);  // T, V, D, P, H, layers; of LEA also S, K
+    Object.assign(this, run.sizes);  // T, V, D, P, H, layers; of LEA also S, G, K
     this.arrays = run.untrained ? initialArrays(unpack(run), run.seeds) : unpack(run);
   }
 

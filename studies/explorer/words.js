@@ -71,21 +71,22 @@ class Words {
 
   /** What changes the sentence's j-th word. */
   wordControls(j) {
-    const { app, network } = this, name = this.nameOf(j);
+    const { app, network } = this, label = `Word ${this.nameOf(j)}`;
     const set = (word) => app.setWords({ ...app.state.words, [j]: word });
-    const input = element("input", { type: "number", min: 0, max: network.K - 1, "aria-label": `Word ${name}` });
+    const input = element("input", { type: "number", min: 0, max: network.K - 1, "aria-label": label });
     input.onchange = () => {
       const word = Number(input.value);
       if (Number.isInteger(word) && word >= 0 && word < network.K && input.value !== "") set(word);
       else app.say(`Words are whole numbers from 0 to ${network.K - 1}.`);
     };
-    const remove = element("button", { textContent: "Remove", "aria-label": `Remove word ${name}`, onclick: () => set(null) });
-    const other = element("button", {});
-    return { input, other, set, item: element("div", { className: "word" }, input, remove, other) };
+    const remove = element("button", { textContent: "Remove", "aria-label": `Remove ${label.toLowerCase()}`, onclick: () => set(null) });
+    const other = element("button", {}), name = element("span");
+    return { input, other, set, name, item: element("div", { className: "word" }, name, input, remove, other) };
   }
 
   showWord(j, word, donorWord) {
-    const { input, other, set } = this.parts[j];
+    const { input, other, set, name } = this.parts[j], changed = j in this.app.state.words;
+    name.textContent = `${this.nameOf(j)}${word === null ? " (removed)" : changed ? " (changed)" : ""}`;
     if (document.activeElement !== input) input.value = word ?? "";
     other.textContent = `Donor's ${donorWord}`;
     other.setAttribute("aria-label", `Donor's ${donorWord}: take it as word ${this.nameOf(j)}`);
