@@ -231,7 +231,7 @@ def test_words_draw_what_python_draws(groups, visit, html, tmp_path):
     tab.wait_for_timeout(300)
     drawn = tab.eval_on_selector_all("#panel-words .grid .token", "all => all.map(one => Number(one.textContent))")
     assert drawn == trainer.speaker_predict_from_speech(words)[0].ravel().tolist()
-    assert tab.text_content("#panel-words .changed div") == ("Word 3: changed" if groups == 1 else "Vector 2: changed")
+    assert tab.text_content("#panel-words .changed div") == ("Word 3: changed" if groups == 1 else "Vector 2: 2.1 changed")
 
 
 def test_observer_says_that_no_board_fits_and_goes_on_afterwards(visit, html):

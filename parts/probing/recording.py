@@ -18,7 +18,7 @@ import torch
 
 from parts.files import atomic_write, save_array, write_json
 from parts.probing.evaluation import evaluating
-from parts.probing.sites import editing, edits_by_name, recording
+from parts.probing.sites import editing, recording
 from utils import to_numpy
 
 WHOLE_PASS = ("b*", "z_out", "logit")  # every activation of one pass over boards
@@ -33,13 +33,10 @@ def recorded(
     """Named activations {name: array (n, ...)} of n masked boards, which come in batches (B, T), in eval
     mode. forward: the pass to record. names and edits as `recording` and `editing` take them. folder: where
     to write each as {name}.npy, batch by batch; the arrays are then memory maps of these files, read-only.
-    ValueError also for an edit of an activation that the pass does not compute (LEA's language network's).
+    An edit of an activation that the pass does not compute (LEA's language network's) has no effect.
 
     Memory: the named activations of one batch and, without a folder, the arrays.
     """
-    for name in edits_by_name(edits or {}, network.sites):
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in WHOLE_PASS):
-            raise ValueError(f"edit {name}: a pass over boards alone does not compute {name}.")
     arrays, start = {}, 0
     folder = None if folder is None else Path(folder).expanduser()
     with contextlib.ExitStack() as files:

@@ -80,13 +80,12 @@ class Words {
       else app.say(`Words are whole numbers from 0 to ${network.K - 1}.`);
     };
     const remove = element("button", { textContent: "Remove", "aria-label": `Remove ${label.toLowerCase()}`, onclick: () => set(null) });
-    const other = element("button", {}), name = element("span");
-    return { input, other, set, name, item: element("div", { className: "word" }, name, input, remove, other) };
+    const other = element("button", {}), name = element("span", { textContent: this.nameOf(j) });
+    return { input, other, set, item: element("div", { className: "word" }, name, input, remove, other) };
   }
 
   showWord(j, word, donorWord) {
-    const { input, other, set, name } = this.parts[j], changed = j in this.app.state.words;
-    name.textContent = `${this.nameOf(j)}${word === null ? " (removed)" : changed ? " (changed)" : ""}`;
+    const { input, other, set } = this.parts[j];
     if (document.activeElement !== input) input.value = word ?? "";
     other.textContent = `Donor's ${donorWord}`;
     other.setAttribute("aria-label", `Donor's ${donorWord}: take it as word ${this.nameOf(j)}`);
@@ -97,9 +96,10 @@ class Words {
   drawChip(s, pass) {
     const { app, network } = this, { canvas, label } = this.maps[s], { G } = network, { words } = app.state;
     const name = `${G > 1 ? "Vector" : "Word"} ${s + 1}`;
-    const changed = Object.keys(words).some((j) => Math.floor(j / G) === s);
-    this.items[s].classList.toggle("changed", changed);
-    label.textContent = !changed ? name : G === 1 && words[s] === null ? `${name}: removed` : `${name}: changed`;
+    const told = Object.keys(words).filter((j) => Math.floor(j / G) === s)
+      .map((j) => `${G > 1 ? `${this.nameOf(Number(j))} ` : ""}${words[j] === null ? "removed" : "changed"}`);
+    this.items[s].classList.toggle("changed", told.length > 0);
+    label.textContent = told.length ? `${name}: ${told.join(", ")}` : name;
     const values = this.attention(pass, s), most = `reads most at ${strongest(values, app.run.boards)}`;
     drawMap(canvas, values, app.run.boards.h, { description: `${name} ${most}`, mark: app.state.cell });
     this.items[s].title = network.passing ? "" : most;
