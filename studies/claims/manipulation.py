@@ -89,21 +89,18 @@ class Trial:
         self.edited = np.zeros(swaps.base.shape, bool)
         self.edited[self.board, self.edited_cells] = True
         tokens, stages = swaps.tokens, network.editable
-        self.clean, base = network.run(tokens["base"], stages)
+        self.clean, self.base = network.run(tokens["base"], stages)  # {stage: (n, T, D)}
         self.wanted, _ = network.run(tokens["donor"])
-        self.acts = {"base": base}  # {base, third, same or donor: {stage: (n, T, D)}}
-        shown = tokens | {"donor": tokens["donor"] if given is None else given}
-        for name in ("third", "same", "donor"):
-            self.acts[name] = network.run(shown[name], stages)[1]
-
-    def of_object(self, name: str, stage: str) -> np.ndarray:
-        """Activations (n, c, D) of the cells that may be edited, of base, donor, third or same."""
-        cells = self.swaps.same_cells if name == "same" else self.swaps.cells
-        return self.acts[name][stage][self.at, cells]
+        self.acts = {}  # {base, donor, third or same: {stage: (n, c, D)}} of the cells that may be edited
+        for name in ("base", "donor", "third", "same"):
+            shown = tokens[name] if name != "donor" or given is None else given
+            acts = self.base if name == "base" else network.run(shown, stages)[1]
+            cells = swaps.same_cells if name == "same" else swaps.cells
+            self.acts[name] = {stage: X[self.at, cells] for stage, X in acts.items()}
 
     def patched(self, stage: str, values: np.ndarray) -> np.ndarray:
         """Logits of the base's tokens when the activations of the edited cells become values (n, c, D)."""
-        acts = self.acts["base"][stage].copy()
+        acts = self.base[stage].copy()
         acts[self.board, self.edited_cells] = values[self.board, self.place]
         return self.network.run(self.swaps.tokens["base"], (), {stage: (acts, self.edited)})[0]
 
@@ -122,11 +119,9 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
     the donor's activations from. fresh: the untrained network. counted: the methods that count.
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
-    untrained = None if fresh is None else Trial(fresh, swaps, trial.W)
     numbers, rows = store.elsewhere(swaps, rng), []
     for stage in network.editable:
-        base, donor, third, same = (
-            trial.of_object(name, stage) for name in ("base", "donor", "third", "same"))
+        base, donor, third, same = (trial.acts[name][stage] for name in ("base", "donor", "third", "same"))
         noise = noise_like(base, swaps.edit, rng)
         patches = {SWAP: donor, "a third root": third, "permuted places": _permuted(donor, swaps.edit, rng),
                    "noise": noise, "the same root": same}
@@ -139,8 +134,9 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
         scores = {name: trial.success(trial.patched(stage, values)) for name, values in patches.items()}
         controls = {name: score for name, score in scores.items() if name not in METHODS}
         controls["nothing"] = trial.success(trial.clean)
-        if untrained is not None:  # with its own activations
-            own = untrained.patched(stage, untrained.of_object("donor", stage))
+        if fresh is not None:  # with its own activations
+            untrained = Trial(fresh, swaps, trial.W)  # made here, as two at once take memory
+            own = untrained.patched(stage, untrained.acts["donor"][stage])
             controls["untrained network"] = untrained.success(own)
         rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls,
                      trial.success(trial.wanted), stage, method in counted)

@@ -152,7 +152,7 @@ def _swaps(network: Network, swaps: Swaps, W: np.ndarray, type_: str) -> list[di
     """Rows of the donor's activations after each block, and of its tokens in the input."""
     trial = Trial(network, swaps, W)
     logits = {INPUT: trial.wanted}
-    logits |= {stage: trial.patched(stage, trial.of_object("donor", stage)) for stage in network.editable}
+    logits |= {stage: trial.patched(stage, trial.acts["donor"][stage]) for stage in network.editable}
     return [_row(SWAPS, f"{place}, {type_}", trial.success(made)) for place, made in logits.items()]
 
 
