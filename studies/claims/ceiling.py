@@ -13,6 +13,7 @@ Row: an accuracy on a group of boards; none counts for a verdict. `all` is the m
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -44,6 +45,7 @@ def measure(trainer, drawn: Boards, proba: Sequence[float], rng: np.random.Gener
         anywhere = tally_of(trainer, few, proba, masking, rng, masks, iter, True)
         tallies[ANYWHERE] = *anywhere, W[:, groups["composition"]]
 
+    @functools.cache  # easy first's rows ask for what the others have asked for
     def score(group: str, who: int, i: int) -> np.ndarray:
         """Of what is COUNTED[i] in the answers `who`."""
         if group != "all":

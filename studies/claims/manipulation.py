@@ -79,9 +79,11 @@ class Store:
 
 
 class Trial:
-    """A network on swaps before anything is patched, and the scores of a patched pass."""
+    """A network on swaps before anything is patched, and the scores of a patched pass. names: of the boards
+    whose activations are wanted."""
 
-    def __init__(self, network: Network, swaps: Swaps, W: np.ndarray, given: np.ndarray | None = None):
+    def __init__(self, network: Network, swaps: Swaps, W: np.ndarray, given: np.ndarray | None = None,
+                 names: Sequence[str] = ("base", "donor", "third", "same")):
         self.network, self.swaps, self.W = network, swaps, W
         self.at = np.arange(len(swaps.rows))[:, None]
         self.board, self.place = np.nonzero(swaps.edit)
@@ -92,7 +94,7 @@ class Trial:
         self.clean, self.base = network.run(tokens["base"], stages)  # {stage: (n, T, D)}
         self.wanted, _ = network.run(tokens["donor"])
         self.acts = {}  # {base, donor, third or same: {stage: (n, c, D)}} of the cells that may be edited
-        for name in ("base", "donor", "third", "same"):
+        for name in names:
             shown = tokens[name] if name != "donor" or given is None else given
             acts = self.base if name == "base" else network.run(shown, stages)[1]
             cells = swaps.same_cells if name == "same" else swaps.cells
@@ -119,6 +121,7 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
     the donor's activations from. fresh: the untrained network. counted: the methods that count.
     """
     trial = Trial(network, swaps, resample(swaps.base, rng, draws), given)
+    untrained = None if fresh is None else Trial(fresh, swaps, trial.W, names=["donor"])
     numbers, rows = store.elsewhere(swaps, rng), []
     for stage in network.editable:
         base, donor, third, same = (trial.acts[name][stage] for name in ("base", "donor", "third", "same"))
@@ -134,8 +137,7 @@ def swap_rows(network: Network, swaps: Swaps, table: str, where: str, rng: np.ra
         scores = {name: trial.success(trial.patched(stage, values)) for name, values in patches.items()}
         controls = {name: score for name, score in scores.items() if name not in METHODS}
         controls["nothing"] = trial.success(trial.clean)
-        if fresh is not None:  # with its own activations
-            untrained = Trial(fresh, swaps, trial.W)  # made here, as two at once take memory
+        if untrained is not None:  # with its own activations
             own = untrained.patched(stage, untrained.acts["donor"][stage])
             controls["untrained network"] = untrained.success(own)
         rows += [Row(table, f"{method}, {where}, {stage}", scores[method], controls,

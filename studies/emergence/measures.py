@@ -150,7 +150,7 @@ def _nearness(stages: dict[str, np.ndarray], cells: Cells, material: Material) -
 
 def _swaps(network: Network, swaps: Swaps, W: np.ndarray, type_: str) -> list[dict]:
     """Rows of the donor's activations after each block, and of its tokens in the input."""
-    trial = Trial(network, swaps, W)
+    trial = Trial(network, swaps, W, names=["donor"])
     logits = {INPUT: trial.wanted}
     logits |= {stage: trial.patched(stage, trial.acts["donor"][stage]) for stage in network.editable}
     return [_row(SWAPS, f"{place}, {type_}", trial.success(made)) for place, made in logits.items()]
